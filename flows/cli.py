@@ -1,0 +1,190 @@
+"""The command line. Heavy packages are imported inside the commands, so that --help answers at once."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="espalier",
+    help="Compress language models as a workflow: cached, versioned, tracked.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Override a key of params.yaml, e.g. calibration.sequences=32."
+    ),
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print JSON for machines, no tables, no progress bars.")
+]
+VariantArgument = Annotated[str, typer.Argument(help="A name under `variants` in params.yaml, or `dense`.")]
+
+
+def say(text: str) -> None:
+    """Print a line for people."""
+    typer.echo(text)
+
+
+def as_json(value: Any) -> None:
+    """Print a value for machines."""
+    typer.echo(json.dumps(value, indent=1, sort_keys=True))
+
+
+@app.command(epilog="Example: `espalier compress sparsegpt-50 --set variants.sparsegpt-50.sparsity=0.6`")
+def compress(variant: VariantArgument, set_: SetOption = None, json_: JsonOption = False) -> None:
+    """Compress, evaluate and track one variant."""
+    from flows.running import run_flow
+    from flows.tables import print_comparison
+
+    records = run_flow("compress", json_, set_, variant=variant)
+    if json_:
+        as_json(records[-1])
+        return
+    print_comparison(records)
+    say(f"\nmodel      {records[-1]['model']['path']}")
+
+
+@app.command(epilog="Example: `espalier compare --json`")
+def compare(set_: SetOption = None, json_: JsonOption = False) -> None:
+    """Compress every variant, and show all of them beside the dense model in a table and an HTML report."""
+    from flows.running import report_path, run_flow
+    from flows.tables import print_comparison
+
+    records = run_flow("compare", json_, set_)
+    if json_:
+        as_json({"records": records, "report": str(report_path())})
+        return
+    print_comparison(records)
+    say(f"\nreport     {report_path()}")
+    say("browse     espalier up   starts the MLflow and Prefect UIs on 127.0.0.1; espalier down stops them")
+
+
+@app.command(epilog="Example: `espalier evaluate artifacts/models/wanda-50`")
+def evaluate(
+    path: Annotated[Path, typer.Argument(help="Any Hugging Face model directory, ours or not.")],
+    set_: SetOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Perplexity, size and speed of a model directory, by the protocol in params.yaml."""
+    from flows.inspecting import evaluate_directory
+    from flows.tables import print_facts
+
+    facts = evaluate_directory(path, set_, json_)
+    if json_:
+        as_json(facts)
+    else:
+        print_facts(facts)
+
+
+@app.command(epilog="Example: `espalier explain sparsegpt-50`")
+def explain(variant: VariantArgument, set_: SetOption = None, json_: JsonOption = False) -> None:
+    """Per step of a variant: cached or not, and if not, which input changed. Computes nothing."""
+    from flows.inspecting import explain_variant
+    from flows.tables import print_explanation
+
+    steps = explain_variant(variant, set_)
+    if json_:
+        as_json(steps)
+    else:
+        print_explanation(variant, steps)
+
+
+@app.command(epilog="Example: `espalier lineage sparsegpt-50 --json`")
+def lineage(variant: VariantArgument, set_: SetOption = None, json_: JsonOption = False) -> None:
+    """The chain from source checkpoint, text, code and libraries to a variant, with digests."""
+    from flows.inspecting import lineage_of
+    from flows.tables import print_lineage
+
+    found = lineage_of(variant, set_)
+    if json_:
+        as_json(found)
+    else:
+        print_lineage(found)
+
+
+@app.command(epilog="Example: `espalier step prune wanda-50` (what dvc.yaml runs)")
+def step(
+    name: Annotated[str, typer.Argument(help="tokens, prune or evaluate.")],
+    variant: Annotated[str | None, typer.Argument(help="A variant, where the step needs one.")] = None,
+    set_: SetOption = None,
+) -> None:
+    """Run one DVC stage, without Prefect, and put its output into artifacts/."""
+    from flows.stages import run_stage
+
+    for line in run_stage(name, variant, set_):
+        say(line)
+
+
+@app.command(epilog="Example: `espalier up`, then open the addresses it prints")
+def up(json_: JsonOption = False) -> None:
+    """Start the MLflow and Prefect servers with their UIs on 127.0.0.1."""
+    from flows.bars import shown_bars
+    from tasks import services
+
+    with shown_bars(json_) as (_, bars):
+        done = bars.waiting("starting the MLflow and Prefect servers")
+        state = services.start(Path.cwd())
+        done()
+    if json_:
+        as_json(state)
+        return
+    for name, service in state.items():
+        say(f"{name:10} {service['url']}")
+    say("stop them with: espalier down")
+
+
+@app.command(epilog="Example: `espalier down`")
+def down(json_: JsonOption = False) -> None:
+    """Stop the servers that `espalier up` started."""
+    from tasks import services
+
+    state = services.stop(Path.cwd())
+    if json_:
+        as_json(state)
+    else:
+        say("stopped" if state else "nothing was running")
+
+
+def main() -> None:
+    """Run the command line: exit code 2 for wrong input, 1 for a failed computation, one sentence each."""
+    from pruning_core.errors import ComputationError, InputError
+
+    for name, value in SAFE.items():
+        os.environ.setdefault(name, value)
+    try:
+        app(standalone_mode=True)
+    except InputError as error:
+        _fail(error, 2)
+    except ComputationError as error:
+        _fail(error, 1)
+    except KeyboardInterrupt:
+        _fail("stopped; what was done is stored, and the same command goes on from there", 130)
+
+
+def _fail(error: Exception | str, code: int) -> None:
+    print(f"espalier: {error}", file=sys.stderr)
+    sys.exit(code)
+
+
+SAFE = {
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DVC_NO_ANALYTICS": "1",
+    # Prefect would print the traceback of an error that this command line tells in one sentence.
+    "PREFECT_LOGGING_LEVEL": "CRITICAL",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+"""Telemetry off and quiet libraries; what the user has set stays."""
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""Commands that look: evaluate any model, explain what would run, trace where a variant comes from."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from flows.bars import shown_bars
+from pruning_core.errors import InputError
+from pruning_core.recipe import BASELINE
+from tasks.artifact import Artifact
+from tasks.pipeline import Pipeline
+from tasks.step import Context, Step
+from tasks.workspace import Workspace
+
+
+def evaluate_directory(path: Path, overrides: list[str] | None, quiet: bool) -> dict[str, Any]:
+    """Quality, size and speed of a model directory; with its own tokenizer, on the evaluation text of params.yaml."""
+    given = [*(overrides or []), f"model={json.dumps(str(path.resolve() if path.exists() else path))}"]
+    workspace = Workspace.open(None, given)
+    pipeline = Pipeline(workspace.context(), workspace.settings)
+    with shown_bars(quiet):
+        quality = pipeline.evaluated(BASELINE)
+        speed = pipeline.measured(BASELINE)
+    metrics = {
+        name: quality.facts[name]
+        for name in ("perplexity", "mean_loss", "standard_error", "windows", "tokens")
+    }
+    return {
+        "model": str(pipeline.source.path),
+        "digest": pipeline.source.digest,
+        "quality": metrics | {"protocol": quality.facts["protocol"]},
+        "size": speed.facts["size"],
+        "speed": speed.facts["speed"],
+    }
+
+
+def explain_variant(name: str, overrides: list[str] | None) -> list[dict[str, Any]]:
+    """Per step of a variant: label, cached, reason; nothing is computed or changed."""
+    workspace = Workspace.open(None, overrides)
+    plain = workspace.context()
+    seen: dict[str, dict[str, Any]] = {}
+
+    def look(
+        step: Step, params: dict[str, Any], inputs: dict[str, Artifact | None], label: str = ""
+    ) -> Artifact | None:
+        found = step.explain(plain.store, params, inputs)
+        seen[label] = {"label": label, **found}
+        return plain.store.check(found["key"])[0] if found["cached"] else None
+
+    pipeline = Pipeline(Context(plain.store, plain.workspace, look), workspace.settings)
+    pipeline.evaluated(name)
+    return list(seen.values())
+
+
+def lineage_of(name: str, overrides: list[str] | None) -> dict[str, Any]:
+    """Source checkpoint, texts, blocks, code and libraries of a variant, its evaluation and its MLflow run.
+
+    Raises:
+        InputError: the variant was not computed yet.
+    """
+    missing = [step["label"] for step in explain_variant(name, overrides) if not step["cached"]]
+    if missing:
+        raise InputError(
+            f"{name} is not computed with the present settings ({missing[0]} is missing); "
+            f"run: espalier compress {name}" + ("" if name != BASELINE else " (or espalier compare)")
+        )
+    workspace = Workspace.open(None, overrides)
+    pipeline = Pipeline(workspace.context(), workspace.settings)
+    model, quality = pipeline.model(name), pipeline.evaluated(name)
+    chain = [_link("source checkpoint", pipeline.source)]
+    if name != BASELINE:
+        if pipeline.settings.recipe(name).calibrates:
+            chain.append(_link("calibration tokens", pipeline.calibration))
+        chain += [_link(key, _stored(pipeline, entry)) for key, entry in _blocks(model)]
+        chain.append(_link("variant", model))
+    chain += [_link("evaluation tokens", pipeline.evaluation), _link("evaluation", quality)]
+    made = quality if name == BASELINE else model
+    return {
+        "variant": name,
+        "recipe": {} if name == BASELINE else pipeline.settings.recipe(name).spec,
+        "chain": chain,
+        "code": made.manifest["source"],
+        "versions": made.manifest["versions"],
+        "git_commit": workspace.git_commit(),
+        "run_id": _run_id(workspace, model, quality),
+    }
+
+
+def _blocks(model: Artifact) -> list[tuple[str, dict[str, str]]]:
+    entries = [(key, entry) for key, entry in model.manifest["inputs"].items() if key.startswith("block-")]
+    return sorted(entries, key=lambda item: int(item[0].removeprefix("block-")))
+
+
+def _stored(pipeline: Pipeline, entry: dict[str, str]) -> Artifact:
+    return Artifact.from_reference({**entry, "path": str(pipeline.context.store.objects / entry["key"])})
+
+
+def _link(what: str, artifact: Artifact) -> dict[str, str]:
+    return {"what": what, "digest": artifact.digest, "path": str(artifact.path)}
+
+
+def _run_id(workspace: Workspace, model: Artifact, quality: Artifact) -> str | None:
+    from tasks.tracking import find_runs
+
+    for run in find_runs(workspace.root):
+        if run["variant_key"] == model.key and run["evaluation_key"] == quality.key:
+            return run["run_id"]
+    return None

@@ -1,0 +1,47 @@
+"""What dvc.yaml runs: the same steps through the same store, without an orchestrator."""
+
+from typing import Any
+
+from flows.bars import shown_bars
+from pruning_core.errors import InputError
+from pruning_core.recipe import BASELINE
+from tasks.pipeline import Pipeline
+from tasks.step import Context
+from tasks.steps_seen import StepsSeen
+from tasks.versioning import StageOutput, evaluation_output, model_output, place, tokens_outputs
+from tasks.workspace import Workspace
+
+STAGES = ("tokens", "prune", "evaluate")
+
+
+def run_stage(name: str, variant: str | None, overrides: list[str] | None) -> list[str]:
+    """Compute a stage's outputs and put them into the workspace; returns lines on what was done.
+
+    Raises:
+        InputError: an unknown stage or variant, or a variant missing where one is needed.
+    """
+    if name not in STAGES:
+        raise InputError(f"{name!r} is not a stage; stages: {', '.join(STAGES)}")
+    if (variant is None) != (name == "tokens"):
+        raise InputError(f"stage {name!r} {'takes no' if name == 'tokens' else 'needs a'} variant")
+    workspace = Workspace.open(None, overrides)
+    plain = workspace.context()
+    seen = StepsSeen(plain.run)
+    pipeline = Pipeline(Context(plain.store, plain.workspace, seen), workspace.settings)
+    with shown_bars():
+        place(workspace.root, workspace.store, _outputs(name, variant, pipeline))
+    return [f"{_state(record)} {record['label']}" for record in seen.records]
+
+
+def _outputs(name: str, variant: str | None, pipeline: Pipeline) -> list[StageOutput]:
+    if name == "tokens":
+        return tokens_outputs(pipeline.calibration, pipeline.evaluation)
+    if name == "prune":
+        if variant == BASELINE:
+            raise InputError(f"{BASELINE!r} is the uncompressed model; there is nothing to prune")
+        return [model_output(variant, pipeline.model(variant))]
+    return [evaluation_output(variant, pipeline.evaluated(variant))]
+
+
+def _state(record: dict[str, Any]) -> str:
+    return record["state"].lower()

@@ -1,0 +1,125 @@
+"""Results as tables for the terminal."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from tasks.comparison import comparison_table
+
+
+def print_comparison(records: list[dict[str, Any]]) -> None:
+    """All variants, the dense model first."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("variant")
+    for title in (
+        "perplexity",
+        "loss vs dense",
+        "KL",
+        "top-1",
+        "sparsity",
+        "whole",
+        "bits/w",
+        "prefill",
+        "decode",
+    ):
+        table.add_column(title, justify="right")
+    for row in comparison_table(records):
+        table.add_row(
+            row["name"],
+            _number(row["perplexity"], ".2f"),
+            _difference(row),
+            _number(row["kl_to_dense"], ".4f"),
+            _percent(row["top1_agreement"]),
+            _percent(row["sparsity"]),
+            _percent(row["sparsity_whole_model"]),
+            _number(row["bits_per_weight"], ".2f"),
+            _number(row["prefill_tokens_per_second"], ",.0f"),
+            _number(row["decode_tokens_per_second"], ",.0f"),
+        )
+    console = Console()
+    console.print(table)
+    console.print(
+        "loss and KL in nats per token, ± paired standard error; bits per weight if zeros were kept behind a bit mask; "
+        "prefill and decode in measured tokens per second",
+        style="dim",
+    )
+
+
+def print_facts(facts: dict[str, Any]) -> None:
+    """Quality, size and speed of one model."""
+    quality, size, speed = facts["quality"], facts["size"], facts["speed"]
+    rows = {
+        "model": facts["model"],
+        "perplexity": f"{_number(quality['perplexity'], '.4f')} on {quality['windows']} windows, "
+        f"{quality['tokens']:,} predictions",
+        "mean loss": f"{quality['mean_loss']:.5f} ± {_number(quality['standard_error'], '.5f')} nats per token",
+        "weights": f"{size['file_bytes']:,} bytes, {size['parameters']:,} parameters, "
+        f"{_percent(size['zero_fraction'])} zero",
+        "prefill": _rate(speed["prefill"]),
+        "decode": _rate(speed["decode"]),
+        "protocol": quality["protocol"]["digest"][:16],
+    }
+    _print_rows(rows)
+
+
+def print_explanation(variant: str, steps: list[dict[str, Any]]) -> None:
+    """Per step: cached or not, and why."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("step", "state", "why"):
+        table.add_column(title)
+    for step in steps:
+        state = "[green]cached[/]" if step["cached"] else "[yellow]to compute[/]"
+        table.add_row(step["label"], state, "" if step["cached"] else step["reason"])
+    Console().print(table)
+    waiting = sum(not step["cached"] for step in steps)
+    Console().print(f"{variant}: {len(steps) - waiting} of {len(steps)} steps cached", style="bold")
+
+
+def print_lineage(found: dict[str, Any]) -> None:
+    """The chain of a variant."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("link", "digest", "where"):
+        table.add_column(title, no_wrap=title != "where", overflow="fold")
+    for link in found["chain"]:
+        table.add_row(link["what"], link["digest"][:16], link["path"])
+    Console().print(table)
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(found["versions"].items()))
+    _print_rows(
+        {
+            "code": found["code"][:16],
+            "git commit": found["git_commit"] or "not in git",
+            "MLflow run": found["run_id"] or "not tracked",
+            "versions": versions,
+        }
+    )
+
+
+def _print_rows(rows: dict[str, str]) -> None:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(name, value)
+    Console().print(table)
+
+
+def _difference(row: dict[str, Any]) -> str:
+    if row["baseline"] or row["loss_increase"] is None:
+        return "-"
+    return f"{row['loss_increase']:+.4f} ± {_number(row['loss_increase_error'], '.4f')}"
+
+
+def _rate(rate: dict[str, float]) -> str:
+    return (
+        f"{rate['median']:,.0f} tokens per second "
+        f"(quartiles {rate['lower_quartile']:,.0f} to {rate['upper_quartile']:,.0f})"
+    )
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f} %"

@@ -1,0 +1,86 @@
+"""The flows: compress one variant, or all of them side by side; every step is a cached Prefect task."""
+
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+
+from pruning_core.recipe import BASELINE
+from tasks.pipeline import Pipeline
+from tasks.prefect_tasks import prefect_run
+from tasks.records import variant_record
+from tasks.report import write_report
+from tasks.step import Context
+from tasks.steps_seen import StepsSeen
+from tasks.tracking import track_variant
+from tasks.versioning import (
+    StageOutput,
+    commit,
+    evaluation_output,
+    is_repository,
+    model_output,
+    place,
+    tokens_outputs,
+)
+from tasks.workspace import Workspace
+
+REPORT = Path("reports") / "comparison.html"
+
+
+@flow(name="compress", flow_run_name="compress {variant}")
+def compress(variant: str, root: str = ".", overrides: list[str] | None = None) -> list[dict[str, Any]]:
+    """Compress, evaluate, measure and track one variant; returns the records of the baseline and the variant.
+
+    Args:
+        variant: its name in params.yaml.
+        root: the folder of params.yaml.
+        overrides: "a.b=value" on top of it.
+    """
+    return _run(Workspace.open(Path(root), overrides), [variant])
+
+
+@flow(name="compare")
+def compare(root: str = ".", overrides: list[str] | None = None) -> list[dict[str, Any]]:
+    """Compress every variant of params.yaml and write the report; returns the records, the baseline first.
+
+    Args:
+        root: the folder of params.yaml.
+        overrides: "a.b=value" on top of it.
+    """
+    workspace = Workspace.open(Path(root), overrides)
+    records = _run(workspace, list(workspace.settings.variants))
+    write_report(records, workspace.hidden / REPORT, workspace.root)
+    return records
+
+
+def _run(workspace: Workspace, names: list[str]) -> list[dict[str, Any]]:
+    for name in names:
+        workspace.settings.recipe(name)
+    plain = workspace.context()
+    seen = StepsSeen(prefect_run(plain))
+    pipeline = Pipeline(Context(plain.store, plain.workspace, seen), workspace.settings)
+    everything = [BASELINE, *names]
+    for name in everything:
+        pipeline.evaluated(name)
+    # Speeds are measured one after another, when nothing else of this run is at work.
+    for name in everything:
+        pipeline.measured(name)
+    if is_repository(workspace.root) and not workspace.overrides:
+        _version(workspace, pipeline, names)
+    records = [variant_record(workspace, pipeline, name, seen.about(name)) for name in everything]
+    for record in records:
+        track_variant(workspace.root, record, [])
+    return records
+
+
+def _version(workspace: Workspace, pipeline: Pipeline, names: list[str]) -> None:
+    """Record the results as outputs of the DVC stages; with overrides they would not be those of params.yaml."""
+    outputs: list[StageOutput] = tokens_outputs(pipeline.calibration, pipeline.evaluation)
+    outputs.append(evaluation_output(BASELINE, pipeline.evaluated(BASELINE)))
+    for name in names:
+        outputs += [
+            model_output(name, pipeline.model(name)),
+            evaluation_output(name, pipeline.evaluated(name)),
+        ]
+    place(workspace.root, workspace.store, outputs)
+    commit(workspace.root, list(dict.fromkeys(output.stage for output in outputs)))

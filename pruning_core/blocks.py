@@ -1,0 +1,116 @@
+"""Compression of one block: the unit of work that a run can be killed and resumed at."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from pruning_core.calibration import HiddenStates, collect, collect_in_stages, propagate
+from pruning_core.decoder import Decoder, matrix, set_matrix
+from pruning_core.errors import ComputationError, InputError
+from pruning_core.invariants import check_layer
+from pruning_core.method import CompressedLayer, Method
+from pruning_core.progress import Progress, ignore_progress
+from pruning_core.staging import InputGroup
+from pruning_core.statistics import LayerStatistics
+
+Propagation = Literal["dense", "blockwise", "compressed"]
+PROPAGATIONS: tuple[str, ...] = ("dense", "blockwise", "compressed")
+
+
+@dataclass
+class BlockOutcome:
+    """A compressed block, ready to be stored."""
+
+    weights: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    """Stored name -> tensor in the checkpoint's dtype and layout; matrices only."""
+    keep: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    """Layer name -> [out, in] bool."""
+    layers: list[dict] = field(default_factory=list)
+    """Per layer: name, rows, columns, removed, zeros, loss."""
+    ledger: list[dict] = field(default_factory=list)
+
+
+class BlockCompressor:
+    """Compresses the matrices of one loaded block with one method, group by group."""
+
+    def __init__(self, decoder: Decoder, index: int, method: Method) -> None:
+        self.decoder = decoder
+        self.index = index
+        self.method = method
+        self.linears = decoder.linears(index)
+        self.outcome = BlockOutcome()
+
+    def compress_group(self, group: InputGroup, statistics: LayerStatistics | None) -> None:
+        """Compress every matrix of the group and put the result into the running block."""
+        try:
+            prepared = self.method.prepare(statistics)
+            for name in group.names:
+                self._store(name, self.method.compress(matrix(self.linears[name]), prepared))
+        except (ComputationError, InputError) as error:
+            raise type(error)(f"{', '.join(group.names)}: {error}") from error
+
+    def _store(self, name: str, done: CompressedLayer) -> None:
+        module = self.linears[name]
+        # Rounded once, to the dtype that is saved: what later layers are calibrated on is what users will load.
+        rounded = done.weight.to(self.decoder.stored_dtype(name))
+        check_layer(name, rounded, done.keep, self.method.pattern, self.method.sparsity)
+        set_matrix(module, rounded.float())
+        own = rounded if matrix(module) is module.weight else rounded.T
+        self.outcome.weights[self.decoder.stored_name(f"{name}.weight")] = own.contiguous()
+        self.outcome.keep[name] = done.keep
+        removed = int((~done.keep).sum())
+        self.outcome.layers.append(
+            {
+                "name": name,
+                "rows": done.keep.shape[0],
+                "columns": done.keep.shape[1],
+                "removed": removed,
+                "zeros": int((rounded == 0).sum()),
+                "loss": done.loss,
+            }
+        )
+        self.outcome.ledger += [{"layer": name, **event} for event in done.events]
+
+
+@torch.no_grad()
+def compress_block(
+    decoder: Decoder,
+    index: int,
+    states: HiddenStates,
+    method: Method,
+    propagation: Propagation,
+    progress: Progress = ignore_progress,
+) -> BlockOutcome:
+    """Compress the loaded block on the states that enter it, and replace them by the compressed block's outputs.
+
+    propagation `compressed` calibrates each layer on inputs that passed the already compressed layers of this block
+    (the true-sequential option of the published codes, in one forward); `blockwise` collects all statistics of a block
+    from its dense weights, then runs it again compressed (the published default; arXiv:2301.00774, section 4).
+    """
+    compressor = BlockCompressor(decoder, index, method)
+    full = method.statistics == "full"
+    if propagation == "compressed":
+        collect_in_stages(decoder, index, states, full, compressor.compress_group, progress)
+        return compressor.outcome
+    for group, statistics in collect(decoder, index, states, full=full, advance=False, progress=progress):
+        compressor.compress_group(group, statistics)
+    propagate(decoder, index, states)
+    return compressor.outcome
+
+
+@torch.no_grad()
+def compress_block_from(
+    decoder: Decoder, index: int, statistics: list[tuple[InputGroup, LayerStatistics | None]], method: Method
+) -> BlockOutcome:
+    """Compress the loaded block from stored statistics of the dense model; no forward is run."""
+    compressor = BlockCompressor(decoder, index, method)
+    for group, known in statistics:
+        compressor.compress_group(group, known)
+    return compressor.outcome
+
+
+def ungrouped(decoder: Decoder, index: int) -> list[tuple[InputGroup, None]]:
+    """Every matrix as its own group without statistics, for methods that look at weights alone."""
+    return [(InputGroup((name,)), None) for name in decoder.linears(index)]

@@ -1,0 +1,228 @@
+"""Any Hugging Face causal language model as a row of blocks that are loaded one at a time."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PretrainedConfig
+from transformers.pytorch_utils import Conv1D
+
+from pruning_core.checkpoint import Checkpoint
+from pruning_core.errors import InputError
+
+
+@dataclass(frozen=True)
+class BlockCall:
+    """The arguments, beside the hidden states, with which a model calls one of its blocks."""
+
+    args: tuple[Any, ...] = field(repr=False)
+    kwargs: dict[str, Any] = field(repr=False)
+
+    def run(self, block: nn.Module, hidden: Tensor) -> Tensor:
+        """Hidden states after the block: [batch, tokens, width]."""
+        out = block(hidden, *self.args, **self.kwargs)
+        return out[0] if isinstance(out, tuple) else out
+
+
+class _Reached(Exception):
+    """Raised to leave a model's forward once the first block is reached."""
+
+
+class Decoder:
+    """A causal LM whose weights stay on disk until a block is loaded.
+
+    Modules live on the meta device; embeddings are loaded at construction, a block by `load_block`, and `drop_block`
+    gives its memory back. Forward passes run in float32, in evaluation mode.
+
+    Args:
+        directory: Hugging Face model directory with safetensors.
+        config: its configuration.
+
+    Raises:
+        InputError: the architecture has no recognisable list of blocks, or a tensor is missing in the files.
+    """
+
+    def __init__(self, directory: Path, config: PretrainedConfig, trust_remote_code: bool = False) -> None:
+        # Only this package's dependency accelerate keeps non-persistent buffers (rotary tables) real here.
+        from accelerate import init_empty_weights
+
+        self.checkpoint = Checkpoint(directory)
+        with init_empty_weights(include_buffers=False):
+            self.model = AutoModelForCausalLM.from_config(
+                config, dtype=torch.float32, trust_remote_code=trust_remote_code
+            ).eval()
+        # Modules made on the meta device lose the sharing of tied weights.
+        self.model.tie_weights()
+        self.model.config.use_cache = False
+        self.block_prefix, self.blocks = _find_blocks(self.model, config)
+        self._stored = _stored_names(self.model, self.checkpoint)
+        self._calls: dict[tuple[int, int], list[BlockCall]] = {}
+        self._load_outside()
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def linears(self, index: int) -> dict[str, nn.Module]:
+        """Prunable matrices of a block: full module name -> nn.Linear or Conv1D."""
+        return {
+            f"{self.block_prefix}.{index}.{name}": module
+            for name, module in self.blocks[index].named_modules()
+            if isinstance(module, nn.Linear | Conv1D)
+        }
+
+    def stored_name(self, parameter: str) -> str:
+        """The checkpoint's name of a parameter of the model."""
+        return self._stored[parameter]
+
+    def stored_dtype(self, linear: str) -> torch.dtype:
+        """The dtype that a matrix has in the checkpoint."""
+        return self.checkpoint.dtype(self._stored[f"{linear}.weight"])
+
+    def block_tensors(self, index: int) -> Iterator[tuple[str, str]]:
+        """(name in the model, name in the checkpoint) of every stored tensor of a block."""
+        prefix = f"{self.block_prefix}.{index}."
+        for name, stored in self._stored.items():
+            if name.startswith(prefix):
+                yield name, stored
+
+    def load_block(self, index: int, replaced: dict[str, Tensor] | None = None) -> nn.Module:
+        """Bring a block into memory in float32.
+
+        Args:
+            replaced: stored name -> tensor that takes the place of the checkpoint's.
+        """
+        replaced = replaced or {}
+        block = self.blocks[index]
+        prefix = f"{self.block_prefix}.{index}."
+        state = {}
+        for name, stored in self.block_tensors(index):
+            tensor = replaced[stored] if stored in replaced else self.checkpoint.load(stored)
+            state[name.removeprefix(prefix)] = tensor.float()
+        missing, unexpected = block.load_state_dict(state, strict=False, assign=True)
+        if missing or unexpected:
+            raise InputError(
+                f"block {index} of {self.checkpoint.directory} does not fit its config.json: "
+                f"missing {missing}, unexpected {unexpected}; use the files and config of one model"
+            )
+        return block.requires_grad_(False)
+
+    def drop_block(self, index: int) -> None:
+        """Give the block's memory back."""
+        self.blocks[index].to("meta")
+
+    @torch.no_grad()
+    def enter(self, tokens: Tensor) -> Tensor:
+        """Hidden states that enter block 0: [batch, tokens, width] float32, for `tokens` [batch, tokens] int64."""
+        reached: list[Tensor] = []
+
+        def stop(hidden: Tensor, *args: Any, **kwargs: Any) -> None:
+            reached.append(hidden)
+            raise _Reached
+
+        first = self.blocks[0]
+        first.forward = stop
+        try:
+            self.model.base_model(input_ids=tokens, use_cache=False)
+        except _Reached:
+            pass
+        finally:
+            del first.forward
+        return reached[0]
+
+    @torch.no_grad()
+    def calls(self, tokens: Tensor) -> list[BlockCall]:
+        """How the model calls each block for a batch of this shape (masks, positions, rotary tables differ by block).
+
+        Block 0 runs once for it, to see whether this architecture's blocks return a tensor or a tuple.
+        """
+        shape = tuple(tokens.shape)
+        if shape not in self._calls:
+            absent = next(self.blocks[0].parameters()).is_meta
+            if absent:
+                self.load_block(0)
+            self._calls[shape] = self._record_calls(tokens)
+            if absent:
+                self.drop_block(0)
+        return self._calls[shape]
+
+    def _record_calls(self, tokens: Tensor) -> list[BlockCall]:
+        recorded: list[BlockCall] = []
+        returned: list[Any] = []
+        original = self.blocks[0].forward
+
+        def record(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+            recorded.append(BlockCall(args, kwargs))
+            if not returned:
+                returned.append(original(hidden, *args, **kwargs))
+            return returned[0]
+
+        for block in self.blocks:
+            block.forward = record
+        try:
+            self.model.base_model(input_ids=tokens, use_cache=False)
+        finally:
+            for block in self.blocks:
+                del block.forward
+        return recorded
+
+    def _load_outside(self) -> None:
+        """Load what runs outside the blocks, but for the output head, which calibration never reaches."""
+        head = self.model.get_output_embeddings()
+        skipped = {id(parameter) for parameter in head.parameters()} if head is not None else set()
+        skipped -= {id(parameter) for parameter in self.model.get_input_embeddings().parameters()}
+        for name, parameter in list(self.model.named_parameters()):
+            if name.startswith(f"{self.block_prefix}.") or id(parameter) in skipped:
+                continue
+            owner = self.model.get_submodule(name.rpartition(".")[0])
+            value = self.checkpoint.load(self._stored[name]).float()
+            setattr(owner, name.rpartition(".")[2], nn.Parameter(value, requires_grad=False))
+
+
+def matrix(module: nn.Module) -> Tensor:
+    """The weight as [out, in]: a transposed view for GPT-2's Conv1D."""
+    return module.weight.T if isinstance(module, Conv1D) else module.weight
+
+
+def set_matrix(module: nn.Module, weight: Tensor) -> None:
+    """Replace the weight by `weight` ([out, in]), keeping the module's own layout."""
+    own = weight.T.contiguous() if isinstance(module, Conv1D) else weight
+    module.weight = nn.Parameter(own, requires_grad=False)
+
+
+def _find_blocks(model: nn.Module, config: PretrainedConfig) -> tuple[str, nn.ModuleList]:
+    depth = config.get_text_config().num_hidden_layers
+    found = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == depth
+    ]
+    if not found:
+        raise InputError(
+            f"{type(model).__name__} has no list of {depth} blocks; Espalier compresses decoder-only models "
+            "(Llama, Mistral, GPT-2, OPT and their kin)"
+        )
+    # A block may hold short lists of its own (experts): the outermost list is the decoder's.
+    return min(found, key=lambda item: item[0].count("."))
+
+
+def _stored_names(model: nn.Module, checkpoint: Checkpoint) -> dict[str, str]:
+    """Parameter and persistent buffer of the model -> name in the checkpoint, which may lack the base prefix."""
+    present = set(checkpoint.names())
+    prefix = f"{model.base_model_prefix}."
+    stored = {}
+    for name in model.state_dict():
+        for candidate in (name, name.removeprefix(prefix)):
+            if candidate in present:
+                stored[name] = candidate
+                break
+    tied = {name for name, _ in model.named_parameters()}
+    missing = sorted(tied - stored.keys())
+    if missing:
+        raise InputError(
+            f"{checkpoint.directory} lacks {len(missing)} tensors of its config.json, the first {missing[0]!r}; "
+            "use the files and config of one model"
+        )
+    return stored

@@ -1,0 +1,110 @@
+"""How far a compressed model's predictions are from the dense model's, token by token."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pruning_core.errors import ComputationError, InputError
+from pruning_core.evaluation.forward import (
+    check_windows,
+    next_token_logits,
+    position_chunks,
+    standard_error,
+    window_batches,
+)
+from pruning_core.progress import Progress, ignore_progress
+
+
+@dataclass(frozen=True, eq=False)
+class Divergence:
+    """Divergence per window, and what follows from it.
+
+    Args:
+        kl: [windows] float64, mean KL(dense || model) over the window's predictions in nats per token.
+        agreement: [windows] float64, share of predictions where both models put the same token first.
+        tokens: predictions over all windows.
+    """
+
+    kl: Tensor
+    agreement: Tensor
+    tokens: int
+
+    @property
+    def mean_kl(self) -> float:
+        """Mean KL(dense || model) in nats per token."""
+        return float(self.kl.mean())
+
+    @property
+    def standard_error(self) -> float | None:
+        """Standard error of the mean KL over windows, in nats; None for a single window."""
+        return standard_error(self.kl)
+
+    @property
+    def top1_agreement(self) -> float:
+        """Share of all predictions with the same first token."""
+        return float(self.agreement.mean())
+
+    def facts(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "kl_to_dense": self.mean_kl,
+            "standard_error": self.standard_error,
+            "top1_agreement": self.top1_agreement,
+            "windows": len(self.kl),
+            "tokens": self.tokens,
+        }
+
+
+@torch.no_grad()
+def kl_to_dense(
+    model: nn.Module,
+    dense: nn.Module,
+    windows: Tensor,
+    batch: int = 16,
+    progress: Progress = ignore_progress,
+) -> Divergence:
+    """KL(dense || model) over the whole vocabulary, at the same length - 1 predictions as the perplexity.
+
+    Both models see the same batch; log-probabilities are float32, sums float64.
+
+    Args:
+        windows: [windows, length] int64 token ids.
+        batch: windows per forward at most; fewer where the logits would exceed 1 GiB.
+
+    Raises:
+        InputError: windows that one of the models cannot take, or models of different vocabularies.
+        ComputationError: a divergence that is not finite, with the window.
+    """
+    check_windows(model, windows, batch)
+    check_windows(dense, windows, batch)
+    kl = torch.empty(len(windows), dtype=torch.float64)
+    agreement = torch.empty_like(kl)
+    done = 0
+    for rows in window_batches(model, windows, batch, models=2):
+        ours = next_token_logits(model, rows)
+        theirs = next_token_logits(dense, rows).to(ours.device)
+        if ours.shape != theirs.shape:
+            raise InputError(
+                f"the models predict {ours.shape[-1]} and {theirs.shape[-1]} tokens; KL needs one vocabulary"
+            )
+        for mine, true in zip(ours, theirs, strict=True):
+            kl[done], agreement[done] = _window(mine, true)
+            if not kl[done].isfinite():
+                raise ComputationError(f"KL(dense || model) of window {done} is {float(kl[done])}")
+            done += 1
+        progress(done, len(windows))
+    return Divergence(kl, agreement, (windows.shape[1] - 1) * len(windows))
+
+
+def _window(model: Tensor, dense: Tensor) -> tuple[float, float]:
+    divergence, agreed = 0.0, 0
+    for _, (ours, true) in position_chunks(model, dense):
+        log_q, log_p = ours.log_softmax(-1), true.log_softmax(-1)
+        terms = log_p.exp() * (log_p - log_q)
+        # A token that the dense model rules out counts nothing; 0 * (-inf) would be NaN.
+        terms = terms.masked_fill(log_p.isneginf(), 0.0)
+        divergence += float(terms.sum(dtype=torch.float64))
+        agreed += int((ours.argmax(-1) == true.argmax(-1)).sum())
+    return divergence / len(model), agreed / len(model)

@@ -1,0 +1,99 @@
+"""The damped inverse Hessian as one triangular factor, with a recorded retry policy."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from pruning_core.errors import ComputationError
+
+DAMPING_CEILING = 1.0
+"""Largest damping, as a fraction of the mean diagonal, that a retry may reach."""
+
+
+@dataclass(frozen=True)
+class InverseFactor:
+    """H_d^-1 = U^T U of the damped Hessian H_d.
+
+    Row j of U is conditioned on columns 0..j-1 being fixed, so one factor serves a whole left-to-right sweep:
+    U[j, j]^2 is entry (0, 0) of the inverse of H_d[j:, j:] (SparseGPT, arXiv:2301.00774, section 3.2).
+    """
+
+    upper: Tensor = field(repr=False)
+    """[in, in] float32, upper triangular."""
+    damped_diag: Tensor = field(repr=False)
+    """[in] float32: diagonal of H_d."""
+    dead: Tensor = field(repr=False)
+    """[in] bool: inputs that were zero on every calibration token."""
+    damping: float
+    """Absolute value that was added to the diagonal."""
+    events: tuple[dict, ...] = ()
+    """The ledger: dead columns and every fallback that was needed."""
+
+    @property
+    def diag(self) -> Tensor:
+        """[in] float32: u_j = U[j, j]."""
+        return self.upper.diagonal()
+
+    @property
+    def inverse_diag(self) -> Tensor:
+        """[in] float32: [H_d^-1]_jj, the squared column norms of U."""
+        return self.upper.square().sum(dim=0)
+
+
+def factorize(hessian: Tensor, damping: float) -> InverseFactor:
+    """Factor the damped inverse of `hessian`.
+
+    Dead inputs get a unit diagonal (their weights are the caller's to zero), then `damping` times the mean diagonal is
+    added. If the factorization fails the damping is raised tenfold up to DAMPING_CEILING, then float64 is tried at the
+    ceiling's rungs again; every step is recorded. There is no identity fallback.
+
+    Args:
+        hessian: [in, in] float32, symmetric, finite; not modified.
+        damping: fraction of the mean diagonal, > 0.
+
+    Raises:
+        ComputationError: no rung of the ladder gives a finite factor.
+    """
+    prepared = hessian.clone()
+    diagonal = prepared.diagonal()
+    dead = diagonal == 0
+    diagonal[dead] = 1.0
+    mean = float(diagonal.double().mean())
+    events = [{"event": "dead_columns", "count": int(dead.sum())}] if dead.any() else []
+    for dtype in (torch.float32, torch.float64):
+        for relative in _rungs(damping):
+            upper = _inverse_upper(prepared, relative * mean, dtype)
+            if upper is not None:
+                if relative != damping:
+                    events.append({"event": "damping_raised", "from": damping, "to": relative})
+                if dtype != torch.float32:
+                    events.append({"event": "float64_factor"})
+                return InverseFactor(upper, diagonal + relative * mean, dead, relative * mean, tuple(events))
+    raise ComputationError(
+        f"the Hessian is not positive definite even in float64 with damping {DAMPING_CEILING:g} of its mean diagonal; "
+        "use more calibration tokens or compensation none"
+    )
+
+
+def _rungs(damping: float) -> list[float]:
+    rungs = [damping]
+    while rungs[-1] * 10 <= DAMPING_CEILING:
+        rungs.append(rungs[-1] * 10)
+    return rungs
+
+
+def _inverse_upper(prepared: Tensor, added: float, dtype: torch.dtype) -> Tensor | None:
+    """U with (prepared + added I)^-1 = U^T U, or None when it cannot be had in `dtype`.
+
+    Cholesky of the matrix with both axes reversed gives H = R R^T with R upper; then U = R^-1. That is half the work
+    of inverting H and factoring the inverse, and never forms the inverse.
+    """
+    damped = prepared.to(dtype, copy=True)
+    damped.diagonal().add_(added)
+    lower, info = torch.linalg.cholesky_ex(damped.flip(0, 1))
+    if int(info) != 0:
+        return None
+    identity = torch.eye(damped.shape[0], dtype=dtype, device=damped.device)
+    upper = torch.linalg.solve_triangular(lower.flip(0, 1), identity, upper=True).float()
+    return upper if torch.isfinite(upper).all() and bool((upper.diagonal() > 0).all()) else None

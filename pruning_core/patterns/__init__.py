@@ -1,0 +1,30 @@
+"""Patterns: where zeros may be, and how many."""
+
+from typing import ClassVar, Protocol
+
+from torch import Tensor
+
+from pruning_core.registry import Registry
+
+
+class Pattern(Protocol):
+    """A frozen dataclass registered under its name; its fields are its params.yaml keys."""
+
+    name: ClassVar[str]
+    takes_sparsity: ClassVar[bool]
+    """False where the pattern fixes the sparsity itself (N:M)."""
+
+    def check(self, in_features: int) -> None:
+        """Raise InputError when a layer of that many inputs cannot have this pattern."""
+        ...
+
+    def columns_per_choice(self, in_features: int, block: int) -> int | None:
+        """How many columns share one choice inside a sweep; None: the mask is chosen once, before the sweep."""
+        ...
+
+    def removed(self, score: Tensor, sparsity: float | None, block: int) -> Tensor:
+        """[rows, in] bool, True where a weight goes, for a whole matrix of scores."""
+        ...
+
+
+PATTERNS: Registry[Pattern] = Registry("pattern", "pruning_core.patterns")

@@ -1,0 +1,68 @@
+"""Unstructured: any weight may go; the scope says which weights compete with each other."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from pruning_core.patterns import PATTERNS
+from pruning_core.selection import rounded_count, smallest
+
+
+@PATTERNS.register("unstructured")
+class Unstructured:
+    """The lowest scores go, an exact number of them: round(sparsity * rows * columns) of the matrix.
+
+    scope:
+        block: all rows of 128 columns (the sweep's block) compete, as in SparseGPT; chosen when the sweep enters the
+            block, on weights that were already compensated.
+        row: the weights of one output compete, as in Wanda.
+        matrix: all weights of the matrix compete.
+    rounding:
+        exact: rows differ by at most one zero so that the matrix meets its budget to the weight.
+        floor: each row loses floor(columns * sparsity), as the published Wanda code does (scope row only).
+    """
+
+    scope: Literal["block", "row", "matrix"] = "block"
+    rounding: Literal["exact", "floor"] = "exact"
+    takes_sparsity = True
+
+    def check(self, in_features: int) -> None:
+        """Any width will do."""
+
+    def columns_per_choice(self, in_features: int, block: int) -> int | None:
+        return block if self.scope == "block" else None
+
+    def removed(self, score: Tensor, sparsity: float, block: int) -> Tensor:
+        rows, columns = score.shape
+        if self.scope == "row":
+            return self._removed_by_row(score, sparsity)
+        if self.scope == "matrix":
+            return smallest(score.reshape(1, -1), rounded_count(rows * columns, sparsity)).reshape(
+                rows, columns
+            )
+        gone = torch.zeros_like(score, dtype=torch.bool)
+        for start in range(0, columns, block):
+            stop = min(start + block, columns)
+            gone[:, start:stop] = self.removed_in_block(score[:, start:stop], sparsity, start)
+        return gone
+
+    def removed_in_block(self, score: Tensor, sparsity: float, start: int) -> Tensor:
+        """[rows, width] bool for the columns that begin at `start`.
+
+        Counts are differences of the cumulated budget, so the roundings of the blocks cancel over the matrix.
+        """
+        rows, width = score.shape
+        count = rounded_count(rows * (start + width), sparsity) - rounded_count(rows * start, sparsity)
+        return smallest(score.reshape(1, -1), count).reshape(rows, width)
+
+    def _removed_by_row(self, score: Tensor, sparsity: float) -> Tensor:
+        rows, columns = score.shape
+        low = int(columns * sparsity + 1e-9)
+        spare = 0 if self.rounding == "floor" else rounded_count(rows * columns, sparsity) - low * rows
+        counts = torch.full((rows,), low, dtype=torch.long, device=score.device)
+        if spare > 0:
+            # The extra zeros go to the rows whose next weight matters least.
+            following = score.kthvalue(low + 1, dim=1).values
+            counts += smallest(following.reshape(1, -1), spare).reshape(-1)
+        return smallest(score, counts)

@@ -1,0 +1,160 @@
+"""Everything that configures a run, as frozen typed values, checked before a model is loaded."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+import pydantic.dataclasses
+from pydantic import Field
+
+from pruning_core.blocks import PROPAGATIONS, Propagation
+from pruning_core.errors import InputError
+from pruning_core.method import Method, build_method
+from pruning_core.registry import STRICT, nearest, validated
+from pruning_core.text import TEXTS
+
+BASELINE = "dense"
+"""The uncompressed model: always the first row of a comparison, and no name for a variant."""
+SECTIONS = ("model", "trust_remote_code", "calibration", "evaluation", "variants")
+VARIANT_KEYS = ("saliency", "pattern", "sparsity", "compensation", "kernel", "propagate")
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+
+
+@pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
+class Calibration:
+    """The text that statistics are taken from."""
+
+    text: dict[str, Any]
+    """A text source, {name: ...}."""
+    sequences: Annotated[int, Field(ge=1)] = 128
+    length: Annotated[int, Field(ge=2)] = 256
+    """Tokens per sequence."""
+    sampling: Literal["first", "spread", "documents"] = "spread"
+    seed: int = 0
+    """For sampling `documents`."""
+    batch: Annotated[int, Field(ge=1)] = 16
+    """Sequences per forward."""
+
+
+@pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
+class Evaluation:
+    """The held-out text and the protocol of its perplexity."""
+
+    text: dict[str, Any]
+    length: Annotated[int, Field(ge=2)] = 256
+    """Tokens per window; windows do not overlap."""
+    windows: Annotated[int, Field(ge=1)] | None = None
+    """How many; all when absent."""
+    special_tokens: bool = False
+    """Whether the tokenizer may put its special tokens before the text."""
+    batch: Annotated[int, Field(ge=1)] = 16
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One variant."""
+
+    name: str
+    method: Method
+    propagate: Propagation
+    spec: dict[str, Any] = field(repr=False)
+    """The mapping as written in params.yaml."""
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether the variant looks at calibration text at all."""
+        return self.method.statistics != "none"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A whole params.yaml."""
+
+    model: str
+    trust_remote_code: bool
+    calibration: Calibration
+    evaluation: Evaluation
+    variants: dict[str, Recipe]
+
+    def recipe(self, name: str) -> Recipe:
+        """The variant of that name; InputError names the nearest."""
+        if name not in self.variants:
+            known = list(self.variants)
+            raise InputError(
+                f"{name!r} is not a variant{nearest(name, known)}; params.yaml has: {', '.join(known)}"
+            )
+        return self.variants[name]
+
+
+def parse_settings(mapping: Any) -> Settings:
+    """Check a parsed params.yaml.
+
+    Raises:
+        InputError: the first thing that is wrong, with its key, what is allowed, and the nearest known key.
+    """
+    if not isinstance(mapping, Mapping):
+        raise InputError("params.yaml must be a mapping with the keys " + ", ".join(SECTIONS))
+    _known_keys(mapping, SECTIONS, "")
+    for section in ("model", "calibration", "evaluation", "variants"):
+        if section not in mapping:
+            raise InputError(f"{section} is missing in params.yaml")
+    if not isinstance(mapping["model"], str) or not mapping["model"]:
+        raise InputError(
+            f"model must be a directory or a hub id such as org/name@revision, got {mapping['model']!r}"
+        )
+    trust = mapping.get("trust_remote_code", False)
+    if not isinstance(trust, bool):
+        raise InputError(f"trust_remote_code must be true or false, got {trust!r}")
+    return Settings(
+        mapping["model"],
+        trust,
+        _section(Calibration, mapping["calibration"], "calibration"),
+        _section(Evaluation, mapping["evaluation"], "evaluation"),
+        _variants(mapping["variants"]),
+    )
+
+
+def parse_recipe(name: str, spec: Any) -> Recipe:
+    """One entry of `variants`."""
+    where = f"variants.{name}"
+    if not NAME.fullmatch(name) or name == BASELINE:
+        raise InputError(
+            f"{where}: a variant's name is made of lower-case letters, digits, - and _ and is not {BASELINE!r}, "
+            "which always means the uncompressed model; rename it"
+        )
+    if not isinstance(spec, Mapping):
+        raise InputError(f"{where} must be a mapping with the keys {', '.join(VARIANT_KEYS)}, got {spec!r}")
+    _known_keys(spec, VARIANT_KEYS, where)
+    propagate = spec.get("propagate", "compressed")
+    if propagate not in PROPAGATIONS:
+        raise InputError(
+            f"{where}.propagate must be one of {', '.join(PROPAGATIONS)}, got {propagate!r}"
+            f"{nearest(propagate, list(PROPAGATIONS))}"
+        )
+    return Recipe(name, build_method(spec, where), propagate, dict(spec))
+
+
+def _variants(mapping: Any) -> dict[str, Recipe]:
+    if not isinstance(mapping, Mapping) or not mapping:
+        raise InputError("variants must be a mapping of at least one name to its recipe")
+    return {str(name): parse_recipe(str(name), spec) for name, spec in mapping.items()}
+
+
+def _section(cls: type, mapping: Any, where: str) -> Any:
+    if not isinstance(mapping, Mapping):
+        raise InputError(f"{where} must be a mapping, got {mapping!r}")
+    fields = sorted(cls.__dataclass_fields__)
+    _known_keys(mapping, tuple(fields), where)
+    section = validated(lambda: cls(**mapping), where, fields)
+    TEXTS.build(section.text, f"{where}.text")
+    return section
+
+
+def _known_keys(mapping: Mapping, known: tuple[str, ...], where: str) -> None:
+    for key in mapping:
+        if key not in known:
+            place = f"{where}.{key}" if where else str(key)
+            raise InputError(
+                f"{place} is not a known key{nearest(key, list(known))}; known keys: {', '.join(known)}"
+            )

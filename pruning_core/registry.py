@@ -1,0 +1,127 @@
+"""Methods found by name: one file, one frozen dataclass, one entry."""
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar
+
+import pydantic
+import pydantic.dataclasses
+from pydantic import ConfigDict
+
+from pruning_core.errors import InputError
+
+T = TypeVar("T")
+STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """' (did you mean X?)' for the closest known word, or nothing when none is close."""
+    close = difflib.get_close_matches(str(word), known, n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def validated(build: Callable[[], T], where: str, fields: list[str]) -> T:
+    """Run `build`; a pydantic error becomes one sentence that names the setting and what is allowed.
+
+    Raises:
+        InputError: the first thing that is wrong, with its place and the nearest known key.
+    """
+    try:
+        return build()
+    except pydantic.ValidationError as error:
+        raise InputError(explain(error, where, fields)) from None
+
+
+def explain(error: pydantic.ValidationError, where: str, fields: list[str]) -> str:
+    """The first fault of a validation error as a sentence for the person who wrote the setting."""
+    fault = error.errors()[0]
+    place = ".".join(str(part) for part in (where, *fault["loc"]) if part != "")
+    value = fault.get("input")
+    if fault["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        key = str(fault["loc"][-1])
+        return f"{place} is not a known key{nearest(key, fields)}; known keys: {', '.join(fields) or 'none'}"
+    if fault["type"] in ("missing", "missing_argument"):
+        return f"{place} is missing; add it ({fault['msg'].lower()})"
+    if isinstance(value, str) and fault["type"] in ("float_type", "int_type"):
+        return f"{place} is the text {value!r} where a number is needed{_yaml_number_hint(value)}"
+    return f"{place}: {_lower_first(fault['msg'])}, got {value!r}"
+
+
+def _yaml_number_hint(value: str) -> str:
+    try:
+        number = float(value)
+    except ValueError:
+        return "; write a number such as 0.01"
+    return f"; YAML 1.1 reads {value} as text: write {number!r}"
+
+
+def _lower_first(message: str) -> str:
+    message = message.removeprefix("Value error, ")
+    return message[:1].lower() + message[1:]
+
+
+class Registry(Generic[T]):
+    """Name -> method class. Every file of the package folder is imported on first use, so a broken one raises.
+
+    Args:
+        kind: what the methods are, for messages ("saliency").
+        package: dotted name of the folder that holds one file per method.
+    """
+
+    def __init__(self, kind: str, package: str) -> None:
+        self.kind = kind
+        self.package = package
+        self._classes: dict[str, type[T]] = {}
+        self._loaded = False
+
+    def register(self, name: str) -> Callable[[type[T]], type[T]]:
+        """Class decorator: makes a strict frozen dataclass of the class and enters it under `name`."""
+
+        def enter(cls: type[T]) -> type[T]:
+            if name in self._classes:
+                raise ValueError(f"{self.kind} {name!r} is registered twice: {cls.__module__}")
+            method = pydantic.dataclasses.dataclass(frozen=True, config=STRICT)(cls)
+            method.name = name
+            self._classes[name] = method
+            return method
+
+        return enter
+
+    def names(self) -> list[str]:
+        """All registered names, sorted."""
+        if not self._loaded:
+            package = importlib.import_module(self.package)
+            for module in pkgutil.iter_modules(package.__path__):
+                importlib.import_module(f"{self.package}.{module.name}")
+            self._loaded = True
+        return sorted(self._classes)
+
+    def get(self, name: str) -> type[T]:
+        """The class registered under `name`; InputError names the nearest known one."""
+        known = self.names()
+        if name not in self._classes:
+            raise InputError(
+                f"{name!r} is not a known {self.kind}{nearest(name, known)}; known: {', '.join(known)}"
+            )
+        return self._classes[name]
+
+    def module(self, name: str) -> str:
+        """Dotted module of the method: what a cache key has to depend on."""
+        return self.get(name).__module__
+
+    def build(self, spec: Mapping[str, Any], where: str = "") -> T:
+        """The method that a mapping {"name": ..., field: value} describes.
+
+        Raises:
+            InputError: not a mapping, unknown name, unknown field, or a value out of range.
+        """
+        where = where or self.kind
+        if not isinstance(spec, Mapping) or not isinstance(spec.get("name"), str):
+            raise InputError(
+                f"{where} must be a mapping with a name such as {{name: {self.names()[0]}}}, got {spec!r}"
+            )
+        cls = self.get(spec["name"])
+        values = {key: value for key, value in spec.items() if key != "name"}
+        return validated(lambda: cls(**values), where, sorted(cls.__dataclass_fields__))

@@ -1,0 +1,37 @@
+"""Saliencies: the score of a weight; larger means keep.
+
+Every saliency here is separable: score[i, j] = weight[i, j]^2 * column_scale[j]. That lets one sweep kernel serve all
+of them, also where a mask is chosen on weights that were already compensated.
+"""
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
+
+from torch import Tensor
+
+from pruning_core.registry import Registry
+
+
+@dataclass(frozen=True)
+class ColumnStatistics:
+    """Per-column facts of one layer, each [in] float32; only those named in a saliency's `needs` are set."""
+
+    hessian_diag: Tensor | None = field(default=None, repr=False)
+    """H_jj of X^T X / tokens, undamped."""
+    factor_diag: Tensor | None = field(default=None, repr=False)
+    """u_j: diagonal of the upper factor of the damped inverse Hessian."""
+
+
+class Saliency(Protocol):
+    """A frozen dataclass registered under its name; its fields are its params.yaml keys."""
+
+    name: ClassVar[str]
+    needs: ClassVar[frozenset[str]]
+    """Subset of {"hessian_diag", "factor_diag"}."""
+
+    def column_scale(self, columns: ColumnStatistics, in_features: int) -> Tensor | None:
+        """[in] float32, non-negative; None means 1 everywhere."""
+        ...
+
+
+SALIENCIES: Registry[Saliency] = Registry("saliency", "pruning_core.saliency")

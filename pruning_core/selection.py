@@ -1,0 +1,50 @@
+"""Exact-count selection: the k smallest entries, ties resolved by position."""
+
+import torch
+from torch import Tensor
+
+
+def smallest(score: Tensor, count: Tensor | int) -> Tensor:
+    """True at exactly `count` entries of each row: the smallest, ties going to the lower index.
+
+    A threshold removes every tie at the cut; a count never does. Linear in the size of `score`: a selection and two
+    passes, no full sort.
+
+    Args:
+        score: [rows, n] float without NaN.
+        count: removed entries per row: one int for all rows, or an integer tensor [rows]; 0 <= count <= n.
+
+    Returns:
+        [rows, n] bool.
+    """
+    rows, n = score.shape
+    if isinstance(count, int):
+        return _smallest_uniform(score, count)
+    chosen = torch.zeros_like(score, dtype=torch.bool)
+    for value in count.unique().tolist():
+        group = count == value
+        chosen[group] = _smallest_uniform(score[group], int(value))
+    return chosen
+
+
+def _smallest_uniform(score: Tensor, count: int) -> Tensor:
+    rows, n = score.shape
+    if not 0 <= count <= n:
+        raise ValueError(f"cannot select {count} of {n} entries")
+    if count in (0, n) or rows == 0:
+        return torch.full_like(score, count == n, dtype=torch.bool)
+    cut = score.kthvalue(count, dim=1, keepdim=True).values
+    below = score < cut
+    ties = score == cut
+    missing = count - below.sum(dim=1, keepdim=True)
+    return below | (ties & (ties.cumsum(dim=1) <= missing))
+
+
+def rounded_count(size: int, fraction: float) -> int:
+    """The whole number nearest to size * fraction; an exact half goes down.
+
+    Plain truncation loses a weight to binary fractions: int(100 * 0.29) is 28.
+    """
+    exact = size * fraction
+    nearest = int(exact + 0.5)
+    return nearest - 1 if abs(nearest - 0.5 - exact) < 1e-9 * max(size, 1) else nearest

@@ -1,0 +1,200 @@
+"""The dense model that is to be compressed: a local directory or a snapshot of the Hugging Face hub."""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from pruning_core.checkpoint import Checkpoint, file_sha256
+from pruning_core.context_length import context_length
+from pruning_core.errors import ComputationError, InputError
+from pruning_core.hub_snapshot import REMOTE_CODE, is_hub_id, snapshot
+from pruning_core.model_files import first_line, read_config, read_tokenizer
+
+VOCABULARIES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "vocab.json",
+    "vocab.txt",
+    "*.tiktoken",
+    "tekken.json",
+)
+TOKENIZER_FILES = (
+    *VOCABULARIES,
+    "merges.txt",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.*",
+)
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+SETTINGS = ("config.json", "generation_config.json")
+
+
+@dataclass(frozen=True)
+class SourceModel:
+    """A model directory that was found complete: config, safetensors and tokenizer are there and readable.
+
+    Args:
+        path: the directory.
+        identity: JSON facts on where it came from: model as given, hub revision (commit), trust_remote_code.
+        known: hashes one file; may be a caching hasher.
+    """
+
+    path: Path
+    identity: dict[str, Any]
+    known: Callable[[Path], str] = field(default=file_sha256, repr=False, compare=False)
+
+    @cached_property
+    def files(self) -> dict[str, str]:
+        """Relative name -> SHA-256 of all that the model is made of; remote code counts when trusted."""
+        patterns = (*SETTINGS, *TOKENIZER_FILES)
+        if self.identity["trust_remote_code"]:
+            patterns += (REMOTE_CODE,)
+        paths = {path for pattern in patterns for path in self.path.glob(pattern) if path.is_file()}
+        others = {path.name: self.known(path) for path in paths}
+        return dict(sorted((others | Checkpoint(self.path).digest_files(self.known)).items()))
+
+    @cached_property
+    def digest(self) -> str:
+        """Hex SHA-256 over the sorted (relative name, SHA-256) pairs: equal models have equal digests."""
+        return hashlib.sha256(json.dumps(sorted(self.files.items())).encode()).hexdigest()
+
+    def config(self) -> PretrainedConfig:
+        """The architecture."""
+        return read_config(self.path, trust_remote_code=self.identity["trust_remote_code"])
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer.
+
+        Raises:
+            InputError: its files cannot be read.
+        """
+        return read_tokenizer(self.path, trust_remote_code=self.identity["trust_remote_code"])
+
+    def context_length(self) -> int | None:
+        """Tokens the model has positions for; None where the architecture sets no limit."""
+        return context_length(self.config())
+
+
+def resolve(
+    model: str,
+    *,
+    trust_remote_code: bool = False,
+    workspace: Path | str = ".",
+    known: Callable[[Path], str] = file_sha256,
+) -> SourceModel:
+    """Find the model and check that it is complete; no weights are loaded.
+
+    Args:
+        model: a directory (relative to `workspace` or absolute), or a hub id "org/name" or
+            "org/name@revision". What exists as a directory is local.
+        trust_remote_code: run Python that comes with the model; recorded in the identity.
+        known: hashes one file; pass a caching hasher where big files are hashed often.
+
+    Raises:
+        InputError: not found, not reachable, incomplete, pickled, damaged, or code that is not trusted.
+    """
+    local = Path(workspace) / Path(model).expanduser()
+    revision = None
+    if local.is_dir():
+        path = local
+    elif is_hub_id(model):
+        path, revision = snapshot(model, with_code=trust_remote_code)
+    else:
+        raise InputError(
+            f"the model directory {str(local)!r} does not exist, and {model!r} is no hub id such as"
+            " org/name@revision; point `model:` to a directory with config, safetensors and tokenizer"
+        )
+    identity = {"model": model, "revision": revision, "trust_remote_code": trust_remote_code}
+    source = SourceModel(path, identity, known)
+    _check_complete(source)
+    return source
+
+
+def _check_complete(source: SourceModel) -> None:
+    source.config()
+    Checkpoint(source.path)
+    found = any(path.is_file() for pattern in VOCABULARIES for path in source.path.glob(pattern))
+    if not found:
+        raise InputError(
+            f"{source.path} has no tokenizer (expected one of {', '.join(VOCABULARIES)}); save it there with"
+            " tokenizer.save_pretrained(...)"
+        )
+
+
+def load_model(path: Path | str, dtype: str = "float32", *, trust_remote_code: bool = False) -> nn.Module:
+    """The causal language model on the CPU, in eval mode, use_cache off; every weight is the file's.
+
+    Args:
+        path: a model directory.
+        dtype: float32, bfloat16 or float16.
+        trust_remote_code: run Python that comes with the model.
+
+    Raises:
+        InputError: the directory cannot be loaded, or its weights are not those of its config.
+        ComputationError: a weight is NaN or infinite.
+    """
+    path = Path(path)
+    if dtype not in DTYPES:
+        raise InputError(f"{dtype!r} is not a dtype to load a model in; allowed: {', '.join(DTYPES)}")
+    read_config(path, trust_remote_code=trust_remote_code)
+    Checkpoint(path)
+    try:
+        with _without_bars():
+            model, report = AutoModelForCausalLM.from_pretrained(
+                path,
+                dtype=DTYPES[dtype],
+                local_files_only=True,
+                trust_remote_code=trust_remote_code,
+                use_safetensors=True,
+                output_loading_info=True,
+                # Wrong shapes are reported below, with their names.
+                ignore_mismatched_sizes=True,
+            )
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise InputError(f"transformers cannot load {path}: {first_line(error)}") from error
+    _check_report(path, report)
+    _check_finite(path, model)
+    model.config.get_text_config().use_cache = False
+    return model.eval()
+
+
+@contextlib.contextmanager
+def _without_bars() -> Iterator[None]:
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
+def _check_report(path: Path, report: dict[str, Any]) -> None:
+    faults = {
+        "missing_keys": "lacks the weight",
+        "unexpected_keys": "has a weight that its config.json knows nothing of:",
+        "mismatched_keys": "has a weight of another shape than its config.json asks for:",
+    }
+    for kind, fault in faults.items():
+        if names := sorted(str(key[0] if isinstance(key, tuple) else key) for key in report[kind]):
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise InputError(f"{path} {fault} {names[0]}{more}; config.json and weights must be of one model")
+
+
+def _check_finite(path: Path, model: nn.Module) -> None:
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            raise ComputationError(f"{path}: the weight {name} holds NaN or infinite values")

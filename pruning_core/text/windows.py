@@ -1,0 +1,173 @@
+"""Windows of tokens: the unit in which a text calibrates and evaluates a model."""
+
+import hashlib
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from pruning_core.errors import InputError
+from pruning_core.registry import nearest
+from pruning_core.text import Documents
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Token windows with what made them.
+
+    Args:
+        tokens: [windows, length] int64 token ids.
+        facts: JSON facts: source, text_digest, token_digest (`token_digest`), sampling, special_tokens.
+    """
+
+    tokens: Tensor
+    facts: dict[str, Any]
+
+
+def calibration_windows(
+    documents: Documents,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    sequences: int,
+    length: int,
+    sampling: str,
+    seed: int,
+) -> Windows:
+    """`sequences` windows of `length` tokens to calibrate on.
+
+    `sampling` is one of
+    - `first`: the first windows of the joined text, back to back, without special tokens; takes no seed.
+    - `spread`: the joined text, without special tokens, is cut into `sequences` equal parts, and each gives
+      one window at a place drawn with `seed`: windows never overlap, and no part of the text is left out.
+    - `documents`: the C4 protocol of SparseGPT and Wanda: draw a document until one has more than `length`
+      tokens, the tokenizer's special ones included, then a start in it; all with Python's own generator.
+
+    Raises:
+        InputError: a number out of range, an unknown sampling, or a text that is too short.
+    """
+    _check_positive(sequences=sequences, length=length)
+    special = sampling == "documents"
+    if special:
+        rows = _document_windows(documents, tokenizer, sequences, length, seed)
+    elif sampling in ("first", "spread"):
+        if sampling == "first" and seed != 0:
+            raise InputError(f"sampling first draws nothing, so seed must be 0, got {seed}; or use spread")
+        ids = token_ids(tokenizer, documents.text, special_tokens=False)
+        _check_enough(len(ids) // length, sequences, length, len(ids))
+        starts = range(0, sequences * length, length)
+        if sampling == "spread":
+            starts = spread_starts(len(ids), sequences, length, seed)
+        rows = [ids[start : start + length] for start in starts]
+    else:
+        known = ["first", "spread", "documents"]
+        raise InputError(
+            f"sampling {sampling!r} is not known{nearest(sampling, known)}: use {', '.join(known)}"
+        )
+    return _windows(rows, documents, sampling, special, seed)
+
+
+def evaluation_windows(
+    documents: Documents,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    length: int,
+    windows: int | None,
+    special_tokens: bool = False,
+) -> Windows:
+    """The first `windows` (None: all) windows, back to back, of the joined text tokenised once.
+
+    With `special_tokens` the tokenizer adds its own once, around the whole text, as the papers' scripts do.
+
+    Raises:
+        InputError: a number out of range, or a text that is too short.
+    """
+    _check_positive(length=length, windows=1 if windows is None else windows)
+    ids = token_ids(tokenizer, documents.text, special_tokens=special_tokens)
+    available = len(ids) // length
+    count = max(available, 1) if windows is None else windows
+    _check_enough(available, count, length, len(ids))
+    rows = [ids[start : start + length] for start in range(0, count * length, length)]
+    return _windows(rows, documents, "consecutive", special_tokens, None)
+
+
+def token_ids(tokenizer: PreTrainedTokenizerBase, text: str, *, special_tokens: bool) -> list[int]:
+    """Token ids of `text`, of any length."""
+    # verbose=False: a text longer than the model's context is the normal case here, not worth a warning.
+    encoded = tokenizer(
+        text, add_special_tokens=special_tokens, return_attention_mask=False, truncation=False, verbose=False
+    )
+    return encoded["input_ids"]
+
+
+def spread_starts(tokens: int, sequences: int, length: int, seed: int) -> list[int]:
+    """Start of one window in each of `sequences` equal parts of a text of `tokens` tokens."""
+    draw = random.Random(seed)
+    edges = [part * tokens // sequences for part in range(sequences + 1)]
+    return [draw.randint(low, high - length) for low, high in pairwise(edges)]
+
+
+def token_digest(tokens: Tensor) -> str:
+    """sha256 hex digest of the ids as little-endian int64, row by row."""
+    return hashlib.sha256(tokens.numpy().astype("<i8").tobytes()).hexdigest()
+
+
+def _document_windows(
+    documents: Documents, tokenizer: PreTrainedTokenizerBase, sequences: int, length: int, seed: int
+) -> list[Sequence[int]]:
+    """The papers' protocol: draw documents until one is longer than `length`, then a random start in it."""
+    draw = random.Random(seed)
+    too_short: dict[int, int] = {}
+    rows: list[Sequence[int]] = []
+    while len(rows) < sequences:
+        if len(too_short) == len(documents.texts):
+            longest = max(too_short.values(), default=0)
+            raise InputError(
+                f"no document has more than {length} tokens (the longest has {longest}),"
+                f" so there are 0 windows and {sequences} were asked; use a shorter length or sampling spread"
+            )
+        index = draw.randint(0, len(documents.texts) - 1)
+        if index in too_short:
+            continue
+        ids = token_ids(tokenizer, documents.texts[index], special_tokens=True)
+        if len(ids) <= length:
+            too_short[index] = len(ids)
+            continue
+        start = draw.randint(0, len(ids) - length - 1)
+        rows.append(ids[start : start + length])
+    return rows
+
+
+def _windows(
+    rows: Sequence[Sequence[int]], documents: Documents, sampling: str, special: bool, seed: int | None
+) -> Windows:
+    tokens = torch.tensor(rows, dtype=torch.int64)
+    facts = {
+        "source": dict(documents.source),
+        "text_digest": documents.digest,
+        "token_digest": token_digest(tokens),
+        "sampling": sampling,
+        "special_tokens": special,
+        "seed": seed,
+        "windows": tokens.shape[0],
+        "length": tokens.shape[1],
+    }
+    return Windows(tokens, facts)
+
+
+def _check_positive(**numbers: int) -> None:
+    for name, value in numbers.items():
+        if value < 1:
+            raise InputError(f"{name} must be at least 1, got {value}")
+
+
+def _check_enough(available: int, asked: int, length: int, tokens: int) -> None:
+    if available < asked:
+        raise InputError(
+            f"the text has {available} windows of {length} tokens ({tokens} tokens) and {asked} were asked; "
+            f"ask for fewer or shorter windows, or use a longer text"
+        )

@@ -1,0 +1,1 @@
+"""Cached steps: read artifacts, call one core function, write one artifact."""

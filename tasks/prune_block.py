@@ -1,0 +1,87 @@
+"""Step: one block of one variant, the unit that a killed run resumes at."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from pruning_core.blocks import BlockOutcome, compress_block, compress_block_from, ungrouped
+from pruning_core.method import build_method
+from tasks.artifact import Artifact
+from tasks.progress import progress
+from tasks.states import Chain, decoder_of, exclusive, keep_states, take_states
+from tasks.statistics import load_statistics
+from tasks.step import Context, step
+
+
+def method_modules(params: dict[str, Any]) -> list[str]:
+    """The modules of the methods and the kernel that these params choose."""
+    method = build_method(params["method"])
+    return [*method.modules(), "pruning_core.sweep.numba_kernel", "pruning_core.sweep.torch_kernel"]
+
+
+@step("prune_block", modules=method_modules)
+def prune_block(
+    params: dict[str, Any], inputs: dict[str, Artifact], out: Path, context: Context
+) -> dict[str, Any]:
+    """Compress the matrices of one block.
+
+    params: block (index), method (mapping), propagate (None where the method needs no calibration), batch,
+        trust_remote_code.
+    inputs: source; statistics (propagate dense); tokens and, from block 1 on, previous (other propagations).
+    writes: weights.safetensors (stored names, checkpoint dtype), keep.safetensors (bit masks, see `packed`).
+    """
+    method = build_method(params["method"])
+    index = params["block"]
+    with exclusive:
+        if "tokens" in inputs:
+            outcome = _on_states(params, inputs, context, method)
+        else:
+            decoder = decoder_of(inputs["source"], params["trust_remote_code"])
+            decoder.load_block(index)
+            known = (
+                load_statistics(inputs["statistics"]) if "statistics" in inputs else ungrouped(decoder, index)
+            )
+            outcome = compress_block_from(decoder, index, known, method)
+            decoder.drop_block(index)
+    return _write(outcome, out)
+
+
+def _on_states(
+    params: dict[str, Any], inputs: dict[str, Artifact], context: Context, method: Any
+) -> BlockOutcome:
+    index = params["block"]
+    chain = chain_before(params, inputs, context)
+    states = take_states(context, chain)
+    decoder = decoder_of(chain.source, chain.trust_remote_code)
+    decoder.load_block(index)
+    shown = progress(f"block {index}")
+    outcome = compress_block(decoder, index, states, method, params["propagate"], shown)
+    decoder.drop_block(index)
+    keep_states(context, chain.key(index, context.key), states)
+    return outcome
+
+
+def chain_before(params: dict[str, Any], inputs: dict[str, Artifact], context: Context) -> Chain:
+    """The chain of compressed blocks that ends before this one, read from the manifests of its links."""
+    blocks: list[Artifact] = []
+    previous = inputs.get("previous")
+    while previous is not None:
+        blocks.insert(0, previous)
+        earlier = previous.manifest["inputs"].get("previous")
+        previous = context.store.find(earlier["key"]) if earlier else None
+    trust = params["trust_remote_code"]
+    return Chain(inputs["source"], inputs["tokens"], params["batch"], tuple(blocks), trust)
+
+
+def _write(outcome: BlockOutcome, out: Path) -> dict[str, Any]:
+    save_file(outcome.weights, out / "weights.safetensors")
+    save_file({name: packed(keep) for name, keep in outcome.keep.items()}, out / "keep.safetensors")
+    return {"layers": outcome.layers, "ledger": outcome.ledger}
+
+
+def packed(keep: torch.Tensor) -> torch.Tensor:
+    """[rows, ceil(columns / 8)] uint8: bit j % 8 (lowest first) of byte j // 8 says whether column j survives."""
+    return torch.from_numpy(np.packbits(keep.numpy(), axis=1, bitorder="little"))

@@ -1,0 +1,169 @@
+"""What the run of a variant says: parameters, metrics, tags and a description, as plain values.
+
+Few headline metrics with short names, so that the run list reads as a table; the per-layer ones share a
+prefix, which the UI folds into sections of their own.
+"""
+
+import math
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tasks.comparison import row
+from tasks.tracking_index import FINISHED, Run
+from tasks.variant_record import Variant
+
+HEADLINE = (
+    "perplexity",
+    "loss_increase",
+    "kl_to_dense",
+    "sparsity",
+    "sparsity_whole_model",
+    "bits_per_weight",
+    "size_mb",
+    "prefill_tok_s",
+    "decode_tok_s",
+)
+
+
+def params(recipe: dict[str, Any]) -> dict[str, str]:
+    """The recipe flattened: a method's name stands under the method's own key, its fields below it.
+
+    {"pattern": {"name": "n_of_m", "n": 2, "m": 4}} becomes pattern=n_of_m, pattern.n=2, pattern.m=4.
+    """
+    return {name: str(value) for name, value in _flat(recipe, "")}
+
+
+def _flat(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    if not isinstance(value, dict):
+        yield name, value
+        return
+    for key, item in value.items():
+        yield from _flat(item, name if key == "name" and name else f"{name}.{key}".lstrip("."))
+
+
+def headline(variant: Variant) -> dict[str, float]:
+    """The metrics that variants are compared by, to six digits (the exact ones are in the artifacts).
+
+    What is not known is left out. size_mb is in 10^6 bytes. MLflow shows every digit that it is given.
+    """
+    known = row(variant)
+    values = {name: known.get(name) for name in HEADLINE} | {
+        "size_mb": None if known["size_bytes"] is None else known["size_bytes"] / 1e6,
+        "prefill_tok_s": known["prefill_tokens_per_second"],
+        "decode_tok_s": known["decode_tokens_per_second"],
+        # A perplexity beyond every float must sort last, not look unmeasured.
+        "perplexity": math.inf if known["perplexity"] is None else known["perplexity"],
+    }
+    return {name: float(f"{value:.6g}") for name, value in values.items() if value is not None}
+
+
+def layer_metrics(variant: Variant) -> Iterator[tuple[str, float, int]]:
+    """(name, value, block index) of each layer's loss and sparsity: a curve over depth per kind."""
+    for layer in variant.facts.layers:
+        block, module = layer.place
+        for name, value in (("layer_loss", layer.loss), ("layer_sparsity", layer.sparsity)):
+            if value is not None:
+                yield f"{name}/{module}", value, block or 0
+
+
+def tags(variant: Variant, workspace: Path) -> dict[str, str]:
+    """What the run is found by and where everything came from; what is not known is left out."""
+    known = {
+        **identity(variant),
+        "role": "baseline" if variant.is_baseline else "variant",
+        "artifact.path": _inside(variant.model.path, workspace),
+        "artifact.digest": variant.model.digest,
+        "evaluation.digest": variant.evaluation.digest,
+        "evaluation.protocol": variant.protocol_digest,
+        "code.digest": variant.manifest.source,
+        "git.commit": variant.git_commit,
+        "mlflow.source.git.commit": variant.git_commit,
+        "mlflow.source.name": f"espalier compress {shlex.quote(variant.name)}",
+        "mlflow.source.type": "LOCAL",
+        "dvc.md5": variant.dvc and variant.dvc.md5,
+        "dvc.path": variant.dvc and variant.dvc.path,
+        "mlflow.note.content": description(variant),
+        **{f"parent.{kind}.digest": digest for kind, digest in variant.parent_digests().items()},
+    }
+    return {name: value for name, value in known.items() if value}
+
+
+def identity(variant: Variant) -> dict[str, str]:
+    """The tags that only this variant's run has."""
+    return {
+        "variant": variant.name,
+        "variant_key": variant.model.key or variant.model.digest,
+        "evaluation_key": variant.evaluation.key or variant.evaluation.digest,
+    }
+
+
+def parent_runs(variant: Variant, runs: list[Run]) -> dict[str, str]:
+    """The dense baseline's run, where it was tracked before."""
+    dense = variant.parent_digests().get("dense")
+    for run in runs:
+        tags = run["tags"]
+        if variant.is_baseline or run["status"] != FINISHED or tags.get("role") != "baseline":
+            continue
+        same = dense in (tags.get("artifact.digest"), tags.get("parent.dense.digest"))
+        if dense and same and tags.get("evaluation.protocol") == variant.protocol_digest:
+            return {"parent.dense.run_id": run["run_id"]}
+    return {}
+
+
+def missing(run: Run, variant: Variant, tags: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """What a run that was tracked before lacks, and the path of an artifact that has moved."""
+    known = run["tags"]
+    moved = {"artifact.path"}
+    return {
+        "tags": {k: v for k, v in tags.items() if k not in known or (k in moved and known[k] != v)},
+        "metrics": {k: v for k, v in headline(variant).items() if k not in run["metrics"]},
+    }
+
+
+def command(variant: Variant) -> str:
+    """The one command that brings the variant back, code included where its commit is known."""
+    run = f"espalier compress {shlex.quote(variant.name)}"
+    return f"git checkout {shlex.quote(variant.git_commit[:12])} && {run}" if variant.git_commit else run
+
+
+def summary(variant: Variant) -> str:
+    """One line: what was done to the model and what it cost."""
+    known = row(variant)
+    perplexity = known["perplexity"]
+    parts = [f"perplexity {perplexity:.4g}" if perplexity else "perplexity beyond every float"]
+    if variant.is_baseline:
+        return f"The dense baseline: {parts[0]}."
+    if known["loss_increase"] is not None:
+        error = known["loss_increase_error"]
+        parts.append(f"{known['loss_increase']:+.4f}{f' ± {error:.4f}' if error else ''} nats against dense")
+    if known["sparsity"]:
+        parts.append(f"{known['sparsity']:.1%} of the prunable weights removed")
+    return ", ".join(parts).capitalize() + "."
+
+
+def description(variant: Variant) -> str:
+    """The run's page in Markdown: result, recipe, how to get it back, and every fallback."""
+    lines = [summary(variant), "", f"Get it back: `{command(variant)}`", ""]
+    if variant.recipe:
+        lines += ["```yaml", yaml.safe_dump(variant.recipe, sort_keys=False).rstrip(), "```", ""]
+    if variant.model.path:
+        lines += [f"Model: `{variant.model.path}` (digest `{variant.model.digest[:12]}`)"]
+    cached = sum(stage.state == "Cached" for stage in variant.steps)
+    if variant.steps:
+        lines += ["", f"{len(variant.steps)} steps, {cached} of them taken from the cache."]
+    if variant.facts.ledger:
+        lines += ["", f"**{len(variant.facts.ledger)} fallbacks**, see `manifest.json`:", ""]
+        lines += [f"- {entry.get('layer', '')}: {entry.get('event', '')}" for entry in variant.facts.ledger[:20]]
+    return "\n".join(lines)[:7900]
+
+
+def _inside(path: str | None, workspace: Path) -> str | None:
+    """Relative to the workspace where it lies inside, so that a moved workspace keeps its runs right."""
+    if path is None:
+        return None
+    absolute, root = Path(path).absolute(), Path(workspace).absolute()
+    return str(absolute.relative_to(root)) if absolute.is_relative_to(root) else str(absolute)

@@ -1,0 +1,159 @@
+"""The hidden states between blocks: kept in memory, checkpointed in the background, recomputed when lost.
+
+They are no artifacts. Which states enter a block follows from the source model, the calibration tokens and the blocks
+before it, so that any process can get them back: from this process's memory, from the last checkpoint, or by running
+the blocks once more. All three give the same bits.
+"""
+
+import hashlib
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pruning_core.calibration import HiddenStates, propagate
+from pruning_core.decoder import Decoder
+from pruning_core.model_files import read_config
+from tasks.artifact import Artifact
+from tasks.step import Context
+
+CHECKPOINT_SECONDS = 10.0
+"""Time between two checkpoints of hidden states: a kill costs at most this much work plus one block."""
+
+DENSE = "dense"
+"""Stands for a block that was passed uncompressed."""
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A run of calibration tokens through the first blocks of a model.
+
+    Args:
+        source: the dense model.
+        tokens: calibration tokens.
+        batch: sequences per forward.
+        blocks: the compressed blocks passed; None in the place of a dense one.
+        trust_remote_code: as in params.yaml.
+    """
+
+    source: Artifact
+    tokens: Artifact
+    batch: int
+    blocks: tuple[Artifact | None, ...] = ()
+    trust_remote_code: bool = False
+
+    def key(self, count: int, following: str = "") -> str:
+        """Names the states after `count` blocks and, where given, one more of that key: equal keys, equal bits."""
+        passed = [block.key if block else DENSE for block in self.blocks[:count]]
+        parts = [self.source.digest, self.tokens.digest, str(self.batch), *passed]
+        if following:
+            parts.append(following)
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+@dataclass
+class _Live:
+    """What this process holds: one decoder, and the states at the end of one chain."""
+
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    decoder_key: str = ""
+    decoder: Decoder | None = None
+    states_key: str = ""
+    states: HiddenStates | None = None
+    written_at: float = field(default_factory=time.monotonic)
+    writer: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "checkpoint"))
+    pending: Future | None = None
+
+
+_LIVE = _Live()
+exclusive = _LIVE.lock
+"""Held while a block is loaded: threads that compress several variants share one decoder."""
+
+
+def decoder_of(source: Artifact, trust_remote_code: bool = False) -> Decoder:
+    """The source model with its blocks on disk; the last one asked for stays in memory."""
+    key = f"{source.digest} {source.path}"
+    if _LIVE.decoder_key != key or _LIVE.decoder is None:
+        config = read_config(source.path, trust_remote_code=trust_remote_code)
+        _LIVE.decoder = Decoder(source.path, config, trust_remote_code)
+        _LIVE.decoder_key = key
+    return _LIVE.decoder
+
+
+def take_states(context: Context, chain: Chain) -> HiddenStates:
+    """The states after all blocks of `chain`; the caller may change them."""
+    if _LIVE.states is not None and _LIVE.states_key == chain.key(len(chain.blocks)):
+        states, _LIVE.states = _LIVE.states, None
+        return states
+    decoder = decoder_of(chain.source, chain.trust_remote_code)
+    count, states = _nearest_checkpoint(context, chain)
+    if states is None:
+        states = HiddenStates.at_entry(decoder, load_tokens(chain.tokens), chain.batch)
+    for index in range(count, len(chain.blocks)):
+        decoder.load_block(index, replaced_weights(chain.blocks[index]))
+        propagate(decoder, index, states)
+        decoder.drop_block(index)
+    return states
+
+
+def keep_states(context: Context, key: str, states: HiddenStates) -> None:
+    """Hold the states called `key` for the next block, and write a checkpoint of them when one is due."""
+    _LIVE.states, _LIVE.states_key = states, key
+    due = time.monotonic() - _LIVE.written_at >= CHECKPOINT_SECONDS
+    if due and (_LIVE.pending is None or _LIVE.pending.done()):
+        _finish_writing()
+        _LIVE.written_at = time.monotonic()
+        _LIVE.pending = _LIVE.writer.submit(_write, _checkpoint(context, key), list(states.batches))
+
+
+def forget_states(context: Context, chain: Chain) -> None:
+    """Drop the checkpoints on the way of a chain that is complete."""
+    _finish_writing()
+    for count in range(len(chain.blocks) + 1):
+        context.store.discard_scratch(_name(chain.key(count)))
+
+
+def load_tokens(tokens: Artifact) -> Tensor:
+    """[windows, length] int64 of a tokens artifact."""
+    return load_file(tokens.path / "tokens.safetensors")["tokens"]
+
+
+def replaced_weights(block: Artifact | None) -> dict[str, Tensor] | None:
+    """The compressed matrices of a block artifact, by stored name."""
+    return load_file(block.path / "weights.safetensors") if block else None
+
+
+def _nearest_checkpoint(context: Context, chain: Chain) -> tuple[int, HiddenStates | None]:
+    for count in range(len(chain.blocks), -1, -1):
+        saved = _checkpoint(context, chain.key(count))
+        if saved.is_file():
+            batches = load_file(saved)["states"].split(chain.batch)
+            return count, HiddenStates(list(batches), list(load_tokens(chain.tokens).split(chain.batch)))
+    return 0, None
+
+
+def _finish_writing() -> None:
+    if _LIVE.pending is not None:
+        _LIVE.pending.result()
+        _LIVE.pending = None
+
+
+def _name(key: str) -> str:
+    return f"states-{key}"
+
+
+def _checkpoint(context: Context, key: str) -> Path:
+    return context.store.root / "scratch" / _name(key) / "states.safetensors"
+
+
+def _write(path: Path, batches: list[Tensor]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    save_file({"states": torch.cat(batches)}, partial)
+    # Complete or absent: a reader never meets half a file.
+    partial.rename(path)

@@ -1,0 +1,57 @@
+"""Step: the statistics of one block of the dense model, which every variant can share."""
+
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+
+from pruning_core.calibration import collect
+from pruning_core.staging import InputGroup
+from pruning_core.statistics import LayerStatistics
+from tasks.artifact import Artifact
+from tasks.progress import progress
+from tasks.states import DENSE, Chain, decoder_of, exclusive, keep_states, take_states
+from tasks.step import Context, step
+
+
+@step("statistics")
+def statistics(
+    params: dict[str, Any], inputs: dict[str, Artifact], out: Path, context: Context
+) -> dict[str, Any]:
+    """Hessians of a block of the dense model on dense inputs.
+
+    params: block (index), batch, trust_remote_code.
+    inputs: source, tokens.
+    writes: statistics.safetensors {"0": [in, in] float32 sum of x x^T of group 0, ...}; facts name the groups.
+    """
+    index = params["block"]
+    chain = Chain(
+        inputs["source"], inputs["tokens"], params["batch"], (None,) * index, params["trust_remote_code"]
+    )
+    with exclusive:
+        states = take_states(context, chain)
+        decoder = decoder_of(chain.source, chain.trust_remote_code)
+        decoder.load_block(index)
+        collected = collect(decoder, index, states, progress=progress(f"statistics of block {index}"))
+        decoder.drop_block(index)
+        keep_states(context, chain.key(index, DENSE), states)
+    save_file(
+        {str(number): known.moment for number, (_, known) in enumerate(collected)},
+        out / "statistics.safetensors",
+    )
+    groups = [
+        {"names": list(group.names), "tokens": known.tokens, "sequences": known.sequences}
+        for group, known in collected
+    ]
+    return {"groups": groups}
+
+
+def load_statistics(artifact: Artifact) -> list[tuple[InputGroup, LayerStatistics]]:
+    """The input groups of a block with what is known of their inputs."""
+    moments = load_file(artifact.path / "statistics.safetensors")
+    loaded = []
+    for number, group in enumerate(artifact.facts["groups"]):
+        moment = moments[str(number)]
+        known = LayerStatistics(len(moment), True, group["tokens"], group["sequences"], moment)
+        loaded.append((InputGroup(tuple(group["names"])), known))
+    return loaded

@@ -1,0 +1,66 @@
+"""A driver that notes what happened to every step: computed or cached, and for how long."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+from tasks.artifact import Artifact
+from tasks.step import Step
+
+CACHED = "Cached"
+COMPUTED = "Completed"
+
+Listener = Callable[[dict[str, Any]], None]
+_LISTENER: ContextVar[Listener | None] = ContextVar("step_listener", default=None)
+
+
+@contextlib.contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Inside the block, `listener` is called with the record of every step as it is done."""
+    token = _LISTENER.set(listener)
+    try:
+        yield
+    finally:
+        _LISTENER.reset(token)
+
+
+@dataclass
+class StepsSeen:
+    """Wraps a `run`; the same step asked for again in one run is answered from memory.
+
+    Args:
+        run: the driver that does the work.
+    """
+
+    run: Callable[..., Artifact]
+    records: list[dict[str, Any]] = field(default_factory=list)
+    _known: dict[str, Artifact] = field(default_factory=dict)
+
+    def __call__(
+        self, step: Step, params: dict[str, Any], inputs: dict[str, Artifact], label: str = ""
+    ) -> Artifact:
+        """Run the step, once, and note it."""
+        key = step.key(params, inputs)
+        if key in self._known:
+            return self._known[key]
+        begun = time.monotonic()
+        artifact = self.run(step, params, inputs, label)
+        record = {
+            "name": step.name,
+            "label": label or step.name,
+            "state": CACHED if artifact.hit else COMPUTED,
+            "seconds": round(time.monotonic() - begun, 3),
+        }
+        self.records.append(record)
+        listener = _LISTENER.get()
+        if listener:
+            listener(record)
+        self._known[key] = artifact
+        return artifact
+
+    def about(self, name: str) -> list[dict[str, Any]]:
+        """The records whose label begins with a variant's name."""
+        return [record for record in self.records if record["label"].split(" ")[0] == name]

@@ -1,0 +1,255 @@
+"""MLflow: one run per variant, written once. The only module that imports mlflow, and only inside functions.
+
+Everything is opened and closed within one call and under one lock: two processes that create the database at
+the same time would break it, and two that look for the same run would both create it. Weights are not copied:
+the run names the artifact's path and digest, and an external model stands for it in the model list.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import re
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks import run_contents
+from tasks.layer_chart import layer_chart
+from tasks.locks import locked
+from tasks.tracking_index import EXPERIMENT, FINISHED, Run, database, lock_path, read_experiment, read_runs
+from tasks.variant_record import Dataset, Variant, parse
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import DatasetInput
+
+QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "MLFLOW_LOGGING_LEVEL": "WARNING"}
+VIEW = "compare"
+# MLflow's own limits: a longer digest, and these characters in a model's name, are refused.
+DATASET_DIGEST = 36
+NOT_IN_MODEL_NAMES = re.compile(r"[/:.%\"']")
+BATCH = 1000
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """The run of a variant; `reused` when it was there before."""
+
+    run_id: str
+    reused: bool
+
+
+def track_variant(workspace: Path, record: Mapping[str, Any], artifacts: list[Path]) -> TrackedRun:
+    """Make the run of this variant, or find it: the same variant and evaluation never give a second one.
+
+    A run that was there gets what it lacks (a DVC md5, a commit, a metric measured since); one that a killed
+    process left unfinished is replaced. `artifacts` are small files or folders that the run shall show.
+
+    Raises:
+        InputError: the record lacks a fact or holds one of the wrong type.
+    """
+    variant = parse(record)
+    with locked(lock_path(workspace)):
+        runs = read_runs(workspace)
+        mine = [run for run in runs if run_contents.identity(variant).items() <= run["tags"].items()]
+        finished = next((run for run in mine if run["status"] == FINISHED), None)
+        tags = run_contents.tags(variant, workspace) | run_contents.parent_runs(variant, runs)
+        if finished:
+            missing = run_contents.missing(finished, variant, tags)
+            if any(missing.values()):
+                with _client(workspace) as client:
+                    _log(client, finished["run_id"], **missing)
+            return TrackedRun(finished["run_id"], reused=True)
+        with _client(workspace) as client:
+            for run in mine:
+                _discard(client, run)
+            return TrackedRun(_create(client, variant, tags, runs, artifacts), reused=False)
+
+
+def find_runs(workspace: Path) -> list[Run]:
+    """The finished runs, the newest first, as `read_runs` gives them; MLflow is not imported."""
+    if not database(workspace).is_file():
+        return []
+    with locked(lock_path(workspace)):
+        return [run for run in read_runs(workspace) if run["status"] == FINISHED]
+
+
+def prepare(workspace: Path) -> str:
+    """Create the database and the experiment where they are missing; returns the experiment's id."""
+    with locked(lock_path(workspace)), _client(workspace) as client:
+        return _experiment(client, workspace)
+
+
+def experiment_id(workspace: Path) -> str | None:
+    """The experiment's id, None before anything was tracked; MLflow is not imported."""
+    with locked(lock_path(workspace)):
+        return read_experiment(workspace)
+
+
+def compare_page(workspace: Path) -> str:
+    """The part of the UI's address that opens the table of the variants, sorted by perplexity."""
+    experiment = experiment_id(workspace)
+    view = f"runs?workflowType=machine_learning&viewStateShareKey={VIEW}"
+    return f"/#/experiments/{experiment}/{view}" if experiment else "/"
+
+
+def store_uri(workspace: Path) -> str:
+    """The address of the workspace's tracking database."""
+    return f"sqlite:///{database(workspace)}"
+
+
+def artifact_root(workspace: Path) -> str:
+    """Where the runs' small files lie, as a URI."""
+    return database(workspace).with_name("mlflow-artifacts").as_uri()
+
+
+@contextlib.contextmanager
+def _client(workspace: Path) -> Iterator["MlflowClient"]:
+    """A client of the workspace's database, closed at the end; the global tracking URI is not touched."""
+    os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
+    from mlflow import MlflowClient
+
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+
+    database(workspace).parent.mkdir(parents=True, exist_ok=True)
+    client = MlflowClient(tracking_uri=store_uri(workspace), registry_uri=store_uri(workspace))
+    _experiment(client, workspace)
+    try:
+        yield client
+    finally:
+        # No public call closes the connections; an open one would keep the file busy for other processes.
+        client._tracking_client.store._dispose_engine()
+
+
+def _experiment(client: "MlflowClient", workspace: Path) -> str:
+    known = client.get_experiment_by_name(EXPERIMENT)
+    if known:
+        return known.experiment_id
+    return client.create_experiment(EXPERIMENT, artifact_root(workspace), _experiment_tags())
+
+
+def _experiment_tags() -> dict[str, str]:
+    """What the experiment's page shows, and a saved view of its run list that reads as a comparison."""
+    columns = ["params.`saliency`", "params.`pattern`", "params.`sparsity`", "params.`compensation`"]
+    columns = [f"metrics.`{name}`" for name in run_contents.HEADLINE] + columns
+    view = {
+        "selectedColumns": columns,
+        "columnOrder": columns,
+        "columnWidths": {name: 8 * len(name) + 10 for name in columns},
+        "orderByKey": "metrics.`perplexity`",
+        "orderByAsc": True,
+    }
+    return {
+        "mlflow.experimentKind": "custom_model_development",
+        "mlflow.note.content": "One run per variant; the dense baseline has the tag `role=baseline`.",
+        f"mlflow.sharedViewState.{VIEW}": json.dumps(view),
+    }
+
+
+def _create(
+    client: "MlflowClient", variant: Variant, tags: dict[str, str], runs: list[Run], artifacts: list[Path]
+) -> str:
+    now = int(time.time() * 1000)
+    # The run lasts as long as the work did, not as long as writing it down.
+    seconds = sum(stage.seconds or 0.0 for stage in variant.steps)
+    experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
+    run = client.create_run(experiment, now - int(1000 * seconds), tags, variant.name).info
+    parameters = run_contents.params(variant.recipe)
+    model = _external_model(client, variant, experiment, run.run_id, parameters)
+    _log(client, run.run_id, tags={"model_id": model}, params=parameters)
+    _log(client, run.run_id, metrics=run_contents.headline(variant), model=model)
+    _log_layers(client, run.run_id, variant)
+    _link(client, run.run_id, variant, model, tags.get("parent.dense.run_id"), runs)
+    _log_artifacts(client, run.run_id, variant, artifacts)
+    client.set_terminated(run.run_id, FINISHED, end_time=now)
+    return run.run_id
+
+
+def _external_model(
+    client: "MlflowClient", variant: Variant, experiment: str, run_id: str, parameters: dict[str, str]
+) -> str:
+    """A model in MLflow's list that stands for the artifact: its path and digest, nothing copied."""
+    tags = {
+        "mlflow.model.isExternal": "true",
+        "digest": variant.model.digest,
+        "path": variant.model.path or "",
+    }
+    name = NOT_IN_MODEL_NAMES.sub("_", variant.name)
+    model = client.create_logged_model(experiment, name, run_id, tags, parameters, "language model")
+    client.finalize_logged_model(model.model_id, "READY")
+    return model.model_id
+
+
+def _log(
+    client: "MlflowClient",
+    run_id: str,
+    metrics: Mapping[str, float] | None = None,
+    params: Mapping[str, str] | None = None,
+    tags: Mapping[str, str] | None = None,
+    model: str | None = None,
+) -> None:
+    from mlflow.entities import Metric, Param, RunTag
+
+    now = int(time.time() * 1000)
+    client.log_batch(
+        run_id,
+        [Metric(name, value, now, 0, model_id=model) for name, value in (metrics or {}).items()],
+        [Param(name, value) for name, value in (params or {}).items()],
+        [RunTag(name, value) for name, value in (tags or {}).items()],
+    )
+
+
+def _log_layers(client: "MlflowClient", run_id: str, variant: Variant) -> None:
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    metrics = [Metric(name, value, now, block) for name, value, block in run_contents.layer_metrics(variant)]
+    for start in range(0, len(metrics), BATCH):
+        client.log_batch(run_id, metrics[start : start + BATCH])
+
+
+def _link(
+    client: "MlflowClient", run_id: str, variant: Variant, model: str, parent: str | None, runs: list[Run]
+) -> None:
+    """The run's inputs (texts, and the dense model where its run is known) and its output."""
+    from mlflow.entities import LoggedModelInput, LoggedModelOutput
+
+    dense = [run["tags"]["model_id"] for run in runs if run["run_id"] == parent and "model_id" in run["tags"]]
+    texts = [_dataset(context, text) for context, text in variant.datasets.items() if text]
+    client.log_inputs(run_id, texts, [LoggedModelInput(identifier) for identifier in dense])
+    client.log_outputs(run_id, [LoggedModelOutput(model, 0)])
+
+
+def _dataset(context: str, text: Dataset) -> "DatasetInput":
+    from mlflow.entities import Dataset as Entity
+    from mlflow.entities import DatasetInput, InputTag
+
+    source = json.dumps({"sha256": text.digest, **text.source})
+    entity = Entity(text.name, text.digest[:DATASET_DIGEST], "text", source)
+    return DatasetInput(entity, [InputTag("mlflow.data.context", context)])
+
+
+def _log_artifacts(client: "MlflowClient", run_id: str, variant: Variant, artifacts: list[Path]) -> None:
+    manifest = Path(variant.model.path or "") / "manifest.json"
+    for path in [*([manifest] if variant.model.path and manifest.is_file() else []), *artifacts]:
+        if path.is_dir():
+            client.log_artifacts(run_id, str(path), path.name)
+        else:
+            client.log_artifact(run_id, str(path))
+    if chart := layer_chart(variant.facts.layers):
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "layers.svg"
+            file.write_text(chart)
+            client.log_artifact(run_id, str(file))
+
+
+def _discard(client: "MlflowClient", run: Run) -> None:
+    """Delete what a killed process left: its unfinished run and the models that it made."""
+    filter_string = f"source_run_id = '{run['run_id']}'"
+    for model in client.search_logged_models([str(run["experiment_id"])], filter_string):
+        client.delete_logged_model(model.model_id)
+    client.delete_run(run["run_id"])

@@ -1,0 +1,79 @@
+"""Reading the runs straight from MLflow's SQLite file, in milliseconds.
+
+Importing mlflow takes about three seconds; a second run of a flow, `lineage` and `compare` only need to know
+which runs are there. Nothing is written here: writing is MLflow's (`tasks.tracking`).
+"""
+
+import math
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+EXPERIMENT = "espalier"
+FINISHED = "FINISHED"
+
+Run = dict[str, Any]
+
+_RUNS = """
+SELECT r.run_uuid AS run_id, r.name, r.status, r.start_time, r.artifact_uri, r.experiment_id
+FROM runs r JOIN experiments e ON e.experiment_id = r.experiment_id
+WHERE e.name = ? AND r.lifecycle_stage = 'active'
+ORDER BY r.start_time DESC, r.run_uuid
+"""
+
+
+def database(workspace: Path) -> Path:
+    """Where the workspace keeps its runs."""
+    return Path(workspace).absolute() / ".espalier" / "mlflow.db"
+
+
+def lock_path(workspace: Path) -> Path:
+    """The lock to hold while reading or writing: two processes that make the database at once break it."""
+    return Path(workspace).absolute() / ".espalier" / "mlflow.lock"
+
+
+def read_experiment(workspace: Path) -> str | None:
+    """The experiment's id, None when there is none yet. To be called with the lock held."""
+    with _connection(workspace) as connection:
+        query = "SELECT experiment_id FROM experiments WHERE name = ?"
+        found = connection and connection.execute(query, [EXPERIMENT]).fetchone()
+        return str(found[0]) if found else None
+
+
+def read_runs(workspace: Path) -> list[Run]:
+    """Every run that is not deleted, the newest first; [] when nothing was ever tracked.
+
+    Each is {"run_id", "name", "status", "start_time" (ms), "artifact_uri", "experiment_id", "tags",
+    "params", "metrics" (the latest values)}. To be called with the lock held.
+    """
+    with _connection(workspace) as connection:
+        if connection is None:
+            return []
+        runs = {
+            row["run_id"]: dict(row) | {"tags": {}, "params": {}, "metrics": {}}
+            for row in connection.execute(_RUNS, [EXPERIMENT])
+        }
+        for kind in ("tags", "params"):
+            for run_id, key, value in connection.execute(f"SELECT run_uuid, key, value FROM {kind}"):
+                if run_id in runs:
+                    runs[run_id][kind][key] = value
+        metrics = connection.execute("SELECT run_uuid, key, value, is_nan FROM latest_metrics")
+        for run_id, key, value, is_nan in metrics:
+            if run_id in runs:
+                runs[run_id]["metrics"][key] = math.nan if is_nan else value
+    return list(runs.values())
+
+
+@contextmanager
+def _connection(workspace: Path) -> Iterator[sqlite3.Connection | None]:
+    """The database, read only; None where there is none, or one that a killed process left without tables."""
+    path = database(workspace)
+    if not path.is_file():
+        yield None
+        return
+    with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=30)) as connection:
+        connection.row_factory = sqlite3.Row
+        made = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone()
+        yield connection if made else None

@@ -1,0 +1,69 @@
+"""The folder that holds params.yaml, and where its results go."""
+
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from pruning_core.recipe import Settings, parse_settings
+from tasks.params import read_params
+from tasks.step import Context
+from tasks.store import Store
+
+HIDDEN = ".espalier"
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A workspace with its parsed settings.
+
+    Args:
+        root: absolute folder of params.yaml.
+        settings: its content after overrides.
+        overrides: the overrides, as given.
+    """
+
+    root: Path
+    settings: Settings
+    overrides: tuple[str, ...] = ()
+
+    @classmethod
+    def open(cls, root: Path | None = None, overrides: list[str] | None = None) -> "Workspace":
+        """Read and check params.yaml in `root` (default: the current folder).
+
+        Raises:
+            InputError: anything in it is wrong.
+        """
+        root = Path(root or Path.cwd()).resolve()
+        settings = parse_settings(read_params(root / "params.yaml", overrides))
+        return cls(root, settings, tuple(overrides or ()))
+
+    @property
+    def hidden(self) -> Path:
+        """Where everything made by machine lies."""
+        return self.root / HIDDEN
+
+    @property
+    def store(self) -> Store:
+        """The artifacts of this workspace."""
+        return Store(self.hidden)
+
+    def context(self) -> Context:
+        """A context that runs steps directly."""
+        return Context(self.store, self.root)
+
+    def git_commit(self) -> str | None:
+        """The checked-out commit, with + when files differ from it; None outside git."""
+        try:
+            done = subprocess.run(
+                ["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"],
+                cwd=self.root,
+                capture_output=True,
+                text=True,
+                timeout=30,
+                check=False,
+                env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+            )
+        except FileNotFoundError:
+            return None
+        return done.stdout.strip() or None

@@ -1,0 +1,112 @@
+"""The block-by-block forward against the model's own, for the architectures that must work."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    MistralConfig,
+    MistralForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+)
+
+from pruning_core.calibration import HiddenStates, groups_of, propagate
+from pruning_core.decoder import Decoder, matrix
+from pruning_core.errors import InputError
+
+REAL = ("stories260K-llama", "stories260K-mistral", "shakespeare-char-818K-gpt2", "shakespeare-char-818K-opt")
+
+
+def random_models():
+    sizes = {"vocab_size": 50, "max_position_embeddings": 32}
+    yield GPT2LMHeadModel(GPT2Config(vocab_size=50, n_positions=32, n_embd=16, n_layer=2, n_head=2))
+    yield OPTForCausalLM(
+        OPTConfig(
+            **sizes,
+            hidden_size=16,
+            ffn_dim=24,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            word_embed_proj_dim=16,
+            pad_token_id=1,
+        )
+    )
+    yield MistralForCausalLM(
+        MistralConfig(
+            **sizes,
+            hidden_size=16,
+            intermediate_size=24,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            sliding_window=4,
+        )
+    )
+
+
+def assert_same_states(directory: Path, tokens: torch.Tensor) -> None:
+    """The states entering each block, and the last block's output, are the model's own."""
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    entering = []
+    decoder = Decoder(directory, AutoConfig.from_pretrained(directory))
+    blocks = model.get_submodule(decoder.block_prefix)
+    for block in blocks:
+        block.register_forward_pre_hook(lambda module, args: entering.append(args[0]))
+    with torch.no_grad():
+        model(tokens)
+    states = HiddenStates.at_entry(decoder, tokens, 4)
+    for index in range(len(decoder)):
+        torch.testing.assert_close(torch.cat(states.batches), entering[index], rtol=0, atol=2e-5)
+        decoder.load_block(index)
+        propagate(decoder, index, states)
+        decoder.drop_block(index)
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_models_run_block_by_block_as_they_do_whole(shared: Path, name: str):
+    draw = torch.Generator().manual_seed(0)
+    assert_same_states(shared / "models" / name, torch.randint(3, 60, (6, 24), generator=draw))
+
+
+@pytest.mark.parametrize("model", list(random_models()), ids=lambda model: type(model).__name__)
+def test_random_models_run_block_by_block_as_they_do_whole(model, tmp_path: Path):
+    model.eval().save_pretrained(tmp_path)
+    assert_same_states(tmp_path, torch.randint(2, 50, (6, 20), generator=torch.Generator().manual_seed(1)))
+
+
+def test_layers_that_read_one_tensor_share_a_group(shared: Path):
+    directory = shared / "models" / "stories260K-llama"
+    decoder = Decoder(directory, AutoConfig.from_pretrained(directory))
+    states = HiddenStates.at_entry(decoder, torch.ones(2, 8, dtype=torch.int64), 2)
+    decoder.load_block(0)
+    found = [[name.rpartition(".")[2] for name in group.names] for group in groups_of(decoder, 0, states)]
+    assert found == [["q_proj", "k_proj", "v_proj"], ["o_proj"], ["gate_proj", "up_proj"], ["down_proj"]]
+
+
+def test_a_transposed_weight_is_seen_as_out_by_in(shared: Path):
+    directory = shared / "models" / "shakespeare-char-818K-gpt2"
+    decoder = Decoder(directory, AutoConfig.from_pretrained(directory))
+    decoder.load_block(0)
+    shapes = {name.rpartition(".")[2]: tuple(matrix(module).shape) for name, module in decoder.linears(0).items()}
+    assert shapes["c_attn"] == (384, 128) and shapes["c_fc"] == (512, 128)
+
+
+def test_only_the_loaded_block_is_in_memory(shared: Path):
+    directory = shared / "models" / "stories260K-llama"
+    decoder = Decoder(directory, AutoConfig.from_pretrained(directory))
+    decoder.load_block(1)
+    assert not next(decoder.blocks[1].parameters()).is_meta
+    assert all(next(decoder.blocks[index].parameters()).is_meta for index in (0, 2, 3, 4))
+    decoder.drop_block(1)
+    assert next(decoder.blocks[1].parameters()).is_meta
+
+
+def test_a_config_that_is_not_the_weights_is_refused(tiny_directory: Path):
+    config = AutoConfig.from_pretrained(tiny_directory, num_hidden_layers=3)
+    with pytest.raises(InputError, match=r"lacks 9 tensors of its config.json, the first 'model.layers.2"):
+        Decoder(tiny_directory, config)

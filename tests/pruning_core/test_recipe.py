@@ -1,0 +1,74 @@
+"""params.yaml as typed values, and what is said of wrong ones."""
+
+import copy
+
+import pytest
+
+from pruning_core.errors import InputError
+from pruning_core.recipe import parse_settings
+
+GOOD = {
+    "model": "models/x",
+    "calibration": {"text": {"name": "stdlib", "split": "train"}, "sequences": 4, "length": 16},
+    "evaluation": {"text": {"name": "stdlib", "split": "test"}, "length": 16, "windows": 3},
+    "variants": {
+        "wanda-50": {
+            "saliency": {"name": "wanda"},
+            "pattern": {"name": "unstructured", "scope": "row"},
+            "sparsity": 0.5,
+        }
+    },
+}
+
+
+def changed(path: str, value) -> dict:
+    mapping = copy.deepcopy(GOOD)
+    place = mapping
+    *parents, last = path.split("/")
+    for part in parents:
+        place = place[part]
+    place[last] = value
+    return mapping
+
+
+def test_a_good_file_becomes_typed_values():
+    settings = parse_settings(GOOD)
+    recipe = settings.recipe("wanda-50")
+    assert (settings.calibration.sequences, settings.evaluation.windows) == (4, 3)
+    assert (recipe.method.saliency.name, recipe.method.sparsity, recipe.propagate) == ("wanda", 0.5, "compressed")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "sentence"),
+    [
+        ("calibratoin", {}, "calibratoin is not a known key .did you mean 'calibration'"),
+        ("calibration/lenght", 3, "calibration.lenght is not a known key .did you mean 'length'"),
+        ("calibration/length", "1e3", "calibration.length is the text '1e3'"),
+        ("calibration/length", 0, "calibration.length"),
+        ("calibration/sampling", "random", "calibration.sampling"),
+        ("calibration/text", {"name": "wikitex2"}, "not a known text"),
+        ("variants/wanda-50/sparcity", 0.5, "did you mean 'sparsity'"),
+        ("variants/wanda-50/propagate", "densely", "did you mean 'dense'"),
+        ("variants/dense", {}, "always means the uncompressed model"),
+        ("variants/Wanda 50", {}, "lower-case letters"),
+        ("variants/wanda.50", {}, "lower-case letters"),
+        ("variants", {}, "at least one"),
+        ("model", None, "model must be a directory or a hub id"),
+        ("trust_remote_code", "yes", "must be true or false"),
+    ],
+)
+def test_wrong_settings_are_told_in_one_sentence(path, value, sentence):
+    with pytest.raises(InputError, match=sentence) as raised:
+        parse_settings(changed(path, value))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_missing_section_is_named():
+    mapping = {key: value for key, value in GOOD.items() if key != "evaluation"}
+    with pytest.raises(InputError, match="evaluation is missing"):
+        parse_settings(mapping)
+
+
+def test_an_unknown_variant_is_refused_with_the_nearest():
+    with pytest.raises(InputError, match="did you mean 'wanda-50'"):
+        parse_settings(GOOD).recipe("wnada-50")

@@ -1,0 +1,59 @@
+"""A headless Chromium for the tests that look at a page as a person would; skipped where there is none."""
+
+import contextlib
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CHROMIUM, DRIVER = "/usr/bin/chromium", "/usr/bin/chromedriver"
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+needs_browser = pytest.mark.skipif(
+    not (Path(CHROMIUM).exists() and Path(DRIVER).exists() and shutil.which("chromium")),
+    reason="needs Debian's chromium and chromium-driver",
+)
+
+
+@contextlib.contextmanager
+def browser(profile: Path, width: int = 1440, height: int = 900) -> Iterator[Any]:
+    """A selenium driver with a fresh profile; its console log is kept (`get_log("browser")`)."""
+    from selenium import webdriver
+    from selenium.webdriver.chrome.options import Options
+    from selenium.webdriver.chrome.service import Service
+
+    options = Options()
+    options.binary_location = CHROMIUM
+    for flag in (*FLAGS, f"--user-data-dir={profile}", f"--window-size={width},{height}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    try:
+        yield driver
+    finally:
+        driver.quit()
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 40) -> Any:
+    """The first true value of `condition`, or its last value when the time is over."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return value
+
+
+def text_of(driver: Any) -> str:
+    """What the page shows as text."""
+    return driver.execute_script("return document.body.innerText")

@@ -1,0 +1,57 @@
+"""A store of its own for each test, and one temporary Prefect server for all of them."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tasks import prefect_settings
+from tasks.step import Context
+from tasks.store import Store
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Prefect reads its environment when it is imported, which the test modules do.
+PREFECT_WORKSPACE = tempfile.TemporaryDirectory(prefix="espalier-tests-", ignore_cleanup_errors=True)
+prefect_settings.apply(Path(PREFECT_WORKSPACE.name))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / ".espalier")
+
+
+@pytest.fixture
+def context(store: Store, tmp_path: Path) -> Context:
+    return Context(store, tmp_path)
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """start(code, *arguments): a Python process that runs `code`; killed when the test ends."""
+    started = []
+
+    def run(code: str, *arguments: object) -> subprocess.Popen[str]:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-c", code, *map(str, arguments)]
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[None]:
+    """One Prefect server for the whole session; starting one takes ten seconds or more."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=180):
+        yield
