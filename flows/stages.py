@@ -8,7 +8,7 @@ from pruning_core.recipe import BASELINE
 from tasks.pipeline import Pipeline
 from tasks.step import Context
 from tasks.steps_seen import StepsSeen
-from tasks.versioning import StageOutput, evaluation_output, model_output, place, tokens_outputs
+from tasks.versioning import StageOutput, evaluation_output, model_output, place, place_figures, tokens_outputs
 from tasks.workspace import Workspace
 
 STAGES = ("tokens", "prune", "evaluate")
@@ -30,6 +30,8 @@ def run_stage(name: str, variant: str | None, overrides: list[str] | None) -> li
     pipeline = Pipeline(Context(plain.store, plain.workspace, seen), workspace.settings)
     with shown_bars():
         place(workspace.root, workspace.store, _outputs(name, variant, pipeline))
+        if name == "evaluate":
+            place_figures(workspace.root, variant, pipeline.evaluated(variant), pipeline.evaluated(BASELINE))
     return [f"{_state(record)} {record['label']}" for record in seen.records]
 
 

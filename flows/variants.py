@@ -20,6 +20,7 @@ from tasks.versioning import (
     is_repository,
     model_output,
     place,
+    place_figures,
     tokens_outputs,
 )
 from tasks.workspace import Workspace
@@ -83,4 +84,6 @@ def _version(workspace: Workspace, pipeline: Pipeline, names: list[str]) -> None
             evaluation_output(name, pipeline.evaluated(name)),
         ]
     place(workspace.root, workspace.store, outputs)
+    for name in (BASELINE, *names):
+        place_figures(workspace.root, name, pipeline.evaluated(name), pipeline.evaluated(BASELINE))
     commit(workspace.root, list(dict.fromkeys(output.stage for output in outputs)))

@@ -46,6 +46,9 @@ def explain(error: pydantic.ValidationError, where: str, fields: list[str]) -> s
         return f"{place} is missing; add it ({fault['msg'].lower()})"
     if isinstance(value, str) and fault["type"] in ("float_type", "int_type"):
         return f"{place} is the text {value!r} where a number is needed{_yaml_number_hint(value)}"
+    if not fault["loc"]:
+        # A check of several fields together words its own sentence; the input is then all of them.
+        return f"{place}: {_lower_first(fault['msg'])}"
     return f"{place}: {_lower_first(fault['msg'])}, got {value!r}"
 
 

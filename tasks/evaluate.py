@@ -1,11 +1,15 @@
 """Step: the quality of a model on held-out windows, beside the dense model on the same windows."""
 
+import json
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from pruning_core.evaluation.comparison import paired_difference
-from pruning_core.evaluation.divergence import kl_to_dense
-from pruning_core.evaluation.perplexity import perplexity
+from pruning_core.evaluation.divergence import Divergence, compare_to_dense
+from pruning_core.evaluation.perplexity import Perplexity, perplexity
 from pruning_core.evaluation.protocol import Protocol
 from pruning_core.source import load_model
 from pruning_core.text.windows import Windows
@@ -14,6 +18,9 @@ from tasks.canonical import write_json
 from tasks.progress import progress
 from tasks.states import load_tokens
 from tasks.step import Context, step
+
+SELF = {"kl_to_dense": 0.0, "top1_agreement": 1.0, "difference_to_dense": {"mean": 0.0, "standard_error": 0.0}}
+"""A model beside itself."""
 
 
 @step("evaluate")
@@ -29,28 +36,22 @@ def evaluate(
     windows = Windows(load_tokens(inputs["tokens"]), inputs["tokens"].facts)
     trust = params["trust_remote_code"]
     model = load_model(inputs["model"].path, trust_remote_code=trust)
-    own = perplexity(model, windows.tokens, params["batch"], progress("perplexity"))
-    metrics = own.facts() | _against_dense(params, inputs, model, windows, own)
+    if "baseline" in inputs:
+        dense = load_model(inputs["source"].path, trust_remote_code=trust)
+        own, divergence = compare_to_dense(model, dense, windows.tokens, params["batch"], progress("evaluation"))
+        relative = _relative(own, divergence, inputs["baseline"])
+    else:
+        own = perplexity(model, windows.tokens, params["batch"], progress("evaluation"))
+        relative = SELF
     protocol = Protocol.of(windows)
-    metrics["protocol"] = protocol.facts() | {"digest": protocol.digest}
+    metrics = own.facts() | relative | {"protocol": protocol.facts() | {"digest": protocol.digest}}
     write_json(out / "metrics.json", metrics)
     write_json(out / "windows.json", {"losses": own.losses.tolist()})
     return metrics
 
 
-def _against_dense(
-    params: dict[str, Any], inputs: dict[str, Artifact], model: Any, windows: Windows, own: Any
-) -> dict[str, Any]:
-    if "baseline" not in inputs:
-        return {
-            "kl_to_dense": 0.0,
-            "top1_agreement": 1.0,
-            "difference_to_dense": {"mean": 0.0, "standard_error": 0.0},
-        }
-    dense = load_model(inputs["source"].path, trust_remote_code=params["trust_remote_code"])
-    divergence = kl_to_dense(model, dense, windows.tokens, params["batch"], progress("KL to the dense model"))
-    baseline = losses_of(inputs["baseline"])
-    difference = paired_difference(own.losses, baseline)
+def _relative(own: Perplexity, divergence: Divergence, baseline: Artifact) -> dict[str, Any]:
+    difference = paired_difference(own.losses, losses_of(baseline))
     return {
         "kl_to_dense": divergence.mean_kl,
         "top1_agreement": divergence.top1_agreement,
@@ -58,11 +59,7 @@ def _against_dense(
     }
 
 
-def losses_of(evaluation: Artifact) -> Any:
-    """[windows] float64 losses of an evaluation artifact."""
-    import json
-
-    import torch
-
+def losses_of(evaluation: Artifact) -> Tensor:
+    """[windows] float64 losses, nats per token, of an evaluation artifact."""
     losses = json.loads((evaluation.path / "windows.json").read_text())["losses"]
     return torch.tensor(losses, dtype=torch.float64)

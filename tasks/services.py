@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pruning_core.errors import ComputationError, InputError
-from tasks import prefect_settings, tracking
+from tasks import prefect_settings, tracking, tracking_index
 from tasks.canonical import write_json
 from tasks.locks import locked
 from tasks.service_process import ServiceProcess, launch, wait_until
@@ -48,6 +48,8 @@ def _prefect_environment(workspace: Path, port: int) -> dict[str, str]:
         # By default the pages are written into the installed package, where two servers meet.
         "PREFECT_UI_STATIC_DIRECTORY": str(home / "ui"),
         "PREFECT_UI_API_URL": f"http://{HOST}:{port}/api",
+        # The V2 pages ask amplitude.com for settings even with analytics switched off; V1 asks nobody.
+        "PREFECT_SERVER_UI_V2_ENABLED": "false",
     }
 
 
@@ -84,7 +86,7 @@ def start(workspace: Path, names: Iterable[str] = tuple(SERVICES)) -> dict[str, 
         new = [name for name, process in running.items() if not (process and _healthy(name, process))]
         for name in new:
             _stop(workspace, name)
-        if "mlflow" in new and tracking.experiment_id(workspace) is None:
+        if "mlflow" in new and tracking_index.experiment_id(workspace) is None:
             # Made here, under the lock: a server and a flow that make the database at once break it.
             tracking.prepare(workspace)
         started = {name: _launch(workspace, name) for name in new}
@@ -127,7 +129,7 @@ def _status(workspace: Path, name: str) -> dict[str, Any]:
     process = _read(workspace, name)
     running = process is not None and process.alive()
     url = f"http://{HOST}:{process.port}" if running else None
-    page = tracking.compare_page(workspace) if name == "mlflow" else "/"
+    page = tracking_index.compare_page(workspace) if name == "mlflow" else "/"
     return {
         "running": running,
         "healthy": running and _healthy(name, process),

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from tasks import run_contents
 from tasks.layer_chart import layer_chart
 from tasks.locks import locked
-from tasks.tracking_index import EXPERIMENT, FINISHED, Run, database, lock_path, read_experiment, read_runs
+from tasks.tracking_index import EXPERIMENT, FINISHED, VIEW, Run, database, lock_path, read_runs
 from tasks.variant_record import Dataset, Variant, parse
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
 
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "MLFLOW_LOGGING_LEVEL": "WARNING"}
-VIEW = "compare"
 # MLflow's own limits: a longer digest, and these characters in a model's name, are refused.
 DATASET_DIGEST = 36
 NOT_IN_MODEL_NAMES = re.compile(r"[/:.%\"']")
@@ -72,8 +71,6 @@ def track_variant(workspace: Path, record: Mapping[str, Any], artifacts: list[Pa
 
 def find_runs(workspace: Path) -> list[Run]:
     """The finished runs, the newest first, as `read_runs` gives them; MLflow is not imported."""
-    if not database(workspace).is_file():
-        return []
     with locked(lock_path(workspace)):
         return [run for run in read_runs(workspace) if run["status"] == FINISHED]
 
@@ -82,19 +79,6 @@ def prepare(workspace: Path) -> str:
     """Create the database and the experiment where they are missing; returns the experiment's id."""
     with locked(lock_path(workspace)), _client(workspace) as client:
         return _experiment(client, workspace)
-
-
-def experiment_id(workspace: Path) -> str | None:
-    """The experiment's id, None before anything was tracked; MLflow is not imported."""
-    with locked(lock_path(workspace)):
-        return read_experiment(workspace)
-
-
-def compare_page(workspace: Path) -> str:
-    """The part of the UI's address that opens the table of the variants, sorted by perplexity."""
-    experiment = experiment_id(workspace)
-    view = f"runs?workflowType=machine_learning&viewStateShareKey={VIEW}"
-    return f"/#/experiments/{experiment}/{view}" if experiment else "/"
 
 
 def store_uri(workspace: Path) -> str:
@@ -134,12 +118,13 @@ def _experiment(client: "MlflowClient", workspace: Path) -> str:
 
 def _experiment_tags() -> dict[str, str]:
     """What the experiment's page shows, and a saved view of its run list that reads as a comparison."""
-    columns = ["params.`saliency`", "params.`pattern`", "params.`sparsity`", "params.`compensation`"]
-    columns = [f"metrics.`{name}`" for name in run_contents.HEADLINE] + columns
+    shown = {f"metrics.`{name}`": name for name in run_contents.HEADLINE}
+    shown |= {f"params.`{name}`": name for name in ("saliency", "pattern", "sparsity", "compensation")}
     view = {
-        "selectedColumns": columns,
-        "columnOrder": columns,
-        "columnWidths": {name: 8 * len(name) + 10 for name in columns},
+        "selectedColumns": list(shown),
+        "columnOrder": list(shown),
+        # Pixels: room for the name and the sorting arrow.
+        "columnWidths": {column: 8 * len(name) + 36 for column, name in shown.items()},
         "orderByKey": "metrics.`perplexity`",
         "orderByAsc": True,
     }

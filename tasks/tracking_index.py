@@ -11,8 +11,11 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from tasks.locks import locked
+
 EXPERIMENT = "espalier"
 FINISHED = "FINISHED"
+VIEW = "compare"
 
 Run = dict[str, Any]
 
@@ -34,12 +37,19 @@ def lock_path(workspace: Path) -> Path:
     return Path(workspace).absolute() / ".espalier" / "mlflow.lock"
 
 
-def read_experiment(workspace: Path) -> str | None:
-    """The experiment's id, None when there is none yet. To be called with the lock held."""
-    with _connection(workspace) as connection:
+def experiment_id(workspace: Path) -> str | None:
+    """The experiment's id, None before anything was tracked."""
+    with locked(lock_path(workspace)), _connection(workspace) as connection:
         query = "SELECT experiment_id FROM experiments WHERE name = ?"
         found = connection and connection.execute(query, [EXPERIMENT]).fetchone()
         return str(found[0]) if found else None
+
+
+def compare_page(workspace: Path) -> str:
+    """The part of the UI's address that opens the table of the variants, sorted by perplexity."""
+    experiment = experiment_id(workspace)
+    view = f"runs?workflowType=machine_learning&viewStateShareKey={VIEW}"
+    return f"/#/experiments/{experiment}/{view}" if experiment else "/"
 
 
 def read_runs(workspace: Path) -> list[Run]:

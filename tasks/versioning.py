@@ -3,6 +3,10 @@
 This is the only module that imports dvc.
 """
 
+import csv
+import io
+import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +15,7 @@ import yaml
 
 from pruning_core.recipe import BASELINE
 from tasks.artifact import Artifact
+from tasks.canonical import replace_bytes
 from tasks.store import Store
 
 OUTPUTS = Path("artifacts")
@@ -62,13 +67,44 @@ def place(workspace: Path, store: Store, outputs: list[StageOutput]) -> None:
         store.materialize(output.artifact, workspace / output.path)
 
 
+def place_figures(workspace: Path, name: str, evaluation: Artifact, baseline: Artifact) -> None:
+    """Write what `dvc metrics show` and `dvc plots show` read: headline metrics, and losses window by window."""
+    metrics = json.loads((evaluation.path / "metrics.json").read_text())
+    headline = {
+        "perplexity": metrics["perplexity"],
+        "loss_increase": metrics["difference_to_dense"]["mean"],
+        "kl_to_dense": metrics["kl_to_dense"],
+        "top1_agreement": metrics["top1_agreement"],
+    }
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["window", "dense_loss", "loss_increase"])
+    pairs = zip(_losses(baseline), _losses(evaluation), strict=True)
+    writer.writerows([window, dense, own - dense] for window, (dense, own) in enumerate(pairs))
+    _replace(workspace / OUTPUTS / "metrics" / f"{name}.json", json.dumps(headline, indent=1) + "\n")
+    _replace(workspace / OUTPUTS / "plots" / f"{name}.csv", table.getvalue())
+
+
+def _losses(evaluation: Artifact) -> list[float]:
+    return json.loads((evaluation.path / "windows.json").read_text())["losses"]
+
+
+def _replace(path: Path, text: str) -> None:
+    if not path.is_file() or path.read_text() != text:
+        replace_bytes(path, text.encode())
+
+
 def commit(workspace: Path, stages: list[str]) -> None:
     """Record the outputs that lie in the workspace in dvc.lock and DVC's cache, so that `dvc repro` skips them."""
     from dvc.repo import Repo
 
+    logging.getLogger("dvc").setLevel(logging.WARNING)
     with Repo(str(workspace)) as repo:
+        # Every commit rewrites the lock: only what DVC would run again is worth one.
+        changed = repo.status(stages)
         for stage in stages:
-            repo.commit(stage, force=True)
+            if stage in changed:
+                repo.commit(stage, force=True)
 
 
 def output_md5s(workspace: Path) -> dict[str, str]:

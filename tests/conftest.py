@@ -1,11 +1,22 @@
-"""What all tests share."""
+"""What all tests share: reference data, models small enough to be made anew, a workspace, one Prefect server."""
 
 import os
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from tasks import prefect_settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Prefect reads its environment when it is imported, which the test modules do.
+PREFECT_WORKSPACE = tempfile.TemporaryDirectory(prefix="espalier-tests-", ignore_cleanup_errors=True)
+prefect_settings.apply(Path(PREFECT_WORKSPACE.name))
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
@@ -15,3 +26,91 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("the reference data folder ../shared is not there")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[None]:
+    """One Prefect server for the whole session; starting one takes ten seconds or more."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=180):
+        yield
+
+
+VOCABULARY = 50
+
+
+@pytest.fixture
+def tiny_llama() -> Callable[..., LlamaForCausalLM]:
+    """Builds a random Llama of two blocks, in eval mode; keywords go into its config."""
+
+    def build(seed: int = 0, **settings) -> LlamaForCausalLM:
+        config = LlamaConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=16,
+            intermediate_size=24,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=32,
+            # Large enough for predictions that differ visibly between two seeds.
+            initializer_range=0.3,
+        )
+        config.update(settings)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return LlamaForCausalLM(config).eval()
+
+    return build
+
+
+@pytest.fixture
+def tiny_directory(tiny_llama, tmp_path: Path) -> Path:
+    """A complete model directory: config, model.safetensors and a tokenizer of one word per token."""
+    path = tmp_path / "tiny"
+    tiny_llama().save_pretrained(path)
+    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCABULARY)}, unk_token="w0"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0").save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def workspace_root(tiny_directory: Path, tmp_path: Path) -> Path:
+    """A folder with params.yaml for the tiny model, a text of its words, and two variants."""
+    draw = torch.Generator().manual_seed(0)
+    for split, words in (("train", 2000), ("test", 600)):
+        ids = torch.randint(1, VOCABULARY, (words,), generator=draw).tolist()
+        (tmp_path / f"{split}.txt").write_text(" ".join(f"w{index}" for index in ids))
+    sweep = {"name": "sweep", "block": 8}
+    params = {
+        "model": str(tiny_directory),
+        "calibration": {
+            "text": {"name": "file", "path": str(tmp_path / "train.txt")},
+            "sequences": 8,
+            "length": 16,
+            "batch": 4,
+        },
+        "evaluation": {"text": {"name": "file", "path": str(tmp_path / "test.txt")}, "length": 16, "windows": 12},
+        "variants": {
+            "sparsegpt-50": {
+                "saliency": {"name": "obs"},
+                "pattern": {"name": "unstructured"},
+                "sparsity": 0.5,
+                "compensation": sweep,
+            },
+            "shared-2of4": {
+                "saliency": {"name": "obs"},
+                "pattern": {"name": "n_of_m", "n": 2, "m": 4},
+                "compensation": sweep,
+                "propagate": "dense",
+            },
+            "magnitude-50": {
+                "saliency": {"name": "magnitude"},
+                "pattern": {"name": "unstructured", "scope": "matrix"},
+                "sparsity": 0.5,
+            },
+        },
+    }
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    return tmp_path

@@ -14,6 +14,7 @@ from pruning_core.evaluation.forward import (
     standard_error,
     window_batches,
 )
+from pruning_core.evaluation.perplexity import Perplexity, window_loss
 from pruning_core.progress import Progress, ignore_progress
 
 
@@ -57,7 +58,6 @@ class Divergence:
         }
 
 
-@torch.no_grad()
 def kl_to_dense(
     model: nn.Module,
     dense: nn.Module,
@@ -65,9 +65,22 @@ def kl_to_dense(
     batch: int = 16,
     progress: Progress = ignore_progress,
 ) -> Divergence:
-    """KL(dense || model) over the whole vocabulary, at the same length - 1 predictions as the perplexity.
+    """The divergence alone; see `compare_to_dense`."""
+    return compare_to_dense(model, dense, windows, batch, progress)[1]
 
-    Both models see the same batch; log-probabilities are float32, sums float64.
+
+@torch.no_grad()
+def compare_to_dense(
+    model: nn.Module,
+    dense: nn.Module,
+    windows: Tensor,
+    batch: int = 16,
+    progress: Progress = ignore_progress,
+) -> tuple[Perplexity, Divergence]:
+    """The model's perplexity and KL(dense || model) over the whole vocabulary, from one forward of each.
+
+    Both are taken at the same length - 1 predictions of each window. Both models see the same batch;
+    log-probabilities are float32, sums float64.
 
     Args:
         windows: [windows, length] int64 token ids.
@@ -80,7 +93,7 @@ def kl_to_dense(
     check_windows(model, windows, batch)
     check_windows(dense, windows, batch)
     kl = torch.empty(len(windows), dtype=torch.float64)
-    agreement = torch.empty_like(kl)
+    agreement, losses = torch.empty_like(kl), torch.empty_like(kl)
     done = 0
     for rows in window_batches(model, windows, batch, models=2):
         ours = next_token_logits(model, rows)
@@ -89,13 +102,15 @@ def kl_to_dense(
             raise InputError(
                 f"the models predict {ours.shape[-1]} and {theirs.shape[-1]} tokens; KL needs one vocabulary"
             )
-        for mine, true in zip(ours, theirs, strict=True):
+        for row, mine, true in zip(rows, ours, theirs, strict=True):
+            losses[done] = window_loss(mine, row[1:].to(ours.device), done)
             kl[done], agreement[done] = _window(mine, true)
             if not kl[done].isfinite():
                 raise ComputationError(f"KL(dense || model) of window {done} is {float(kl[done])}")
             done += 1
         progress(done, len(windows))
-    return Divergence(kl, agreement, (windows.shape[1] - 1) * len(windows))
+    tokens = (windows.shape[1] - 1) * len(windows)
+    return Perplexity(losses, tokens), Divergence(kl, agreement, tokens)
 
 
 def _window(model: Tensor, dense: Tensor) -> tuple[float, float]:

@@ -79,16 +79,18 @@ def perplexity(
     done = 0
     for rows in window_batches(model, windows, batch):
         for row, logits in zip(rows, next_token_logits(model, rows), strict=True):
-            losses[done] = _mean_loss(logits, row[1:].to(logits.device))
-            if not losses[done].isfinite():
-                raise ComputationError(f"the loss of window {done} is {float(losses[done])}")
+            losses[done] = window_loss(logits, row[1:].to(logits.device), done)
             done += 1
         progress(done, len(windows))
     return Perplexity(losses, (windows.shape[1] - 1) * len(windows))
 
 
-def _mean_loss(logits: Tensor, targets: Tensor) -> float:
+def window_loss(logits: Tensor, targets: Tensor, window: int) -> float:
+    """Mean cross entropy of `logits` [positions, vocabulary] in nats; ComputationError names the window if not finite."""
     total = 0.0
     for piece, (part,) in position_chunks(logits):
         total += float(F.cross_entropy(part, targets[piece], reduction="none").double().sum())
-    return total / len(targets)
+    mean = total / len(targets)
+    if not math.isfinite(mean):
+        raise ComputationError(f"the loss of window {window} is {mean}")
+    return mean

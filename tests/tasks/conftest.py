@@ -1,23 +1,17 @@
-"""A store of its own for each test, and one temporary Prefect server for all of them."""
+"""A store of its own for each test, and processes that end with it."""
 
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tasks import prefect_settings
 from tasks.step import Context
 from tasks.store import Store
 
 ROOT = Path(__file__).resolve().parents[2]
-
-# Prefect reads its environment when it is imported, which the test modules do.
-PREFECT_WORKSPACE = tempfile.TemporaryDirectory(prefix="espalier-tests-", ignore_cleanup_errors=True)
-prefect_settings.apply(Path(PREFECT_WORKSPACE.name))
 
 
 @pytest.fixture
@@ -47,11 +41,3 @@ def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
         process.kill()
         process.communicate()
 
-
-@pytest.fixture(scope="session")
-def prefect_server() -> Iterator[None]:
-    """One Prefect server for the whole session; starting one takes ten seconds or more."""
-    from prefect.testing.utilities import prefect_test_harness
-
-    with prefect_test_harness(server_startup_timeout=180):
-        yield

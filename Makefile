@@ -1,0 +1,40 @@
+# make demo   set up, compress the shipped model to several variants, compare them
+# make test   set up, run the tests
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export HF_HUB_OFFLINE ?= 1
+export DO_NOT_TRACK = 1
+
+.PHONY: setup demo test lint lock clean
+
+demo: setup
+	espalier compare
+
+test: setup
+	python -m pytest
+
+lint: setup
+	ruff check .
+	ruff format --check .
+
+setup: $(VENV)/ready
+
+# Torch goes first and exactly: a looser pin in a later step would fetch gigabytes of CUDA packages.
+$(VENV)/ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c "import sys; assert sys.version_info >= (3, 11)" || \
+		{ echo "Espalier needs Python 3.11 or newer; run: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 2; }
+	@echo "Setting up $(VENV): about four minutes the first time"
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements.lock)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $(VENV)/ready
+
+# Rewrites the lock from what is installed now.
+lock:
+	$(BIN)/python -m pip freeze --all --exclude-editable --exclude pip | sed 's/+cpu$$//' > requirements.lock
+
+clean:
+	rm -rf .espalier artifacts

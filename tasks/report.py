@@ -1,0 +1,192 @@
+"""All variants on one page: a self-contained HTML file that needs no network and no server.
+
+Whatever comes from outside (names, recipes, digests) is escaped. The page holds no time and no random
+identifier: equal records give an equal file.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tasks import report_plots
+from tasks.comparison import comparable, comparison_table, row
+from tasks.layer_chart import layer_chart
+from tasks.run_contents import command
+from tasks.variant_record import Variant
+
+__all__ = ["comparison_table", "write_report"]
+
+TEMPLATE = "report.html"
+UNKNOWN = "–"
+SETTINGS = {"displayModeBar": False, "responsive": True}
+
+
+def write_report(records: Iterable[Mapping[str, Any]], destination: Path, workspace: Path) -> Path:
+    """Write the report, replacing an older one at once, and return where it is.
+
+    Args:
+        destination: the .html file; relative paths start at the workspace.
+
+    Raises:
+        InputError: no record, a broken one, or evaluations that do not compare.
+    """
+    page = render(comparable(records))
+    path = Path(workspace) / destination
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.write_text(page, encoding="utf-8")
+    unfinished.replace(path)
+    return path
+
+
+def render(variants: list[Variant]) -> str:
+    """The page as text."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+    from plotly.offline import get_plotlyjs
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(TEMPLATE).render(
+        summary=summary(variants),
+        rows=_table(variants),
+        plots=[(title, note, Markup(html)) for title, note, html in _plots(variants)],
+        protocol=_flat(variants[0].metrics.protocol) | _texts(variants[0]),
+        details=[_details(variant) for variant in variants],
+        plotly=Markup(get_plotlyjs()),
+        unknown=UNKNOWN,
+    )
+
+
+def summary(variants: list[Variant]) -> str:
+    """One paragraph: what was compared, and which variant stays closest to the dense model."""
+    first = variants[0]
+    compressed = [variant for variant in variants if not variant.is_baseline]
+    amount = f"{first.metrics.windows} windows" if first.metrics.windows else "the same windows"
+    amount += f" ({first.metrics.tokens:,} predicted tokens)" if first.metrics.tokens else ""
+    sentences = [f"{len(compressed)} compressed variant{'s' * (len(compressed) != 1)}, judged on {amount}."]
+    if first.is_baseline and first.metrics.perplexity:
+        sentences.append(f"The dense model reaches perplexity {first.metrics.perplexity:.4g}.")
+    known = [variant for variant in compressed if variant.metrics.difference_to_dense]
+    if known:
+        best = min(known, key=lambda variant: variant.metrics.difference_to_dense.mean)
+        cells = _cells(row(best))
+        sentences.append(
+            f"Closest to it is {best.name}: {cells['loss_increase']} {cells['loss_error']} nats per token "
+            f"with {cells['sparsity']} of the prunable weights removed."
+        )
+    return " ".join(sentences)
+
+
+def _table(variants: list[Variant]) -> list[dict[str, Any]]:
+    rows = [row(variant) for variant in variants]
+    increases = [max(known["loss_increase"] or 0.0, 0.0) for known in rows]
+    longest = max(increases) or 1.0
+    return [
+        _cells(known) | {"bar": round(100 * increase / longest, 1)}
+        for known, increase in zip(rows, increases, strict=True)
+    ]
+
+
+def _cells(known: dict[str, Any]) -> dict[str, Any]:
+    """A row as the text of its cells."""
+    error = known["loss_increase_error"]
+    size = known["size_bytes"]
+    return {
+        "name": known["name"],
+        "baseline": known["baseline"],
+        "fallbacks": known["fallbacks"],
+        "perplexity": _text(known["perplexity"], ".4g" if (known["perplexity"] or 0) >= 1000 else ".3f"),
+        "loss_increase": _text(known["loss_increase"], "+.4f"),
+        "loss_error": f"± {error:.4f}" if error else "",
+        "kl_to_dense": _text(known["kl_to_dense"], ".4f"),
+        "top1_agreement": _text(known["top1_agreement"], ".1%"),
+        "sparsity": _text(known["sparsity"], ".1%"),
+        "sparsity_whole_model": _text(known["sparsity_whole_model"], ".1%"),
+        "size": _text(None if size is None else size / 1e6, ",.2f"),
+        "bits_per_weight": _text(known["bits_per_weight"], ".2f"),
+        "prefill": _text(known["prefill_tokens_per_second"], ",.0f"),
+        "decode": _text(known["decode_tokens_per_second"], ",.0f"),
+    }
+
+
+def _text(value: float | None, form: str) -> str:
+    return UNKNOWN if value is None else format(value, form)
+
+
+def _plots(variants: list[Variant]) -> Iterable[tuple[str, str, str]]:
+    """(title, note, HTML) of every plot that has something to show."""
+    from plotly.io import to_html
+
+    drawn = (
+        ("Quality against sparsity", "Lower is better.", report_plots.quality(variants)),
+        (
+            "Difference to dense, window by window",
+            "Box: quartiles; dashed: mean.",
+            report_plots.window_differences(variants),
+        ),
+        ("Sparsity by depth", "Weighted by parameters.", report_plots.sparsity_by_depth(variants)),
+        (
+            "Reconstruction loss by depth",
+            "0.5 tr(D H Dᵀ), summed over the block.",
+            report_plots.loss_by_depth(variants),
+        ),
+    )
+    for number, (title, note, figure) in enumerate(drawn):
+        if figure.data:
+            html = to_html(figure, SETTINGS, include_plotlyjs=False, full_html=False, div_id=f"plot-{number}")
+            yield title, note, html
+
+
+def _details(variant: Variant) -> dict[str, Any]:
+    from markupsafe import Markup
+
+    versions = variant.manifest.versions
+    lineage = {
+        "model": variant.model.digest,
+        **{f"{kind} (parent)": digest for kind, digest in variant.parent_digests().items()},
+        **_texts(variant),
+        "evaluation": variant.evaluation.digest,
+        "code": variant.manifest.source,
+        "git commit": variant.git_commit,
+        "DVC": variant.dvc and f"{variant.dvc.md5} ({variant.dvc.path})",
+        "path": variant.model.path,
+        "libraries": ", ".join(f"{name} {version}" for name, version in versions.items()),
+    }
+    return {
+        "name": variant.name,
+        "baseline": variant.is_baseline,
+        "command": command(variant),
+        "recipe": yaml.safe_dump(variant.recipe, sort_keys=False).rstrip() if variant.recipe else None,
+        "lineage": {name: value for name, value in lineage.items() if value},
+        "ledger": [_entry(entry) for entry in variant.facts.ledger],
+        "steps": [_step(step) for step in variant.steps],
+        "cached": sum(step.state == "Cached" for step in variant.steps),
+        "chart": Markup(layer_chart(variant.facts.layers) or ""),
+    }
+
+
+def _texts(variant: Variant) -> dict[str, str]:
+    return {f"{use} text": f"{text.name}, {text.digest}" for use, text in variant.datasets.items() if text}
+
+
+def _entry(entry: dict[str, Any]) -> tuple[str, str, str]:
+    rest = {name: value for name, value in entry.items() if name not in ("layer", "event")}
+    return str(entry.get("layer", "")), str(entry.get("event", "")), ", ".join(f"{k} {v}" for k, v in rest.items())
+
+
+def _step(step: Any) -> tuple[str, str, str]:
+    return step.label or step.name, step.state, _text(step.seconds, ".2f")
+
+
+def _flat(values: dict[str, Any]) -> dict[str, str]:
+    return {name: v if isinstance(v, str) else json.dumps(v) for name, v in values.items()}

@@ -1,0 +1,149 @@
+"""The plots of the comparison report, as Plotly figures that need no template of Plotly's."""
+
+from collections.abc import Callable, Iterable
+from html import escape
+from typing import Any
+
+from tasks.variant_record import Layer, Variant
+
+COLOURS = ("#2f6f9f", "#d1662f", "#3d8b5a", "#8a5fb0", "#b8434e", "#8c7a2b", "#2b8c8c", "#c0569a")
+INK, GRID, DENSE = "#26323d", "#e6ebef", "#7b8794"
+MARKERS = ("circle", "diamond", "square", "triangle-up", "cross", "star")
+# Beyond this ratio of the highest to the lowest value a linear axis hides the low ones.
+LOG_RATIO = 12.0
+
+
+def colours(variants: Iterable[Variant]) -> dict[str, str]:
+    """Name -> colour, the same in every plot; the dense baseline is grey."""
+    compressed = [variant.name for variant in variants if not variant.is_baseline]
+    return {name: COLOURS[index % len(COLOURS)] for index, name in enumerate(compressed)}
+
+
+def method(variant: Variant) -> str:
+    """What the variant is, without its sparsity: variants of one method make one curve."""
+    recipe = variant.recipe
+    names = []
+    for key in ("saliency", "pattern", "quantizer", "compensation", "allocation"):
+        value = recipe.get(key)
+        name = value.get("name") if isinstance(value, dict) else value
+        if name in (None, "none", "unstructured", "uniform"):
+            continue
+        shape = f" {value['n']}:{value['m']}" if name == "n_of_m" and {"n", "m"} <= value.keys() else f" {name}"
+        names.append(shape.strip())
+    return " + ".join(names) or variant.name
+
+
+def quality(variants: list[Variant]) -> Any:
+    """Perplexity against sparsity, one curve per method, the dense model as a line across."""
+    figure = _figure("sparsity of the prunable weights", "perplexity")
+    points = [v for v in variants if not v.is_baseline and v.sparsity and v.metrics.perplexity]
+    dense = next((v.metrics.perplexity for v in variants if v.is_baseline), None)
+    for index, name in enumerate(dict.fromkeys(map(method, points))):
+        group = sorted((v for v in points if method(v) == name), key=lambda v: v.sparsity.prunable)
+        figure.add_scatter(
+            x=[v.sparsity.prunable for v in group],
+            y=[v.metrics.perplexity for v in group],
+            customdata=[escape(v.name) for v in group],
+            name=escape(name),
+            mode="lines+markers",
+            marker={"size": 11, "symbol": MARKERS[index % len(MARKERS)]},
+            line={"color": colours(variants)[group[0].name]},
+            hovertemplate="<b>%{customdata}</b><br>sparsity %{x:.1%}<br>perplexity %{y:.4g}<extra></extra>",
+        )
+    if dense:
+        figure.add_hline(y=dense, line={"color": DENSE, "dash": "dash", "width": 1.5})
+        figure.add_annotation(
+            text=f"dense {dense:.4g}", x=1, xref="paper", y=dense, yshift=9, showarrow=False, font={"color": DENSE}
+        )
+    figure.update_xaxes(tickformat=".0%")
+    return _scaled(figure, [v.metrics.perplexity for v in points] + ([dense] if dense else []))
+
+
+def sparsity_by_depth(variants: list[Variant]) -> Any:
+    """The removed fraction of each block, weighted by parameters."""
+    figure = _figure("block", "sparsity")
+    for variant, blocks in _by_block(variants, lambda layer: layer.zeros):
+        removed = [sum(layer.zeros for layer in layers) for layers in blocks.values()]
+        size = [sum(layer.rows * layer.columns for layer in layers) for layers in blocks.values()]
+        values = [zeros / count for zeros, count in zip(removed, size, strict=True)]
+        _line(figure, variants, variant, list(blocks), values, "sparsity %{y:.2%}")
+    figure.update_yaxes(tickformat=".0%", rangemode="tozero")
+    return figure
+
+
+def loss_by_depth(variants: list[Variant]) -> Any:
+    """The reconstruction losses of each block's layers, added up."""
+    figure, seen = _figure("block", "reconstruction loss"), []
+    for variant, blocks in _by_block(variants, lambda layer: layer.loss):
+        values = [sum(layer.loss for layer in layers) for layers in blocks.values()]
+        seen += values
+        _line(figure, variants, variant, list(blocks), values, "loss %{y:.3g}")
+    return _scaled(figure, seen)
+
+
+def window_differences(variants: list[Variant]) -> Any:
+    """How much each window of the evaluation text got worse: the difference to the dense model's loss."""
+    figure = _figure("loss above dense, nats per token", "")
+    dense = next((v.window_losses() for v in variants if v.is_baseline), None)
+    colour = colours(variants)
+    for variant in reversed(variants):
+        losses = None if variant.is_baseline or not dense else variant.window_losses()
+        if losses and len(losses) == len(dense):
+            difference = [own - base for own, base in zip(losses, dense, strict=True)]
+            style = {"line": {"color": colour[variant.name], "width": 1.5}, "boxmean": True, "boxpoints": "outliers"}
+            figure.add_box(x=difference, name=escape(variant.name), marker={"size": 3}, showlegend=False, **style)
+    figure.add_vline(x=0, line={"color": DENSE, "dash": "dash", "width": 1.5})
+    return figure
+
+
+def _by_block(
+    variants: list[Variant], known: Callable[[Layer], float | None]
+) -> Iterable[tuple[Variant, dict[int, list[Layer]]]]:
+    for variant in variants:
+        blocks: dict[int, list[Layer]] = {}
+        for layer in variant.facts.layers:
+            block = layer.place[0]
+            if block is not None and known(layer) is not None:
+                blocks.setdefault(block, []).append(layer)
+        if blocks:
+            yield variant, dict(sorted(blocks.items()))
+
+
+def _line(figure: Any, variants: list[Variant], variant: Variant, x: list[int], y: list[float], hover: str) -> None:
+    figure.add_scatter(
+        x=x,
+        y=y,
+        name=escape(variant.name),
+        mode="lines+markers",
+        marker={"size": 7},
+        line={"color": colours(variants).get(variant.name, DENSE)},
+        hovertemplate=f"<b>{escape(variant.name)}</b>, block %{{x}}<br>{hover}<extra></extra>",
+    )
+
+
+def _figure(x: str, y: str) -> Any:
+    from plotly.graph_objects import Figure
+
+    axis = {"gridcolor": GRID, "zeroline": False, "linecolor": GRID, "ticks": "outside", "tickcolor": GRID}
+    return Figure(
+        layout={
+            "template": "none",
+            "xaxis": axis | {"title": {"text": x, "font": {"size": 13}}},
+            "yaxis": axis | {"title": {"text": y, "font": {"size": 13}}, "automargin": True},
+            "margin": {"l": 64, "r": 16, "t": 12, "b": 52},
+            "height": 360,
+            "font": {"family": "system-ui, sans-serif", "size": 13, "color": INK},
+            "paper_bgcolor": "rgba(0,0,0,0)",
+            "plot_bgcolor": "rgba(0,0,0,0)",
+            "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+            "showlegend": True,
+        }
+    )
+
+
+def _scaled(figure: Any, values: list[float]) -> Any:
+    """A logarithmic axis where a linear one would hide the low values."""
+    positive = [value for value in values if value > 0]
+    if positive and len(positive) == len(values) and max(positive) / min(positive) > LOG_RATIO:
+        figure.update_yaxes(type="log", dtick="D2", tickformat=".3~g")
+    return figure

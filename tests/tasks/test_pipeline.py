@@ -1,0 +1,199 @@
+"""The whole chain of steps on a tiny real model, driven directly."""
+
+import json
+import shutil
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from pruning_core.errors import InputError
+from tasks.pipeline import Pipeline
+from tasks.steps_seen import CACHED, StepsSeen
+from tasks.workspace import Workspace
+
+
+def pipeline_of(root: Path, overrides: list[str] | None = None) -> tuple[Pipeline, StepsSeen]:
+    workspace = Workspace.open(root, overrides)
+    plain = workspace.context()
+    seen = StepsSeen(plain.run)
+    return Pipeline(replace(plain, run=seen), workspace.settings), seen
+
+
+def computed(seen: StepsSeen) -> list[str]:
+    return [record["label"] for record in seen.records if record["state"] != CACHED]
+
+
+def edit(root: Path, variant: str, key: str, value) -> None:
+    params = yaml.safe_load((root / "params.yaml").read_text())
+    params["variants"][variant][key] = value
+    (root / "params.yaml").write_text(yaml.safe_dump(params))
+
+
+@pytest.mark.parametrize("name", ["sparsegpt-50", "shared-2of4", "magnitude-50"])
+def test_a_variant_is_a_model_that_transformers_loads_with_exact_zeros(workspace_root: Path, name: str):
+    pipeline, _ = pipeline_of(workspace_root)
+    model = pipeline.model(name)
+    loaded = AutoModelForCausalLM.from_pretrained(model.path, dtype=torch.float32)
+    masks = load_file(model.path / "masks.safetensors")
+    zeros = 0
+    for layer in model.facts["layers"]:
+        weight = loaded.get_parameter(f"{layer['name']}.weight")
+        bits = masks[layer["name"]]
+        for row in range(layer["rows"]):
+            for column in range(layer["columns"]):
+                survives = int(bits[row, column // 8]) >> (column % 8) & 1
+                assert survives or weight[row, column] == 0
+        zeros += int((weight == 0).sum())
+    prunable = sum(layer["rows"] * layer["columns"] for layer in model.facts["layers"])
+    assert zeros == prunable // 2
+    assert model.facts["sparsity"]["prunable"] == 0.5
+
+
+def test_the_second_time_nothing_is_computed(workspace_root: Path):
+    for name in ("sparsegpt-50", "shared-2of4"):
+        pipeline_of(workspace_root)[0].evaluated(name)
+    pipeline, seen = pipeline_of(workspace_root)
+    for name in ("sparsegpt-50", "shared-2of4"):
+        pipeline.evaluated(name)
+    assert len(seen.records) > 10 and computed(seen) == []
+
+
+def test_editing_one_variant_computes_that_variant_alone(workspace_root: Path):
+    for name in ("sparsegpt-50", "shared-2of4"):
+        pipeline_of(workspace_root)[0].evaluated(name)
+    edit(workspace_root, "sparsegpt-50", "sparsity", 0.25)
+    pipeline, seen = pipeline_of(workspace_root)
+    for name in ("sparsegpt-50", "shared-2of4"):
+        pipeline.evaluated(name)
+    assert computed(seen) == [
+        "sparsegpt-50 block 0",
+        "sparsegpt-50 block 1",
+        "sparsegpt-50 model",
+        "sparsegpt-50 evaluation",
+    ]
+
+
+def test_variants_on_dense_statistics_share_them(workspace_root: Path):
+    pipeline_of(workspace_root)[0].model("shared-2of4")
+    edit(workspace_root, "magnitude-50", "saliency", {"name": "wanda"})
+    edit(workspace_root, "magnitude-50", "propagate", "dense")
+    pipeline, seen = pipeline_of(workspace_root)
+    pipeline.model("magnitude-50")
+    assert computed(seen) == ["magnitude-50 block 0", "magnitude-50 block 1", "magnitude-50 model"]
+
+
+def test_two_workspaces_give_equal_digests(workspace_root: Path, tmp_path_factory):
+    other = tmp_path_factory.mktemp("elsewhere")
+    shutil.copy(workspace_root / "params.yaml", other)
+    first, second = (pipeline_of(root)[0].evaluated("sparsegpt-50") for root in (workspace_root, other))
+    assert first.digest == second.digest and first.path != second.path
+
+
+def test_an_artifact_altered_by_hand_is_found_and_computed_again(workspace_root: Path):
+    pipeline, _ = pipeline_of(workspace_root)
+    model = pipeline.model("sparsegpt-50")
+    weights = model.path / "model.safetensors"
+    weights.chmod(0o644)
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(bytes(content))
+    pipeline, seen = pipeline_of(workspace_root)
+    assert pipeline.model("sparsegpt-50").digest == model.digest
+    assert computed(seen) == ["sparsegpt-50 model"]
+
+
+def test_a_lost_block_is_recomputed_from_the_blocks_before_it(workspace_root: Path):
+    pipeline, _ = pipeline_of(workspace_root)
+    model = pipeline.model("sparsegpt-50")
+    lost = model.manifest["inputs"]["block-1"]
+    shutil.rmtree(pipeline.context.store.objects / lost["key"])
+    pipeline, seen = pipeline_of(workspace_root)
+    assert pipeline.model("sparsegpt-50").digest == model.digest
+    assert computed(seen) == ["sparsegpt-50 block 1"]
+
+
+CHILD = """
+import os, sys
+from dataclasses import replace
+from pathlib import Path
+from tasks.pipeline import Pipeline
+from tasks.steps_seen import StepsSeen, listening
+from tasks.workspace import Workspace
+
+workspace = Workspace.open(Path(sys.argv[1]))
+plain = workspace.context()
+pipeline = Pipeline(replace(plain, run=StepsSeen(plain.run)), workspace.settings)
+with listening(lambda record: print(record["label"], record["state"], flush=True)):
+    print(pipeline.model("sparsegpt-50").digest, flush=True)
+"""
+
+
+def test_a_run_killed_between_blocks_resumes_at_the_block_and_gives_the_same_bits(
+    workspace_root: Path, tmp_path_factory, start
+):
+    whole = tmp_path_factory.mktemp("whole")
+    shutil.copy(workspace_root / "params.yaml", whole)
+    expected = pipeline_of(whole)[0].model("sparsegpt-50").digest
+    process = start(CHILD, workspace_root)
+    for line in process.stdout:
+        if line.startswith("sparsegpt-50 block 0"):
+            process.send_signal(signal.SIGKILL)
+            break
+    process.wait(timeout=30)
+    output, errors = start(CHILD, workspace_root).communicate(timeout=120)
+    assert "sparsegpt-50 block 0 Cached" in output, errors
+    assert "sparsegpt-50 block 1 Completed" in output or "sparsegpt-50 block 1 Cached" in output
+    assert output.splitlines()[-1] == expected
+
+
+def test_quality_is_compared_with_the_dense_model_on_the_same_windows(workspace_root: Path):
+    pipeline, _ = pipeline_of(workspace_root)
+    dense, sparse = pipeline.evaluated("dense"), pipeline.evaluated("sparsegpt-50")
+    losses = [json.loads((part.path / "windows.json").read_text())["losses"] for part in (sparse, dense)]
+    expected = sum(left - right for left, right in zip(*losses, strict=True)) / len(losses[0])
+    assert sparse.facts["difference_to_dense"]["mean"] == pytest.approx(expected)
+    assert sparse.facts["kl_to_dense"] > 0 and dense.facts["kl_to_dense"] == 0
+    assert sparse.facts["protocol"]["digest"] == dense.facts["protocol"]["digest"]
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("calibration.length=64", "longer than the model's context of 32"),
+        ("calibration.sequences=5000", "5000 were asked"),
+        ("model=nowhere/at/all/x", "does not exist"),
+        ("variants.shared-2of4.pattern={name: n_of_m, n: 2, m: 5}", "divisible by 5, got 16"),
+    ],
+)
+def test_wrong_input_is_told_and_loses_nothing(workspace_root: Path, override: str, sentence: str):
+    pipeline, _ = pipeline_of(workspace_root, [override])
+    with pytest.raises(InputError, match=sentence):
+        pipeline.model("shared-2of4")
+    assert not list((workspace_root / ".espalier" / "tmp").glob("*/model.safetensors"))
+
+
+def test_a_text_that_changed_is_tokenised_again(workspace_root: Path):
+    pipeline, _ = pipeline_of(workspace_root)
+    before = pipeline.calibration
+    (workspace_root / "train.txt").write_text("w1 w2 w3 " * 400)
+    pipeline, _ = pipeline_of(workspace_root)
+    assert pipeline.calibration.facts["text_digest"] != before.facts["text_digest"]
+
+
+def test_nothing_in_the_store_is_a_pickle(workspace_root: Path):
+    pipeline, _ = pipeline_of(workspace_root)
+    pipeline.evaluated("sparsegpt-50")
+    files = [path for path in (workspace_root / ".espalier").rglob("*") if path.is_file()]
+    kinds = {path.suffix for path in files}
+    assert len(files) > 30 and kinds <= {".safetensors", ".json", ".jsonl", ".lock", ""}
+    for path in files:
+        if path.suffix == ".json":
+            json.loads(path.read_text())
+        elif path.suffix == ".safetensors":
+            load_file(path)
