@@ -19,13 +19,9 @@ app = typer.Typer(
 
 SetOption = Annotated[
     list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="Override a key of params.yaml, e.g. calibration.sequences=32."
-    ),
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of params.yaml, e.g. calibration.sequences=32."),
 ]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="Print JSON for machines, no tables, no progress bars.")
-]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines, no tables, no progress bars.")]
 VariantArgument = Annotated[str, typer.Argument(help="A name under `variants` in params.yaml, or `dense`.")]
 
 
@@ -167,14 +163,20 @@ def main() -> None:
         _fail(error, 2)
     except ComputationError as error:
         _fail(error, 1)
-    except KeyboardInterrupt:
-        _fail("stopped; what was done is stored, and the same command goes on from there", 130)
+    except SystemExit as end:
+        # Typer turns Ctrl-C into this code without a word.
+        if end.code == STOPPED:
+            _fail("stopped; what was done is stored, and the same command goes on from there", STOPPED)
+        raise
 
 
 def _fail(error: Exception | str, code: int) -> None:
     print(f"espalier: {error}", file=sys.stderr)
     sys.exit(code)
 
+
+STOPPED = 130
+"""The exit code of a command that was stopped by Ctrl-C."""
 
 SAFE = {
     "DO_NOT_TRACK": "1",
@@ -183,6 +185,8 @@ SAFE = {
     "DVC_NO_ANALYTICS": "1",
     # Prefect would print the traceback of an error that this command line tells in one sentence.
     "PREFECT_LOGGING_LEVEL": "CRITICAL",
+    # Prefect's event worker would warn, on the root logger, that it still sends events when the command ends.
+    "PREFECT_LOGGING_ROOT_LEVEL": "ERROR",
     "TOKENIZERS_PARALLELISM": "false",
 }
 """Telemetry off and quiet libraries; what the user has set stays."""

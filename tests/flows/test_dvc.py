@@ -1,0 +1,138 @@
+"""DVC and the flow on one store: real `dvc` in a git repository of its own, running the repository's dvc.yaml."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tasks.pipeline import Pipeline
+from tasks.step import Context
+from tasks.steps_seen import CACHED, StepsSeen
+from tasks.workspace import Workspace
+
+ROOT = Path(__file__).resolve().parents[2]
+VARIANTS = ("sparsegpt-50", "magnitude-50")
+UP_TO_DATE = "Data and pipelines are up to date."
+
+
+@pytest.fixture(scope="session")
+def dvc(environment) -> Callable[..., str]:
+    """dvc(root, *arguments) -> what it printed; the test fails when it fails."""
+
+    def run(root: Path, *arguments: str) -> str:
+        command = ["dvc", *arguments]
+        done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def empty_repository(dvc, make_workspace) -> Path:
+    """The tiny workspace under git and DVC, with the real dvc.yaml and copies of what its stages depend on."""
+    root = make_workspace()
+    shutil.copy(ROOT / "dvc.yaml", root)
+    for package in ("pruning_core", "tasks"):
+        shutil.copytree(ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__"))
+    subprocess.run(["git", "init", "--quiet"], cwd=root, check=True)
+    dvc(root, "init", "--quiet")
+    return root
+
+
+@pytest.fixture(scope="module")
+def reproduced(dvc, empty_repository: Path, tmp_path_factory) -> tuple[Path, str]:
+    """After `dvc repro` of one variant from scratch, and what it printed."""
+    root = shutil.copytree(empty_repository, tmp_path_factory.mktemp("reproduced") / "workspace")
+    return root, dvc(root, "repro", "evaluate@sparsegpt-50")
+
+
+@pytest.fixture(scope="module")
+def compared(espalier, empty_repository: Path) -> Path:
+    """After `espalier compare`, which gives its results to DVC."""
+    done = espalier(empty_repository, "compare", "--json")
+    assert done.code == 0, done.err
+    return empty_repository
+
+
+def stages_run(output: str) -> list[str]:
+    return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
+
+
+def digests(root: Path, variant: str) -> dict[str, str]:
+    """Of the manifests that lie in artifacts/."""
+    folders = (
+        "tokens/calibration",
+        "tokens/evaluation",
+        f"models/{variant}",
+        "evaluations/dense",
+        f"evaluations/{variant}",
+    )
+    return {
+        folder: json.loads((root / "artifacts" / folder / "manifest.json").read_text())["digest"] for folder in folders
+    }
+
+
+def steps_computed(root: Path, variants: tuple[str, ...]) -> list[str]:
+    """The steps that a run without DVC has to compute."""
+    workspace = Workspace.open(root)
+    plain = workspace.context()
+    seen = StepsSeen(plain.run)
+    pipeline = Pipeline(Context(plain.store, plain.workspace, seen), workspace.settings)
+    for variant in variants:
+        pipeline.evaluated(variant)
+    assert len(seen.records) > 3
+    return [record["label"] for record in seen.records if record["state"] != CACHED]
+
+
+def test_repro_from_scratch_runs_the_stages_in_order_and_leaves_nothing_for_a_flow(reproduced):
+    root, output = reproduced
+    assert set(stages_run(output)) == {"tokens", "evaluate-dense", "prune@sparsegpt-50", "evaluate@sparsegpt-50"}
+    assert stages_run(output)[0] == "tokens" and stages_run(output)[-1] == "evaluate@sparsegpt-50"
+    assert steps_computed(root, ("sparsegpt-50",)) == []
+
+
+def test_repro_and_flow_give_the_same_digests(reproduced, compared: Path):
+    assert digests(reproduced[0], "sparsegpt-50") == digests(compared, "sparsegpt-50")
+
+
+def test_after_the_flow_repro_has_nothing_to_run(dvc, compared: Path):
+    output = dvc(compared, "repro")
+    assert stages_run(output) == [] and UP_TO_DATE in output
+
+
+def test_the_flow_recorded_every_output_under_the_md5_that_the_record_names(espalier, compared: Path):
+    lock = yaml.safe_load((compared / "dvc.lock").read_text())["stages"]
+    assert set(lock) == {
+        "tokens",
+        "evaluate-dense",
+        *(f"{stage}@{name}" for stage in ("prune", "evaluate") for name in VARIANTS),
+    }
+    record = json.loads(espalier(compared, "compress", "sparsegpt-50", "--json").out)
+    [output] = lock["prune@sparsegpt-50"]["outs"]
+    assert record["dvc"] == {"path": "artifacts/models/sparsegpt-50", "md5": output["md5"]}
+
+
+def test_metrics_and_graph_show_every_variant(dvc, compared: Path):
+    [found] = json.loads(dvc(compared, "metrics", "show", "--json")).values()
+    metrics = {Path(file).stem: content["data"] for file, content in found["data"].items()}
+    assert set(metrics) == {"dense", *VARIANTS}
+    for name, shown in metrics.items():
+        evaluated = json.loads((compared / "artifacts" / "evaluations" / name / "metrics.json").read_text())
+        assert shown["perplexity"] == evaluated["perplexity"]
+    graph = dvc(compared, "dag", "--mermaid")
+    assert all(f"{stage}@{name}" in graph for stage in ("prune", "evaluate") for name in VARIANTS)
+
+
+def test_editing_one_variant_runs_the_stages_of_that_variant_alone(dvc, compared: Path):
+    params = yaml.safe_load((compared / "params.yaml").read_text())
+    params["variants"]["magnitude-50"]["sparsity"] = 0.25
+    (compared / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    assert stages_run(dvc(compared, "repro")) == ["prune@magnitude-50", "evaluate@magnitude-50"]
+    manifest = json.loads((compared / "artifacts/models/magnitude-50/manifest.json").read_text())
+    assert manifest["facts"]["sparsity"]["prunable"] == 0.25
+    assert steps_computed(compared, VARIANTS) == []
