@@ -138,7 +138,7 @@ def up(json_: JsonOption = False) -> None:
         as_json(state)
         return
     for name, service in state.items():
-        say(f"{name:10} {service['url']}")
+        say(f"{name:10} {service['open']}")
     say("stop them with: espalier down")
 
 
@@ -147,11 +147,12 @@ def down(json_: JsonOption = False) -> None:
     """Stop the servers that `espalier up` started."""
     from tasks import services
 
-    state = services.stop(Path.cwd())
+    was_running = services.stop(Path.cwd())
     if json_:
-        as_json(state)
-    else:
-        say("stopped" if state else "nothing was running")
+        as_json(was_running)
+        return
+    for name, running in was_running.items():
+        say(f"{name:10} {'stopped' if running else 'was not running'}")
 
 
 def main() -> None:
