@@ -10,14 +10,15 @@ from pydantic import Field
 
 from pruning_core.blocks import PROPAGATIONS, Propagation
 from pruning_core.errors import InputError
-from pruning_core.method import Method, build_method
+from pruning_core.method import Method
+from pruning_core.method_settings import build_method
 from pruning_core.registry import STRICT, nearest, validated
 from pruning_core.text import TEXTS
 
 BASELINE = "dense"
 """The uncompressed model: always the first row of a comparison, and no name for a variant."""
 SECTIONS = ("model", "trust_remote_code", "calibration", "evaluation", "variants")
-VARIANT_KEYS = ("saliency", "pattern", "sparsity", "compensation", "kernel", "propagate")
+VARIANT_KEYS = ("saliency", "pattern", "sparsity", "compensation", "quantizer", "kernel", "propagate")
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
@@ -81,9 +82,7 @@ class Settings:
         """The variant of that name; InputError names the nearest."""
         if name not in self.variants:
             known = list(self.variants)
-            raise InputError(
-                f"{name!r} is not a variant{nearest(name, known)}; params.yaml has: {', '.join(known)}"
-            )
+            raise InputError(f"{name!r} is not a variant{nearest(name, known)}; params.yaml has: {', '.join(known)}")
         return self.variants[name]
 
 
@@ -100,9 +99,7 @@ def parse_settings(mapping: Any) -> Settings:
         if section not in mapping:
             raise InputError(f"{section} is missing in params.yaml")
     if not isinstance(mapping["model"], str) or not mapping["model"]:
-        raise InputError(
-            f"model must be a directory or a hub id such as org/name@revision, got {mapping['model']!r}"
-        )
+        raise InputError(f"model must be a directory or a hub id such as org/name@revision, got {mapping['model']!r}")
     trust = mapping.get("trust_remote_code", False)
     if not isinstance(trust, bool):
         raise InputError(f"trust_remote_code must be true or false, got {trust!r}")
@@ -155,6 +152,4 @@ def _known_keys(mapping: Mapping, known: tuple[str, ...], where: str) -> None:
     for key in mapping:
         if key not in known:
             place = f"{where}.{key}" if where else str(key)
-            raise InputError(
-                f"{place} is not a known key{nearest(key, list(known))}; known keys: {', '.join(known)}"
-            )
+            raise InputError(f"{place} is not a known key{nearest(key, list(known))}; known keys: {', '.join(known)}")

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from pruning_core.blocks import BlockOutcome, compress_block, compress_block_from, ungrouped
-from pruning_core.method import build_method
+from pruning_core.method_settings import build_method
 from tasks.artifact import Artifact
 from tasks.progress import progress
 from tasks.states import Chain, decoder_of, exclusive, keep_states, take_states

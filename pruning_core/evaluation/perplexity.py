@@ -58,9 +58,7 @@ class Perplexity:
 
 
 @torch.no_grad()
-def perplexity(
-    model: nn.Module, windows: Tensor, batch: int = 16, progress: Progress = ignore_progress
-) -> Perplexity:
+def perplexity(model: nn.Module, windows: Tensor, batch: int = 16, progress: Progress = ignore_progress) -> Perplexity:
     """Each window goes through the model on its own; its loss is the mean over its length - 1 predictions.
 
     Cross entropies are taken from float32 logits and summed in float64, so that the batch changes the
