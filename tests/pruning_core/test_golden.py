@@ -89,8 +89,8 @@ def compare(case, weight, hessian, ours, reference, blockwise):
     blocks = -(-weight.shape[1] // 128) if blockwise else 1
     extra = int((reference == 0).sum() - (ours == 0).sum())
     assert -2 <= extra <= blocks + 2, case
-    # Each of those moves the loss by about its share of the removed weights.
-    assert loss(ours) == pytest.approx(loss(reference), rel=1e-3 + 3 * abs(extra) / (ours == 0).sum().item()), case
+    # Those at the cut are the costliest of all that go: several times their share of the loss.
+    assert loss(ours) == pytest.approx(loss(reference), rel=1e-3 + 10 * abs(extra) / (ours == 0).sum().item()), case
     assert agreement > 0.999, case
 
 
