@@ -19,13 +19,9 @@ app = typer.Typer(
 
 SetOption = Annotated[
     list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="Override a key of params.yaml, e.g. calibration.sequences=32."
-    ),
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of params.yaml, e.g. calibration.sequences=32."),
 ]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="Print JSON for machines, no tables, no progress bars.")
-]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines, no tables, no progress bars.")]
 VariantArgument = Annotated[str, typer.Argument(help="A name under `variants` in params.yaml, or `dense`.")]
 
 

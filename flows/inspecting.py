@@ -21,10 +21,7 @@ def evaluate_directory(path: Path, overrides: list[str] | None, quiet: bool) -> 
     with shown_bars(quiet):
         quality = pipeline.evaluated(BASELINE)
         speed = pipeline.measured(BASELINE)
-    metrics = {
-        name: quality.facts[name]
-        for name in ("perplexity", "mean_loss", "standard_error", "windows", "tokens")
-    }
+    metrics = {name: quality.facts[name] for name in ("perplexity", "mean_loss", "standard_error", "windows", "tokens")}
     return {
         "model": str(pipeline.source.path),
         "digest": pipeline.source.digest,

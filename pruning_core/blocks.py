@@ -30,7 +30,7 @@ class BlockOutcome:
     quantized: dict[str, Tensor] = field(default_factory=dict, repr=False)
     """"<layer>.codes" uint8 [out, in], ".scale" and ".zero" float32 [out, groups], ".group" int32 [in]."""
     layers: list[dict] = field(default_factory=list)
-    """Per layer: name, rows, columns, removed, zeros, loss."""
+    """Per layer: name, rows, columns, removed, zeros, loss; where quantized, bits of a code and groups of a row."""
     ledger: list[dict] = field(default_factory=list)
 
 
@@ -74,6 +74,8 @@ class BlockCompressor:
                 "removed": removed,
                 "zeros": int((rounded == 0).sum()),
                 "loss": done.loss,
+                "bits": self.method.quantizer.bits if self.method.quantizer else None,
+                "groups": done.scale.shape[1] if done.scale is not None else None,
             }
         )
         self.outcome.ledger += [{"layer": name, **event} for event in done.events]

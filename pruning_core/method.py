@@ -116,10 +116,8 @@ class Method:
         # A grid for whole rows is fitted on the dense weight, as in the GPTQ code; groups on what will be rounded.
         whole_rows = self.quantizer is not None and self.quantizer.group_size is None
         grids = Grids(self.quantizer, dense if whole_rows else start, prepared.order) if self.quantizer else None
-        if self.compensates:
-            done = self._swept(start, prepared, grids)
-        else:
-            done = self._direct(start, prepared, grids)
+        work = self._swept if self.compensates else self._direct
+        done = work(start, prepared, grids)
         order = prepared.order if self.compensates else None
         return CompressedLayer(done.weight, done.keep, done.loss, events, **_coded(grids, order))
 

@@ -23,15 +23,14 @@ def method_modules(params: dict[str, Any]) -> list[str]:
 
 
 @step("prune_block", modules=method_modules)
-def prune_block(
-    params: dict[str, Any], inputs: dict[str, Artifact], out: Path, context: Context
-) -> dict[str, Any]:
+def prune_block(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, context: Context) -> dict[str, Any]:
     """Compress the matrices of one block.
 
     params: block (index), method (mapping), propagate (None where the method needs no calibration), batch,
         trust_remote_code.
     inputs: source; statistics (propagate dense); tokens and, from block 1 on, previous (other propagations).
-    writes: weights.safetensors (stored names, checkpoint dtype), keep.safetensors (bit masks, see `packed`).
+    writes: weights.safetensors (stored names, checkpoint dtype), keep.safetensors (bit masks, see `packed`), and where a
+        quantizer took part quantized.safetensors (`pruning_core.blocks.BlockOutcome.quantized`).
     """
     method = build_method(params["method"])
     index = params["block"]
@@ -41,17 +40,13 @@ def prune_block(
         else:
             decoder = decoder_of(inputs["source"], params["trust_remote_code"])
             decoder.load_block(index)
-            known = (
-                load_statistics(inputs["statistics"]) if "statistics" in inputs else ungrouped(decoder, index)
-            )
+            known = load_statistics(inputs["statistics"]) if "statistics" in inputs else ungrouped(decoder, index)
             outcome = compress_block_from(decoder, index, known, method)
             decoder.drop_block(index)
     return _write(outcome, out)
 
 
-def _on_states(
-    params: dict[str, Any], inputs: dict[str, Artifact], context: Context, method: Any
-) -> BlockOutcome:
+def _on_states(params: dict[str, Any], inputs: dict[str, Artifact], context: Context, method: Any) -> BlockOutcome:
     index = params["block"]
     chain = chain_before(params, inputs, context)
     states = take_states(context, chain)
@@ -78,6 +73,8 @@ def chain_before(params: dict[str, Any], inputs: dict[str, Artifact], context: C
 
 def _write(outcome: BlockOutcome, out: Path) -> dict[str, Any]:
     save_file(outcome.weights, out / "weights.safetensors")
+    if outcome.quantized:
+        save_file(outcome.quantized, out / "quantized.safetensors")
     save_file({name: packed(keep) for name, keep in outcome.keep.items()}, out / "keep.safetensors")
     return {"layers": outcome.layers, "ledger": outcome.ledger}
 

@@ -19,9 +19,7 @@ def text_module(params: dict[str, Any]) -> list[str]:
 
 
 @step("tokens", modules=text_module)
-def tokens(
-    params: dict[str, Any], inputs: dict[str, Artifact], out: Path, context: Context
-) -> dict[str, Any]:
+def tokens(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, context: Context) -> dict[str, Any]:
     """Windows of a text in the source model's tokens.
 
     params: text, text_digest (of the text as it is now), role (calibration | evaluation), length, and what the role

@@ -84,7 +84,7 @@ def perplexity(model: nn.Module, windows: Tensor, batch: int = 16, progress: Pro
 
 
 def window_loss(logits: Tensor, targets: Tensor, window: int) -> float:
-    """Mean cross entropy of `logits` [positions, vocabulary] in nats; ComputationError names the window if not finite."""
+    """Mean cross entropy of `logits` [positions, vocabulary] in nats; a ComputationError names a window without one."""
     total = 0.0
     for piece, (part,) in position_chunks(logits):
         total += float(F.cross_entropy(part, targets[piece], reduction="none").double().sum())

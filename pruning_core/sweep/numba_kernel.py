@@ -1,4 +1,4 @@
-"""The CPU kernel: the columns of a block fused into one pass over small row tiles that stay in the first-level cache."""
+"""The CPU kernel: the columns of a block fused into one pass over row tiles that stay in the first-level cache."""
 
 from concurrent.futures import ThreadPoolExecutor
 

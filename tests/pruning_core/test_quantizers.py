@@ -72,9 +72,8 @@ def test_the_numba_kernel_rounds_as_the_readable_one(grid, mask):
 @pytest.mark.parametrize("mask", MASKS[1:])
 @pytest.mark.parametrize("grid", GRIDS)
 def test_zeros_of_a_pruned_matrix_survive_a_later_quantization(grid, mask):
-    weight, inputs, sparse = (
-        lambda w, x: (w, x, compress_layer(w, LayerStatistics.from_inputs(x), compensation=SWEEP, **mask))
-    )(*layer(seed=4))
+    weight, inputs = layer(seed=4)
+    sparse = compress_layer(weight, LayerStatistics.from_inputs(inputs), compensation=SWEEP, **mask)
     later = compress_layer(
         sparse.weight,
         LayerStatistics.from_inputs(inputs),

@@ -55,6 +55,19 @@ def test_a_variant_is_a_model_that_transformers_loads_with_exact_zeros(workspace
     assert model.facts["sparsity"]["prunable"] == 0.5
 
 
+def test_a_quantized_variant_keeps_its_integers_beside_the_weights_they_stand_for(workspace_root: Path):
+    edit(workspace_root, "sparsegpt-50", "quantizer", {"name": "affine", "bits": 4, "group_size": 8})
+    pipeline, _ = pipeline_of(workspace_root)
+    model = pipeline.model("sparsegpt-50")
+    parts, weights = load_file(model.path / "quantized.safetensors"), load_file(model.path / "model.safetensors")
+    for layer in model.facts["layers"]:
+        codes, scale, zero, group = (parts[f"{layer['name']}.{part}"] for part in ("codes", "scale", "zero", "group"))
+        stood_for = scale[:, group.long()] * (codes.float() - zero[:, group.long()])
+        assert torch.equal(stood_for, weights[f"{layer['name']}.weight"])
+        assert layer["zeros"] >= layer["removed"] == codes.numel() // 2
+    assert model.facts["bits_per_weight"]["bitmask"] < model.facts["bits_per_weight"]["stored"]
+
+
 def test_the_second_time_nothing_is_computed(workspace_root: Path):
     for name in ("sparsegpt-50", "shared-2of4"):
         pipeline_of(workspace_root)[0].evaluated(name)
