@@ -1,4 +1,4 @@
-"""Step: how fast and how large a model is on this machine; kept apart from quality, since no two measurements are equal."""
+"""Step: how fast and how large a model is on this machine; apart from quality, since no two measurements are equal."""
 
 from pathlib import Path
 from typing import Any

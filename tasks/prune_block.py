@@ -29,8 +29,8 @@ def prune_block(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, 
     params: block (index), method (mapping), propagate (None where the method needs no calibration), batch,
         trust_remote_code.
     inputs: source; statistics (propagate dense); tokens and, from block 1 on, previous (other propagations).
-    writes: weights.safetensors (stored names, checkpoint dtype), keep.safetensors (bit masks, see `packed`), and where a
-        quantizer took part quantized.safetensors (`pruning_core.blocks.BlockOutcome.quantized`).
+    writes: weights.safetensors (stored names, checkpoint dtype), keep.safetensors (bit masks, see `packed`), and
+        quantized.safetensors where a quantizer took part (`pruning_core.blocks.BlockOutcome.quantized`).
     """
     method = build_method(params["method"])
     index = params["block"]

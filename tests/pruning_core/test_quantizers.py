@@ -46,7 +46,7 @@ def quantized(grid: dict, mask: dict, compensation: dict, seed: int = 0, kernel:
 
 @pytest.mark.parametrize(("grid", "mask", "compensation"), EVERY)
 def test_weights_are_what_their_codes_say_and_removed_ones_are_exactly_zero(grid, mask, compensation):
-    weight, _, done = quantized(grid, mask, compensation)
+    _, _, done = quantized(grid, mask, compensation)
     step, zero = done.scale[:, done.group], done.zero[:, done.group]
     assert torch.equal(done.weight, step * (done.codes.float() - zero))
     assert int(done.codes.max()) < 2 ** grid["bits"]
