@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.bars import shown_bars
-from tasks import prefect_settings
+from tasks import prefect_settings, temporary_servers
 from tasks.steps_seen import CACHED, listening
 from tasks.workspace import HIDDEN, Workspace
 
@@ -17,6 +17,8 @@ def run_flow(name: str, quiet: bool, overrides: list[str] | None, **parameters: 
     if "variant" in parameters:
         workspace.settings.recipe(parameters["variant"])
     prefect_settings.apply(workspace.root)
+    temporary_servers.stop_orphans()
+    temporary_servers.claim()
     _use_running_server(workspace.root)
     with shown_bars(quiet) as (console, bars):
         ready = bars.waiting("starting Prefect")

@@ -8,6 +8,7 @@ from prefect import flow
 from pruning_core.recipe import BASELINE
 from tasks.pipeline import Pipeline
 from tasks.prefect_tasks import prefect_run
+from tasks.progress import progress
 from tasks.records import variant_record
 from tasks.report import write_report
 from tasks.step import Context
@@ -69,8 +70,11 @@ def _run(workspace: Workspace, names: list[str]) -> list[dict[str, Any]]:
     if is_repository(workspace.root) and not workspace.overrides:
         _version(workspace, pipeline, names)
     records = [variant_record(workspace, pipeline, name, seen.about(name)) for name in everything]
-    for record in records:
+    shown = progress("recording in MLflow")
+    for done, record in enumerate(records):
+        shown(done, len(records))
         track_variant(workspace.root, record, [])
+    shown(len(records), len(records))
     return records
 
 
@@ -86,4 +90,5 @@ def _version(workspace: Workspace, pipeline: Pipeline, names: list[str]) -> None
     place(workspace.root, workspace.store, outputs)
     for name in (BASELINE, *names):
         place_figures(workspace.root, name, pipeline.evaluated(name), pipeline.evaluated(BASELINE))
-    commit(workspace.root, list(dict.fromkeys(output.stage for output in outputs)))
+    stages = list(dict.fromkeys(output.stage for output in outputs))
+    commit(workspace.root, stages, progress("versioning with DVC"))

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from pruning_core.progress import Progress, ignore_progress
 from pruning_core.recipe import BASELINE
 from tasks.artifact import Artifact
 from tasks.canonical import replace_bytes
@@ -94,17 +95,19 @@ def _replace(path: Path, text: str) -> None:
         replace_bytes(path, text.encode())
 
 
-def commit(workspace: Path, stages: list[str]) -> None:
-    """Record the outputs that lie in the workspace in dvc.lock and DVC's cache, so that `dvc repro` skips them."""
+def commit(workspace: Path, stages: list[str], progress: Progress = ignore_progress) -> None:
+    """Record the outputs that lie in the workspace in dvc.lock and DVC's cache: `dvc repro` then skips their stages."""
     from dvc.repo import Repo
 
     logging.getLogger("dvc").setLevel(logging.WARNING)
     with Repo(str(workspace)) as repo:
         # Every commit rewrites the lock: only what DVC would run again is worth one.
+        progress(0, len(stages))
         changed = repo.status(stages)
-        for stage in stages:
+        for done, stage in enumerate(stages, start=1):
             if stage in changed:
                 repo.commit(stage, force=True)
+            progress(done, len(stages))
 
 
 def output_md5s(workspace: Path) -> dict[str, str]:
