@@ -22,6 +22,7 @@ SetOption = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key of params.yaml, e.g. calibration.sequences=32."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines, no tables, no progress bars.")]
+RecipeArgument = Annotated[str, typer.Argument(metavar="VARIANT", help="A name under `variants` in params.yaml.")]
 VariantArgument = Annotated[str, typer.Argument(help="A name under `variants` in params.yaml, or `dense`.")]
 
 
@@ -36,7 +37,7 @@ def as_json(value: Any) -> None:
 
 
 @app.command(epilog="Example: `espalier compress sparsegpt-50 --set variants.sparsegpt-50.sparsity=0.6`")
-def compress(variant: VariantArgument, set_: SetOption = None, json_: JsonOption = False) -> None:
+def compress(variant: RecipeArgument, set_: SetOption = None, json_: JsonOption = False) -> None:
     """Compress, evaluate and track one variant."""
     from flows.running import run_flow
     from flows.tables import print_comparison
@@ -164,7 +165,12 @@ def main() -> None:
     except ComputationError as error:
         _fail(error, 1)
     except KeyboardInterrupt:
-        _fail("stopped; what was done is stored, and the same command goes on from there", 130)
+        _fail(STOPPED, INTERRUPTED)
+    except SystemExit as stop:
+        # Typer turns Ctrl-C into this code without a word.
+        if stop.code == INTERRUPTED:
+            _fail(STOPPED, INTERRUPTED)
+        raise
 
 
 def _fail(error: Exception | str, code: int) -> None:
@@ -172,6 +178,8 @@ def _fail(error: Exception | str, code: int) -> None:
     sys.exit(code)
 
 
+INTERRUPTED = 130
+STOPPED = "stopped; what was done is stored, and the same command goes on from there"
 SAFE = {
     "DO_NOT_TRACK": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -179,6 +187,7 @@ SAFE = {
     "DVC_NO_ANALYTICS": "1",
     # Prefect would print the traceback of an error that this command line tells in one sentence.
     "PREFECT_LOGGING_LEVEL": "CRITICAL",
+    "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
     "TOKENIZERS_PARALLELISM": "false",
 }
 """Telemetry off and quiet libraries; what the user has set stays."""

@@ -129,7 +129,25 @@ def parse_recipe(name: str, spec: Any) -> Recipe:
             f"{where}.propagate must be one of {', '.join(PROPAGATIONS)}, got {propagate!r}"
             f"{nearest(propagate, list(PROPAGATIONS))}"
         )
-    return Recipe(name, build_method(spec, where), propagate, dict(spec))
+    recipe = Recipe(name, build_method(spec, where), propagate, dict(spec))
+    _refuse_unused(recipe, where)
+    return recipe
+
+
+def _refuse_unused(recipe: Recipe, where: str) -> None:
+    """A setting that would change nothing is a misunderstanding, and is told."""
+    method, spec = recipe.method, recipe.spec
+    blockwise = method.pattern is not None and getattr(method.pattern, "scope", None) == "block"
+    given = spec.get("compensation", {})
+    unused = {
+        "kernel": "kernel" in spec and not method.compensates,
+        "propagate": "propagate" in spec and not recipe.calibrates,
+        "compensation.damping": "damping" in given and method.statistics != "full",
+        "compensation.block": "block" in given and not method.compensates and not blockwise,
+    }
+    for key, idle in unused.items():
+        if idle:
+            raise InputError(f"{where}.{key} changes nothing for these methods; remove it")
 
 
 def _variants(mapping: Any) -> dict[str, Recipe]:

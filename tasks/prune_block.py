@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from pruning_core.blocks import BlockOutcome, compress_block, compress_block_from, ungrouped
+from pruning_core.errors import ComputationError
 from pruning_core.method_settings import build_method
 from tasks.artifact import Artifact
 from tasks.progress import progress
@@ -55,7 +56,7 @@ def _on_states(params: dict[str, Any], inputs: dict[str, Artifact], context: Con
     shown = progress(f"block {index}")
     outcome = compress_block(decoder, index, states, method, params["propagate"], shown)
     decoder.drop_block(index)
-    keep_states(context, chain.key(index, context.key), states)
+    keep_states(context, chain, context.key, states)
     return outcome
 
 
@@ -67,6 +68,8 @@ def chain_before(params: dict[str, Any], inputs: dict[str, Artifact], context: C
         blocks.insert(0, previous)
         earlier = previous.manifest["inputs"].get("previous")
         previous = context.store.find(earlier["key"]) if earlier else None
+    if len(blocks) != params["block"]:
+        raise ComputationError(f"block {params['block']} follows {len(blocks)} stored blocks; run the variant again")
     trust = params["trust_remote_code"]
     return Chain(inputs["source"], inputs["tokens"], params["batch"], tuple(blocks), trust)
 

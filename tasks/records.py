@@ -5,6 +5,7 @@ from typing import Any
 
 from pruning_core.recipe import BASELINE
 from tasks.artifact import Artifact
+from tasks.canonical import digest_of
 from tasks.pipeline import Pipeline
 from tasks.versioning import evaluation_output, model_output, output_md5s
 from tasks.workspace import Workspace
@@ -73,7 +74,7 @@ def _parents(pipeline: Pipeline, name: str, model: Artifact) -> dict[str, Any]:
     blocks = [entry for key, entry in model.manifest["inputs"].items() if key.startswith("block-")]
     shared = [pipeline.context.store.find(block["key"]).manifest["inputs"].get("statistics") for block in blocks]
     if all(shared):
-        parents["statistics"] = {"digests": [entry["digest"] for entry in shared]}
+        parents["statistics"] = {"digest": digest_of([entry["digest"] for entry in shared])}
     return parents
 
 

@@ -30,7 +30,7 @@ def statistics(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, c
         decoder.load_block(index)
         collected = collect(decoder, index, states, progress=progress(f"statistics of block {index}"))
         decoder.drop_block(index)
-        keep_states(context, chain.key(index, DENSE), states)
+        keep_states(context, chain, DENSE, states)
     save_file(
         {str(number): known.moment for number, (_, known) in enumerate(collected)},
         out / "statistics.safetensors",

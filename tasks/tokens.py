@@ -30,7 +30,7 @@ def tokens(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, conte
     trust = params["trust_remote_code"]
     check_fits(read_config(inputs["source"].path, trust_remote_code=trust), params["length"])
     tokenizer = read_tokenizer(inputs["source"].path, trust_remote_code=trust)
-    documents = TEXTS.build(params["text"]).read()
+    documents = TEXTS.build(params["text"]).read(context.workspace)
     windows = _windows(params, documents, tokenizer)
     save_file({"tokens": windows.tokens}, out / "tokens.safetensors")
     return windows.facts

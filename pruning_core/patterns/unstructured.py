@@ -3,6 +3,7 @@
 from typing import Literal
 
 import torch
+from pydantic import model_validator
 from torch import Tensor
 
 from pruning_core.patterns import PATTERNS
@@ -28,6 +29,12 @@ class Unstructured:
     rounding: Literal["exact", "floor"] = "exact"
     takes_sparsity = True
 
+    @model_validator(mode="after")
+    def _floor_is_for_rows(self) -> "Unstructured":
+        if self.rounding == "floor" and self.scope != "row":
+            raise ValueError(f"rounding floor goes with scope row, not {self.scope}; remove it or set scope to row")
+        return self
+
     def check(self, in_features: int) -> None:
         """Any width will do."""
 
@@ -38,7 +45,7 @@ class Unstructured:
 
     def fault(self, keep: Tensor, sparsity: float) -> str | None:
         rows, columns = keep.shape
-        floor = self.rounding == "floor" and self.scope == "row"
+        floor = self.rounding == "floor"
         budget = rows * _floor(columns, sparsity) if floor else rounded_count(rows * columns, sparsity)
         removed = int((~keep).sum())
         return None if removed == budget else f"{removed} weights were removed where the budget is {budget}"

@@ -1,6 +1,7 @@
 """A dataset of the Hugging Face hub as a text, with the papers' two by name."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from pruning_core.errors import InputError
 from pruning_core.text import TEXTS, Documents
@@ -75,7 +76,7 @@ class Hub:
         if known is None and self.dataset.count("/") != 1:
             raise InputError(f"{self.dataset!r} is no dataset: use {', '.join(KNOWN)} or an id 'organisation/name'")
 
-    def read(self) -> Documents:
+    def read(self, folder: Path = Path()) -> Documents:
         """The documents in the order of the dataset; downloaded once, then from the local cache."""
         known = KNOWN.get(self.dataset) or Known(self.dataset, self.config, {}, "\n\n", {})
         texts = self._column(known)

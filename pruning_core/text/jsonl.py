@@ -25,10 +25,10 @@ class JsonLines:
     field: str = "text"
     separator: str = "\n\n"
 
-    def read(self) -> Documents:
+    def read(self, folder: Path = Path()) -> Documents:
         """The documents in the order of their lines."""
         # Only "\n" ends a line: JSON strings may hold the other characters at which str.splitlines breaks.
-        lines = read_utf8(Path(self.path)).split("\n")
+        lines = read_utf8(folder / self.path).split("\n")
         texts = tuple(self._document(number, line) for number, line in enumerate(lines, start=1) if line.strip())
         if not texts:
             raise InputError(f"{self.path} has no line with a JSON object; name a file that does")

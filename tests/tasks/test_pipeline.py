@@ -12,7 +12,9 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from pruning_core.blocks import compress_block
 from pruning_core.errors import InputError
+from tasks import states
 from tasks.pipeline import Pipeline
 from tasks.steps_seen import CACHED, StepsSeen
 from tasks.workspace import Workspace
@@ -197,6 +199,36 @@ def test_a_text_that_changed_is_tokenised_again(workspace_root: Path):
     (workspace_root / "train.txt").write_text("w1 w2 w3 " * 400)
     pipeline, _ = pipeline_of(workspace_root)
     assert pipeline.calibration.facts["text_digest"] != before.facts["text_digest"]
+
+
+def test_a_finished_variant_leaves_no_checkpoints(workspace_root: Path, monkeypatch):
+    monkeypatch.setattr("tasks.states.CHECKPOINT_SECONDS", 0.0)
+    for name in ("sparsegpt-50", "shared-2of4"):
+        pipeline_of(workspace_root)[0].model(name)
+    assert list((workspace_root / ".espalier" / "scratch").glob("states-*")) == []
+
+
+def test_checkpointed_states_are_those_of_the_run(workspace_root: Path, tmp_path_factory, monkeypatch):
+    expected = pipeline_of(workspace_root)[0].model("sparsegpt-50")
+    other = tmp_path_factory.mktemp("checkpointed")
+    shutil.copy(workspace_root / "params.yaml", other)
+    monkeypatch.setattr("tasks.states.CHECKPOINT_SECONDS", 0.0)
+    pipeline, _ = pipeline_of(other)
+
+    def stop(decoder, index, *rest):
+        if index == 1:
+            raise KeyboardInterrupt
+        return compress_block(decoder, index, *rest)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("tasks.prune_block.compress_block", stop)
+        pipeline.model("sparsegpt-50")
+    states._finish_writing()
+    assert len(list((other / ".espalier" / "scratch").glob("states-*/states.safetensors"))) == 1
+    # What this process holds in memory is forgotten, so that the checkpoint is what is read.
+    monkeypatch.setattr(states._LIVE, "states", None)
+    monkeypatch.setattr("tasks.states.propagate", None)
+    assert pipeline_of(other)[0].model("sparsegpt-50").digest == expected.digest
 
 
 def test_nothing_in_the_store_is_a_pickle(workspace_root: Path):
