@@ -37,4 +37,4 @@ lock:
 	$(BIN)/python -m pip freeze --all --exclude-editable --exclude pip | sed 's/+cpu$$//' > requirements.lock
 
 clean:
-	rm -rf .espalier artifacts
+	rm -rf .espalier artifacts/tokens artifacts/models artifacts/evaluations

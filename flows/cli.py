@@ -22,6 +22,7 @@ SetOption = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key of params.yaml, e.g. calibration.sequences=32."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines, no tables, no progress bars.")]
+RecipeArgument = Annotated[str, typer.Argument(metavar="VARIANT", help="A name under `variants` in params.yaml.")]
 VariantArgument = Annotated[str, typer.Argument(help="A name under `variants` in params.yaml, or `dense`.")]
 
 
@@ -36,7 +37,7 @@ def as_json(value: Any) -> None:
 
 
 @app.command(epilog="Example: `espalier compress sparsegpt-50 --set variants.sparsegpt-50.sparsity=0.6`")
-def compress(variant: VariantArgument, set_: SetOption = None, json_: JsonOption = False) -> None:
+def compress(variant: RecipeArgument, set_: SetOption = None, json_: JsonOption = False) -> None:
     """Compress, evaluate and track one variant."""
     from flows.running import run_flow
     from flows.tables import print_comparison
@@ -163,10 +164,10 @@ def main() -> None:
         _fail(error, 2)
     except ComputationError as error:
         _fail(error, 1)
-    except SystemExit as end:
+    except SystemExit as stop:
         # Typer turns Ctrl-C into this code without a word.
-        if end.code == STOPPED:
-            _fail("stopped; what was done is stored, and the same command goes on from there", STOPPED)
+        if stop.code == INTERRUPTED:
+            _fail("stopped; what was done is stored, and the same command goes on from there", INTERRUPTED)
         raise
 
 
@@ -175,7 +176,7 @@ def _fail(error: Exception | str, code: int) -> None:
     sys.exit(code)
 
 
-STOPPED = 130
+INTERRUPTED = 130
 """The exit code of a command that was stopped by Ctrl-C."""
 
 SAFE = {
@@ -187,6 +188,7 @@ SAFE = {
     "PREFECT_LOGGING_LEVEL": "CRITICAL",
     # Prefect's event worker would warn, on the root logger, that it still sends events when the command ends.
     "PREFECT_LOGGING_ROOT_LEVEL": "ERROR",
+    "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
     "TOKENIZERS_PARALLELISM": "false",
 }
 """Telemetry off and quiet libraries; what the user has set stays."""

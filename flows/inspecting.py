@@ -21,10 +21,7 @@ def evaluate_directory(path: Path, overrides: list[str] | None, quiet: bool) -> 
     with shown_bars(quiet):
         quality = pipeline.evaluated(BASELINE)
         speed = pipeline.measured(BASELINE)
-    metrics = {
-        name: quality.facts[name]
-        for name in ("perplexity", "mean_loss", "standard_error", "windows", "tokens")
-    }
+    metrics = {name: quality.facts[name] for name in ("perplexity", "mean_loss", "standard_error", "windows", "tokens")}
     return {
         "model": str(pipeline.source.path),
         "digest": pipeline.source.digest,
@@ -62,7 +59,7 @@ def lineage_of(name: str, overrides: list[str] | None) -> dict[str, Any]:
     if missing:
         raise InputError(
             f"{name} is not computed with the present settings ({missing[0]} is missing); "
-            f"run: espalier compress {name}" + ("" if name != BASELINE else " (or espalier compare)")
+            f"run: espalier {'compare' if name == BASELINE else f'compress {name}'}"
         )
     workspace = Workspace.open(None, overrides)
     pipeline = Pipeline(workspace.context(), workspace.settings)
@@ -102,7 +99,8 @@ def _link(what: str, artifact: Artifact) -> dict[str, str]:
 def _run_id(workspace: Workspace, model: Artifact, quality: Artifact) -> str | None:
     from tasks.tracking import find_runs
 
+    keys = {"variant_key": model.key, "evaluation_key": quality.key}
     for run in find_runs(workspace.root):
-        if run["variant_key"] == model.key and run["evaluation_key"] == quality.key:
+        if keys.items() <= run["tags"].items():
             return run["run_id"]
     return None

@@ -98,9 +98,7 @@ def quality(
     for split in ("validation", "test"):
         for length in (settings.context // 2, settings.context):
             windows = evaluation_windows(splits[split], tokenizer, length=length, windows=None).tokens
-            rows.append(
-                {"split": split, "length": length, **perplexity(exact, windows, EVALUATION_ROWS).facts()}
-            )
+            rows.append({"split": split, "length": length, **perplexity(exact, windows, EVALUATION_ROWS).facts()})
     return rows
 
 

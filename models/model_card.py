@@ -37,9 +37,7 @@ def card(facts: dict[str, Any], target: Path) -> str:
 
 def quality_table(rows: Sequence[dict[str, Any]]) -> str:
     """Held-out perplexities as a Markdown table."""
-    cells = [
-        (row["split"], row["length"], row["windows"], f"{row['perplexity']:.3f}", _loss(row)) for row in rows
-    ]
+    cells = [(row["split"], row["length"], row["windows"], f"{row['perplexity']:.3f}", _loss(row)) for row in rows]
     return table(("split", "window (tokens)", "windows", "perplexity", "mean loss (nats)"), cells)
 
 

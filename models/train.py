@@ -94,9 +94,7 @@ def run(
     torch.use_deterministic_algorithms(True)
     settings = settings_with(changes)
     tokenizer = tokenizer_in(directory, text, settings.vocabulary)
-    batches = Batches(
-        packed(documents(text, "train"), tokenizer), settings.context, settings.rows, settings.seed
-    )
+    batches = Batches(packed(documents(text, "train"), tokenizer), settings.context, settings.rows, settings.seed)
     validation = validation_windows(directory, text, settings)
     with Reporter(settings) as report:
         train(settings, batches, validation, directory, report)

@@ -57,9 +57,7 @@ class Settings:
             return self.peak_lr * (step + 1) / self.warmup
         if step < self.decay_start:
             return self.peak_lr
-        return self.peak_lr * (
-            1 - math.sqrt((step - self.decay_start + 1) / (self.steps - self.decay_start + 1))
-        )
+        return self.peak_lr * (1 - math.sqrt((step - self.decay_start + 1) / (self.steps - self.decay_start + 1)))
 
     def architecture(self) -> LlamaConfig:
         """The model's configuration; token 0 ends a text."""

@@ -4,7 +4,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pruning_core.method import CompressedLayer, compress_layer
+    from pruning_core.method import CompressedLayer
+    from pruning_core.method_settings import compress_layer
     from pruning_core.statistics import LayerStatistics
 
 __all__ = ["CompressedLayer", "LayerStatistics", "compress_layer"]
@@ -12,7 +13,7 @@ __all__ = ["CompressedLayer", "LayerStatistics", "compress_layer"]
 _HOMES = {
     "CompressedLayer": "pruning_core.method",
     "LayerStatistics": "pruning_core.statistics",
-    "compress_layer": "pruning_core.method",
+    "compress_layer": "pruning_core.method_settings",
 }
 
 

@@ -27,8 +27,10 @@ class BlockOutcome:
     """Stored name -> tensor in the checkpoint's dtype and layout; matrices only."""
     keep: dict[str, Tensor] = field(default_factory=dict, repr=False)
     """Layer name -> [out, in] bool."""
+    quantized: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    """"<layer>.codes" uint8 [out, in], ".scale" and ".zero" float32 [out, groups], ".group" int32 [in]."""
     layers: list[dict] = field(default_factory=list)
-    """Per layer: name, rows, columns, removed, zeros, loss."""
+    """Per layer: name, rows, columns, removed, zeros, loss; where quantized, bits of a code and groups of a row."""
     ledger: list[dict] = field(default_factory=list)
 
 
@@ -60,6 +62,9 @@ class BlockCompressor:
         own = rounded if matrix(module) is module.weight else rounded.T
         self.outcome.weights[self.decoder.stored_name(f"{name}.weight")] = own.contiguous()
         self.outcome.keep[name] = done.keep
+        if done.codes is not None:
+            parts = {"codes": done.codes, "scale": done.scale, "zero": done.zero, "group": done.group.int()}
+            self.outcome.quantized |= {f"{name}.{part}": value for part, value in parts.items()}
         removed = int((~done.keep).sum())
         self.outcome.layers.append(
             {
@@ -69,6 +74,8 @@ class BlockCompressor:
                 "removed": removed,
                 "zeros": int((rounded == 0).sum()),
                 "loss": done.loss,
+                "bits": self.method.quantizer.bits if self.method.quantizer else None,
+                "groups": done.scale.shape[1] if done.scale is not None else None,
             }
         )
         self.outcome.ledger += [{"layer": name, **event} for event in done.events]

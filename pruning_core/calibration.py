@@ -60,9 +60,7 @@ def groups_of(decoder: Decoder, index: int, states: HiddenStates) -> list[InputG
 
 
 @torch.no_grad()
-def propagate(
-    decoder: Decoder, index: int, states: HiddenStates, progress: Progress = ignore_progress
-) -> None:
+def propagate(decoder: Decoder, index: int, states: HiddenStates, progress: Progress = ignore_progress) -> None:
     """Replace the states by what the loaded block makes of them."""
     for position, forward in enumerate(states.forwards(decoder, index)):
         states.batches[position] = _finite(forward(), index)

@@ -22,5 +22,6 @@ def check_fits(config: PretrainedConfig, length: int) -> None:
     limit = context_length(config)
     if limit is not None and length > limit:
         raise InputError(
-            f"windows of {length} tokens are longer than the model's context of {limit}; set the length to at most {limit}"
+            f"windows of {length} tokens are longer than the model's context of {limit};"
+            f" set the length to at most {limit}"
         )

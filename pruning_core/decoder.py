@@ -170,9 +170,7 @@ class Decoder:
 
     def _load_outside(self) -> None:
         """Load what runs outside the blocks, but for the output head, which calibration never reaches."""
-        head = self.model.get_output_embeddings()
-        skipped = {id(parameter) for parameter in head.parameters()} if head is not None else set()
-        skipped -= {id(parameter) for parameter in self.model.get_input_embeddings().parameters()}
+        skipped = _head_only(self.model)
         for name, parameter in list(self.model.named_parameters()):
             if name.startswith(f"{self.block_prefix}.") or id(parameter) in skipped:
                 continue
@@ -208,6 +206,13 @@ def _find_blocks(model: nn.Module, config: PretrainedConfig) -> tuple[str, nn.Mo
     return min(found, key=lambda item: item[0].count("."))
 
 
+def _head_only(model: nn.Module) -> set[int]:
+    """Ids of the output head's parameters, where it shares none with the embedding: calibration never runs it."""
+    head = model.get_output_embeddings()
+    own = {id(parameter) for parameter in head.parameters()} if head is not None else set()
+    return own - {id(parameter) for parameter in model.get_input_embeddings().parameters()}
+
+
 def _stored_names(model: nn.Module, checkpoint: Checkpoint) -> dict[str, str]:
     """Parameter and persistent buffer of the model -> name in the checkpoint, which may lack the base prefix."""
     present = set(checkpoint.names())
@@ -218,8 +223,8 @@ def _stored_names(model: nn.Module, checkpoint: Checkpoint) -> dict[str, str]:
             if candidate in present:
                 stored[name] = candidate
                 break
-    tied = {name for name, _ in model.named_parameters()}
-    missing = sorted(tied - stored.keys())
+    needed = {name for name, parameter in model.named_parameters() if id(parameter) not in _head_only(model)}
+    missing = sorted(needed - stored.keys())
     if missing:
         raise InputError(
             f"{checkpoint.directory} lacks {len(missing)} tensors of its config.json, the first {missing[0]!r}; "

@@ -49,16 +49,12 @@ def snapshot(model: str, *, with_code: bool = False) -> tuple[Path, str]:
     except GatedRepoError as error:
         raise InputError(f"{here} it needs permission: accept its terms and log in, or {instead}") from error
     except RepositoryNotFoundError as error:
-        raise InputError(
-            f"{here} it is unknown or private; correct the name or log in, or {instead}"
-        ) from error
+        raise InputError(f"{here} it is unknown or private; correct the name or log in, or {instead}") from error
     except RevisionNotFoundError as error:
         raise InputError(f"{here} it has no revision {revision!r}; name a branch, tag or commit") from error
     except HFValidationError as error:
         raise InputError(f"{here} it is not valid ({error}); write org/name@revision") from error
     except (LocalEntryNotFoundError, RevisionResolutionError, HfHubHTTPError, ConnectionError) as error:
-        raise InputError(
-            f"{here} it cannot be fetched (offline, or the hub is out of reach); {instead}"
-        ) from error
+        raise InputError(f"{here} it cannot be fetched (offline, or the hub is out of reach); {instead}") from error
     # The cache names the folder of a snapshot by its commit.
     return path, path.name

@@ -1,19 +1,20 @@
-"""One compression method: saliency, pattern, sparsity and compensation, checked together."""
+"""One compression method at work on one matrix: saliency, pattern, compensation and quantizer together."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from pruning_core.compensation import COMPENSATIONS, Compensation
-from pruning_core.errors import ComputationError, InputError
+from pruning_core.compensation import Compensation
+from pruning_core.errors import ComputationError
 from pruning_core.factor import InverseFactor, factorize
-from pruning_core.patterns import PATTERNS, Pattern
-from pruning_core.saliency import SALIENCIES, ColumnStatistics, Saliency
+from pruning_core.patterns import Pattern
+from pruning_core.quantizers import Quantizer
+from pruning_core.quantizers.affine import codes_of
+from pruning_core.quantizers.grids import Grids
+from pruning_core.saliency import ColumnStatistics, Saliency
 from pruning_core.statistics import LayerStatistics
-from pruning_core.sweep import Choice, kernel_for, sweep
+from pruning_core.sweep import Choice, SweepResult, kernel_for, sweep
 
 
 @dataclass(frozen=True)
@@ -28,25 +29,36 @@ class CompressedLayer:
     """0.5 tr(D H D^T), D = change of the weight, H the damped X^T X / tokens; None without a full Hessian."""
     events: tuple[dict, ...] = ()
     """The ledger: dead columns and every fallback."""
+    codes: Tensor | None = field(default=None, repr=False)
+    """[out, in] uint8, where a quantizer took part: weight = scale (code - zero) of the column's group."""
+    scale: Tensor | None = field(default=None, repr=False)
+    """[out, groups] float32."""
+    zero: Tensor | None = field(default=None, repr=False)
+    """[out, groups] float32 holding integers."""
+    group: Tensor | None = field(default=None, repr=False)
+    """[in] int64: the group of each column."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What layers with the same input share: column facts and, for a sweep, the factor."""
+    """What layers with the same input share, columns in natural order; for a sweep also the factor in its own order."""
 
     columns: ColumnStatistics
-    hessian: Tensor | None = field(repr=False)
-    factor: InverseFactor | None = field(repr=False)
+    hessian: Tensor | None = field(default=None, repr=False)
+    factor: InverseFactor | None = field(default=None, repr=False)
+    order: Tensor | None = field(default=None, repr=False)
+    """[in] int64, position in the sweep -> column; None for natural order."""
 
 
 @dataclass(frozen=True)
 class Method:
     """How every matrix of a variant is compressed."""
 
-    saliency: Saliency
-    pattern: Pattern
+    saliency: Saliency | None
+    pattern: Pattern | None
     sparsity: float | None
     compensation: Compensation
+    quantizer: Quantizer | None = None
     kernel: str = "auto"
 
     @property
@@ -56,13 +68,15 @@ class Method:
     @property
     def statistics(self) -> str:
         """What calibration has to collect: "none", "diagonal" or "full"."""
-        if self.compensates or "factor_diag" in self.saliency.needs:
+        needs = self.saliency.needs if self.saliency else frozenset()
+        if self.compensates or "factor" in needs:
             return "full"
-        return "diagonal" if "hessian_diag" in self.saliency.needs else "none"
+        return "diagonal" if "hessian_diag" in needs else "none"
 
     def modules(self) -> list[str]:
         """Dotted modules of the chosen methods, for cache keys."""
-        return [type(part).__module__ for part in (self.saliency, self.pattern, self.compensation)]
+        parts = (self.saliency, self.pattern, self.compensation, self.quantizer)
+        return [type(part).__module__ for part in parts if part is not None]
 
     def prepare(self, statistics: LayerStatistics | None) -> Prepared:
         """The shared part of the work for all matrices that read one input.
@@ -71,133 +85,110 @@ class Method:
             ComputationError: no or non-finite statistics, or a Hessian that cannot be factored.
         """
         if self.statistics == "none":
-            return Prepared(ColumnStatistics(), None, None)
+            return Prepared(ColumnStatistics())
         if statistics is None:
-            raise ComputationError(f"saliency {self.saliency.name!r} needs calibration statistics")
+            name = self.saliency.name if self.saliency else "sweep"
+            raise ComputationError(f"{name!r} needs calibration statistics")
         if self.statistics == "diagonal":
-            return Prepared(ColumnStatistics(hessian_diag=statistics.hessian_diag()), None, None)
+            return Prepared(ColumnStatistics(hessian_diag=statistics.hessian_diag()))
         hessian = statistics.hessian()
-        factor = factorize(hessian, self.compensation.damping)
-        columns = ColumnStatistics(hessian_diag=hessian.diagonal(), factor_diag=factor.diag)
-        return Prepared(columns, hessian, factor)
+        order = self._order(hessian)
+        swept = hessian if order is None else hessian[order][:, order]
+        factor = factorize(swept, self.compensation.damping)
+        facts = {
+            "hessian_diag": hessian.diagonal(),
+            "damped_diag": _natural(factor.damped_diag, order),
+            "inverse_diag": _natural(factor.inverse_diag, order),
+            "factor_diag": _natural(factor.diag, order),
+        }
+        per_sequence = statistics.tokens / max(statistics.sequences, 1)
+        return Prepared(ColumnStatistics(**facts, tokens_per_sequence=per_sequence), hessian, factor, order)
 
     def compress(self, weight: Tensor, prepared: Prepared) -> CompressedLayer:
-        """Prune `weight` ([out, in], any float dtype; not modified)."""
-        rows, columns = weight.shape
-        self.pattern.check(columns)
-        start = weight.detach().float().clone()
-        events: tuple[dict, ...] = ()
+        """Prune and quantize `weight` ([out, in], any float dtype; not modified)."""
+        dense = weight.detach().float()
+        if self.pattern:
+            self.pattern.check(dense.shape[1])
+        start, events = dense.clone(), ()
         if prepared.factor is not None:
-            start[:, prepared.factor.dead] = 0.0
+            start[:, _natural(prepared.factor.dead, prepared.order)] = 0.0
             events = prepared.factor.events
-        scale = self.saliency.column_scale(prepared.columns, columns)
-        if scale is None:
-            scale = torch.ones(columns, device=start.device)
-        if self.compensates:
-            choice = self._choice(start, scale)
-            kernel = kernel_for(self.kernel, start.device)
-            done = sweep(start, prepared.factor.upper, scale, choice, self.compensation.block, kernel)
-            return CompressedLayer(done.weight, done.keep, done.loss, events)
-        keep = ~self._removed(start, scale)
-        pruned = start * keep
-        return CompressedLayer(pruned, keep, self._loss(pruned - start, prepared), events)
+        # A grid for whole rows is fitted on the dense weight, as in the GPTQ code; groups on what will be rounded.
+        whole_rows = self.quantizer is not None and self.quantizer.group_size is None
+        grids = Grids(self.quantizer, dense if whole_rows else start, prepared.order) if self.quantizer else None
+        work = self._swept if self.compensates else self._direct
+        done = work(start, prepared, grids)
+        order = prepared.order if self.compensates else None
+        return CompressedLayer(done.weight, done.keep, done.loss, events, **_coded(grids, order))
+
+    def _swept(self, start: Tensor, prepared: Prepared, grids: Grids | None) -> SweepResult:
+        order = prepared.order
+        scale = self._scale(prepared.columns, start)
+        choice = self._choice(start, prepared, scale)
+        kernel = kernel_for(self.kernel, start.device)
+        if order is not None:
+            start, scale = start[:, order], scale[order]
+        done = sweep(start, prepared.factor.upper, scale, choice, self.compensation.block, kernel, grids)
+        return SweepResult(_natural(done.weight, order), _natural(done.keep, order), done.loss)
+
+    def _direct(self, start: Tensor, prepared: Prepared, grids: Grids | None) -> SweepResult:
+        removed = self._removed(start, self._scale(prepared.columns, start))
+        final = start.masked_fill(removed, 0.0)
+        if grids:
+            natural = grids.enter(start, 0, start.shape[1])
+            step, zero = natural.scale[:, natural.group], natural.zero[:, natural.group]
+            codes = codes_of(start, step, zero, natural.top).where(~removed, zero)
+            grids.codes.copy_(codes.to(torch.uint8))
+            final = (step * (codes - zero)).masked_fill(removed, 0.0)
+        return SweepResult(final, ~removed, self._loss(final - start, prepared))
+
+    def _order(self, hessian: Tensor) -> Tensor | None:
+        if self.quantizer is None or self.quantizer.order == "natural" or not self.compensates:
+            return None
+        # Dead columns carry a unit diagonal by now in the published code, and sort accordingly.
+        diagonal = hessian.diagonal()
+        return diagonal.where(diagonal != 0, torch.ones_like(diagonal)).argsort(descending=True, stable=True)
+
+    def _scale(self, columns: ColumnStatistics, weight: Tensor) -> Tensor:
+        scale = self.saliency.column_scale(columns, weight.shape[1]) if self.saliency else None
+        return torch.ones(weight.shape[1], device=weight.device) if scale is None else scale
 
     def _removed(self, weight: Tensor, scale: Tensor) -> Tensor:
+        if self.pattern is None:
+            return torch.zeros_like(weight, dtype=torch.bool)
         return self.pattern.removed(weight.square() * scale, self.sparsity, self.compensation.block)
 
-    def _choice(self, weight: Tensor, scale: Tensor) -> Choice:
-        if not self.pattern.takes_sparsity:
-            return Choice(n_of_m=(self.pattern.n, self.pattern.m))
-        if self.pattern.columns_per_choice(weight.shape[1], self.compensation.block) is None:
-            return Choice(fixed=self._removed(weight, scale))
-        pattern, sparsity = self.pattern, self.sparsity
-        return Choice(block=lambda score, first: pattern.removed_in_block(score, sparsity, first))
+    def _choice(self, weight: Tensor, prepared: Prepared, scale: Tensor) -> Choice:
+        if self.pattern is None:
+            return Choice()
+        choice = self.pattern.sweep_choice(self.sparsity)
+        if prepared.order is None:
+            return choice or Choice(fixed=self._removed(weight, scale))
+        if choice is not None and choice.block is not None:
+            return choice
+        # Positions matter to the pattern, so it is chosen before the columns move, on weights not yet compensated;
+        # u_j^2 depends on the order of the sweep, [H^-1]_jj does not.
+        static = replace(prepared.columns, factor_diag=prepared.columns.inverse_diag.sqrt())
+        return Choice(fixed=self._removed(weight, self._scale(static, weight))[:, prepared.order])
 
     def _loss(self, change: Tensor, prepared: Prepared) -> float | None:
         if prepared.factor is None:
             return None
-        damped = prepared.hessian + prepared.factor.damping * torch.eye(
-            len(prepared.hessian), device=change.device
-        )
+        damped = prepared.hessian + prepared.factor.damping * torch.eye(len(prepared.hessian), device=change.device)
         return float(((change @ damped).double() * change).sum()) / 2
 
 
-def build_method(spec: Mapping[str, Any], where: str = "method") -> Method:
-    """The method that the keys saliency, pattern, sparsity, compensation and kernel describe.
-
-    Raises:
-        InputError: an unknown or missing setting, a value out of range, or settings that exclude each other.
-    """
-    saliency = SALIENCIES.build(_given(spec, "saliency", where), f"{where}.saliency")
-    pattern = PATTERNS.build(_pattern_mapping(spec, where), f"{where}.pattern")
-    compensation = COMPENSATIONS.build(spec.get("compensation", {"name": "none"}), f"{where}.compensation")
-    sparsity = _sparsity(spec.get("sparsity"), pattern, where)
-    kernel = spec.get("kernel", "auto")
-    kernel_for(kernel, torch.device("cpu"))
-    return Method(saliency, pattern, sparsity, compensation, kernel)
+def _natural(swept: Tensor, order: Tensor | None) -> Tensor:
+    """The last dimension back from the order of the sweep to natural order."""
+    if order is None:
+        return swept
+    natural = torch.empty_like(swept)
+    natural[..., order] = swept
+    return natural
 
 
-def _given(spec: Mapping[str, Any], key: str, where: str) -> Any:
-    if key not in spec:
-        raise InputError(f"{where}.{key} is missing; a compressed variant needs a saliency and a pattern")
-    return spec[key]
-
-
-def _pattern_mapping(spec: Mapping[str, Any], where: str) -> Any:
-    pattern = _given(spec, "pattern", where)
-    if isinstance(pattern, int) and pattern >= 61:
-        n, m = divmod(pattern, 60)
-        raise InputError(
-            f"{where}.pattern is the number {pattern}, which is how YAML reads an unquoted {n}:{m}; "
-            f"write {{name: n_of_m, n: {n}, m: {m}}}"
-        )
-    if isinstance(pattern, str) and pattern.replace(":", "").isdigit() and pattern.count(":") == 1:
-        n, m = pattern.split(":")
-        raise InputError(
-            f"{where}.pattern is {pattern!r}; write {{name: n_of_m, n: {n}, m: {m}}} (n of every m are kept)"
-        )
-    return pattern
-
-
-def _sparsity(value: Any, pattern: Pattern, where: str) -> float | None:
-    if not pattern.takes_sparsity:
-        if value is not None:
-            raise InputError(
-                f"{where}.sparsity cannot be set: pattern {pattern.name!r} fixes it; remove the key"
-            )
-        return None
-    if value is None:
-        raise InputError(f"{where}.sparsity is missing; give the fraction of weights to remove, in [0, 1)")
-    if isinstance(value, str):
-        raise InputError(
-            f"{where}.sparsity is the text {value!r} where a number is needed; write it as in 0.5"
-        )
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-        raise InputError(f"{where}.sparsity must be a fraction in [0, 1), got {value!r}; 50 % is 0.5")
-    return float(value)
-
-
-def compress_layer(
-    weight: Tensor,
-    stats: LayerStatistics | None = None,
-    *,
-    saliency: Mapping[str, Any],
-    pattern: Mapping[str, Any],
-    sparsity: float | None = None,
-    compensation: Mapping[str, Any] | None = None,
-    kernel: str = "auto",
-) -> CompressedLayer:
-    """Compress one matrix; every method is given as its params.yaml mapping.
-
-    Args:
-        weight: [out, in], any float dtype; not modified.
-        stats: statistics of the layer's inputs; only magnitude without a sweep does without.
-        sparsity: removed fraction; None for n_of_m.
-        compensation: default {"name": "none"}.
-    """
-    spec = {"saliency": saliency, "pattern": pattern, "kernel": kernel}
-    spec["compensation"] = compensation or {"name": "none"}
-    if sparsity is not None:
-        spec["sparsity"] = sparsity
-    method = build_method(spec, "compress_layer")
-    return method.compress(weight, method.prepare(stats))
+def _coded(grids: Grids | None, order: Tensor | None) -> dict[str, Tensor]:
+    if grids is None:
+        return {}
+    codes, group = _natural(grids.codes, order), _natural(grids.group, order)
+    return {"codes": codes, "scale": grids.scale, "zero": grids.zero, "group": group}

@@ -19,8 +19,7 @@ def read_config(path: Path, *, trust_remote_code: bool = False) -> PretrainedCon
     kind = settings.get("model_type")
     if "auto_map" in settings and kind not in CONFIG_MAPPING and not trust_remote_code:
         raise InputError(
-            f"{path} needs Python code that comes with the model; read it, then allow it with"
-            " trust_remote_code: true"
+            f"{path} needs Python code that comes with the model; read it, then allow it with trust_remote_code: true"
         )
     try:
         return AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=trust_remote_code)
@@ -49,9 +48,7 @@ def first_line(error: BaseException) -> str:
 
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise InputError(
-            f"{path.parent} has no {path.name}; a model directory needs one (copy or download it)"
-        )
+        raise InputError(f"{path.parent} has no {path.name}; a model directory needs one (copy or download it)")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:

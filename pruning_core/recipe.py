@@ -10,14 +10,15 @@ from pydantic import Field
 
 from pruning_core.blocks import PROPAGATIONS, Propagation
 from pruning_core.errors import InputError
-from pruning_core.method import Method, build_method
+from pruning_core.method import Method
+from pruning_core.method_settings import build_method
 from pruning_core.registry import STRICT, nearest, validated
 from pruning_core.text import TEXTS
 
 BASELINE = "dense"
 """The uncompressed model: always the first row of a comparison, and no name for a variant."""
 SECTIONS = ("model", "trust_remote_code", "calibration", "evaluation", "variants")
-VARIANT_KEYS = ("saliency", "pattern", "sparsity", "compensation", "kernel", "propagate")
+VARIANT_KEYS = ("saliency", "pattern", "sparsity", "compensation", "quantizer", "kernel", "propagate")
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
@@ -81,9 +82,7 @@ class Settings:
         """The variant of that name; InputError names the nearest."""
         if name not in self.variants:
             known = list(self.variants)
-            raise InputError(
-                f"{name!r} is not a variant{nearest(name, known)}; params.yaml has: {', '.join(known)}"
-            )
+            raise InputError(f"{name!r} is not a variant{nearest(name, known)}; params.yaml has: {', '.join(known)}")
         return self.variants[name]
 
 
@@ -100,9 +99,7 @@ def parse_settings(mapping: Any) -> Settings:
         if section not in mapping:
             raise InputError(f"{section} is missing in params.yaml")
     if not isinstance(mapping["model"], str) or not mapping["model"]:
-        raise InputError(
-            f"model must be a directory or a hub id such as org/name@revision, got {mapping['model']!r}"
-        )
+        raise InputError(f"model must be a directory or a hub id such as org/name@revision, got {mapping['model']!r}")
     trust = mapping.get("trust_remote_code", False)
     if not isinstance(trust, bool):
         raise InputError(f"trust_remote_code must be true or false, got {trust!r}")
@@ -132,7 +129,25 @@ def parse_recipe(name: str, spec: Any) -> Recipe:
             f"{where}.propagate must be one of {', '.join(PROPAGATIONS)}, got {propagate!r}"
             f"{nearest(propagate, list(PROPAGATIONS))}"
         )
-    return Recipe(name, build_method(spec, where), propagate, dict(spec))
+    recipe = Recipe(name, build_method(spec, where), propagate, dict(spec))
+    _refuse_unused(recipe, where)
+    return recipe
+
+
+def _refuse_unused(recipe: Recipe, where: str) -> None:
+    """A setting that would change nothing is a misunderstanding, and is told."""
+    method, spec = recipe.method, recipe.spec
+    blockwise = method.pattern is not None and getattr(method.pattern, "scope", None) == "block"
+    given = spec.get("compensation", {})
+    unused = {
+        "kernel": "kernel" in spec and not method.compensates,
+        "propagate": "propagate" in spec and not recipe.calibrates,
+        "compensation.damping": "damping" in given and method.statistics != "full",
+        "compensation.block": "block" in given and not method.compensates and not blockwise,
+    }
+    for key, idle in unused.items():
+        if idle:
+            raise InputError(f"{where}.{key} changes nothing for these methods; remove it")
 
 
 def _variants(mapping: Any) -> dict[str, Recipe]:
@@ -155,6 +170,4 @@ def _known_keys(mapping: Mapping, known: tuple[str, ...], where: str) -> None:
     for key in mapping:
         if key not in known:
             place = f"{where}.{key}" if where else str(key)
-            raise InputError(
-                f"{place} is not a known key{nearest(key, list(known))}; known keys: {', '.join(known)}"
-            )
+            raise InputError(f"{place} is not a known key{nearest(key, list(known))}; known keys: {', '.join(known)}")

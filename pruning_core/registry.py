@@ -105,9 +105,7 @@ class Registry(Generic[T]):
         """The class registered under `name`; InputError names the nearest known one."""
         known = self.names()
         if name not in self._classes:
-            raise InputError(
-                f"{name!r} is not a known {self.kind}{nearest(name, known)}; known: {', '.join(known)}"
-            )
+            raise InputError(f"{name!r} is not a known {self.kind}{nearest(name, known)}; known: {', '.join(known)}")
         return self._classes[name]
 
     def module(self, name: str) -> str:
@@ -122,9 +120,7 @@ class Registry(Generic[T]):
         """
         where = where or self.kind
         if not isinstance(spec, Mapping) or not isinstance(spec.get("name"), str):
-            raise InputError(
-                f"{where} must be a mapping with a name such as {{name: {self.names()[0]}}}, got {spec!r}"
-            )
+            raise InputError(f"{where} must be a mapping with a name such as {{name: {self.names()[0]}}}, got {spec!r}")
         cls = self.get(spec["name"])
         values = {key: value for key, value in spec.items() if key != "name"}
         return validated(lambda: cls(**values), where, sorted(cls.__dataclass_fields__))

@@ -73,9 +73,7 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
             )
         raw = file.read(length)
     entries = {
-        name: _entry(path, name, value)
-        for name, value in _header_json(path, raw).items()
-        if name != "__metadata__"
+        name: _entry(path, name, value) for name, value in _header_json(path, raw).items() if name != "__metadata__"
     }
     _check_tiling(path, entries, room - length)
     return entries
@@ -95,9 +93,7 @@ def _entry(path: Path, name: str, value: Any) -> TensorEntry:
     fields = value if isinstance(value, dict) else {}
     code, shape, offsets = (fields.get(key) for key in ("dtype", "shape", "data_offsets"))
     if not _whole_numbers(shape) or not _whole_numbers(offsets) or len(offsets) != 2:
-        raise InputError(
-            f"{path} is damaged: the header entry of {name!r} lacks a shape or two offsets; {ADVICE}"
-        )
+        raise InputError(f"{path} is damaged: the header entry of {name!r} lacks a shape or two offsets; {ADVICE}")
     if code not in DTYPES:
         raise InputError(f"{path}: tensor {name!r} has dtype {code!r}; readable are {', '.join(DTYPES)}")
     entry = TensorEntry(DTYPES[code], tuple(shape), *offsets)
@@ -164,7 +160,5 @@ def write_file(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 def _code(name: str, tensor: Tensor) -> str:
     if tensor.dtype not in CODES:
-        raise ComputationError(
-            f"tensor {name!r} has dtype {tensor.dtype}, which safetensors files cannot hold"
-        )
+        raise ComputationError(f"tensor {name!r} has dtype {tensor.dtype}, which safetensors files cannot hold")
     return CODES[tensor.dtype]

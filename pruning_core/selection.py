@@ -17,7 +17,6 @@ def smallest(score: Tensor, count: Tensor | int) -> Tensor:
     Returns:
         [rows, n] bool.
     """
-    rows, n = score.shape
     if isinstance(count, int):
         return _smallest_uniform(score, count)
     chosen = torch.zeros_like(score, dtype=torch.bool)

@@ -56,10 +56,7 @@ def watching(linears: dict[str, nn.Module], groups: list[InputGroup], arrive: Ar
 
         return hook
 
-    handles = [
-        linears[group.names[0]].register_forward_pre_hook(hook_for(index))
-        for index, group in enumerate(groups)
-    ]
+    handles = [linears[group.names[0]].register_forward_pre_hook(hook_for(index)) for index, group in enumerate(groups)]
     try:
         yield
     finally:

@@ -55,9 +55,7 @@ class LayerStatistics:
             ComputationError: nothing was accumulated, only the diagonal was kept, or an entry is not finite.
         """
         if not self.full:
-            raise ComputationError(
-                "only the diagonal of the Hessian was collected; this method needs all of it"
-            )
+            raise ComputationError("only the diagonal of the Hessian was collected; this method needs all of it")
         return self._normalised()
 
     def hessian_diag(self) -> Tensor:

@@ -10,40 +10,46 @@ from safetensors.torch import load_file, save_file
 from pruning_core.checkpoint import Checkpoint
 from pruning_core.errors import ComputationError
 from pruning_core.sharded_writer import ShardedWriter
+from pruning_core.storage import packed_bits
 from tasks.artifact import Artifact
 from tasks.sources import companion_files
 from tasks.step import Context, step
 
 
 @step("variant")
-def assemble(
-    params: dict[str, Any], inputs: dict[str, Artifact], out: Path, context: Context
-) -> dict[str, Any]:
+def assemble(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, context: Context) -> dict[str, Any]:
     """The compressed model: plain safetensors with exact zeros, the source's config and tokenizer, and the masks.
 
     params: recipe (for people: what the blocks were made with).
     inputs: source, block-0 ... block-n.
-    writes: a Hugging Face directory; masks.safetensors (bit masks as `tasks.prune_block.packed` lays them out).
+    writes: a Hugging Face directory; masks.safetensors (bit masks as `tasks.prune_block.packed` lays them out); where a
+        quantizer took part quantized.safetensors.
     """
     source = Checkpoint(inputs["source"].path)
     blocks = [inputs[f"block-{index}"] for index in range(len(inputs) - 1)]
     for file in companion_files(inputs["source"].path):
         shutil.copyfile(file, out / file.name)
     zeros = _write_weights(source, blocks, out)
-    masks = {
-        name: mask for block in blocks for name, mask in load_file(block.path / "keep.safetensors").items()
-    }
+    masks = {name: mask for block in blocks for name, mask in load_file(block.path / "keep.safetensors").items()}
     save_file(masks, out / "masks.safetensors")
+    _write_codes(blocks, out)
     layers = [layer for block in blocks for layer in block.facts["layers"]]
     return _facts(source, blocks, layers, zeros, params["recipe"])
+
+
+def _write_codes(blocks: list[Artifact], out: Path) -> None:
+    """The integers and grids of a quantized variant: its dense weights hold them rounded to the checkpoint's dtype."""
+    files = [block.path / "quantized.safetensors" for block in blocks]
+    if files and files[0].is_file():
+        save_file(
+            {name: value for file in files for name, value in load_file(file).items()}, out / "quantized.safetensors"
+        )
 
 
 def _write_weights(source: Checkpoint, blocks: list[Artifact], out: Path) -> int:
     """Write every tensor of the source, compressed ones replaced; returns how many weights are zero in all."""
     # Names only: a block's tensors are in memory one block at a time.
-    where = {
-        name: block for block in blocks for name in Checkpoint(block.path, "weights.safetensors").names()
-    }
+    where = {name: block for block in blocks for name in Checkpoint(block.path, "weights.safetensors").names()}
     zeros = 0
     held: tuple[Artifact | None, dict[str, torch.Tensor]] = (None, {})
     with ShardedWriter(out) as writer:
@@ -61,24 +67,20 @@ def _write_weights(source: Checkpoint, blocks: list[Artifact], out: Path) -> int
     return zeros
 
 
-def _facts(
-    source: Checkpoint, blocks: list[Artifact], layers: list[dict], zeros: int, recipe: dict
-) -> dict[str, Any]:
+def _facts(source: Checkpoint, blocks: list[Artifact], layers: list[dict], zeros: int, recipe: dict) -> dict[str, Any]:
     prunable = sum(layer["rows"] * layer["columns"] for layer in layers)
     removed = sum(layer["removed"] for layer in layers)
     parameters = sum(torch.Size(source.shape(name)).numel() for name in source.names())
     stored = sum(source.bytes(name) for name in source.names())
     width = 8 * stored / parameters
+    # Zeros stored densely save nothing: a mask costs one bit a weight and saves the removed values.
+    packed = 8 * stored - prunable * width + sum(packed_bits(layer, width) for layer in layers)
     return {
         "recipe": recipe,
         "sparsity": {"prunable": removed / prunable, "whole_model": zeros / parameters},
         "parameters": {"prunable": prunable, "all": parameters, "removed": removed},
         "layers": layers,
         "ledger": [entry for block in blocks for entry in block.facts["ledger"]],
-        # Zeros stored densely save nothing: a mask costs one bit a weight and saves the removed values.
-        "bits_per_weight": {
-            "stored": width,
-            "bitmask": (stored * 8 - removed * width + prunable) / parameters,
-        },
-        "size_bytes": {"stored": stored, "bitmask": (stored * 8 - removed * width + prunable) / 8},
+        "bits_per_weight": {"stored": width, "bitmask": packed / parameters},
+        "size_bytes": {"stored": stored, "bitmask": packed / 8},
     }

@@ -22,9 +22,6 @@ class Builds:
 
     Args:
         gate: lock file that is held for an instant by whoever begins or sweeps.
-
-    Args:
-        gate: lock file that is held for an instant by whoever begins or sweeps.
     """
 
     def __init__(self, root: Path, gate: Path) -> None:

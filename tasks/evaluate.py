@@ -24,9 +24,7 @@ SELF = {"kl_to_dense": 0.0, "top1_agreement": 1.0, "difference_to_dense": {"mean
 
 
 @step("evaluate")
-def evaluate(
-    params: dict[str, Any], inputs: dict[str, Artifact], out: Path, context: Context
-) -> dict[str, Any]:
+def evaluate(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, context: Context) -> dict[str, Any]:
     """Perplexity, KL to the dense model and the paired difference to it.
 
     params: batch, trust_remote_code.

@@ -1,4 +1,4 @@
-"""Step: how fast and how large a model is on this machine; kept apart from quality, since no two measurements are equal."""
+"""Step: how fast and how large a model is on this machine; apart from quality, since no two measurements are equal."""
 
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,12 @@ from tasks.step import Context, step
 
 
 @step("measure")
-def measure(
-    params: dict[str, Any], inputs: dict[str, Artifact], out: Path, context: Context
-) -> dict[str, Any]:
+def measure(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, context: Context) -> dict[str, Any]:
     """Prefill and decode tokens per second, median and quartiles, and the bytes on disk.
 
     params: machine (what the figure holds for), prompt, generated, trust_remote_code.
     inputs: model.
     """
     model = load_model(inputs["model"].path, trust_remote_code=params["trust_remote_code"])
-    speed = measure_speed(
-        model, prompt=params["prompt"], generated=params["generated"], progress=progress("speed")
-    )
+    speed = measure_speed(model, prompt=params["prompt"], generated=params["generated"], progress=progress("speed"))
     return {"speed": speed.facts(), "size": model_size(inputs["model"].path), "machine": params["machine"]}

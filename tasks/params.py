@@ -17,9 +17,7 @@ def _unique_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any
     for key_node, _ in node.value:
         key = loader.construct_object(key_node, deep=True)
         if key in seen:
-            raise InputError(
-                f"params.yaml line {key_node.start_mark.line + 1}: {key!r} is given twice; remove one"
-            )
+            raise InputError(f"params.yaml line {key_node.start_mark.line + 1}: {key!r} is given twice; remove one")
         seen.add(key)
     return loader.construct_mapping(node, deep=True)
 
@@ -34,17 +32,13 @@ def read_params(path: Path, overrides: list[str] | None = None) -> dict[str, Any
         InputError: no such file, not YAML, a key given twice, or an override that is not KEY=VALUE.
     """
     if not path.is_file():
-        raise InputError(
-            f"there is no {path.name} in {path.parent}; run Espalier in the folder that holds it"
-        )
+        raise InputError(f"there is no {path.name} in {path.parent}; run Espalier in the folder that holds it")
     try:
         mapping = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
     except yaml.YAMLError as error:
         place = getattr(error, "problem_mark", None)
         line = f" line {place.line + 1}" if place else ""
-        raise InputError(
-            f"{path.name}{line} is not YAML: {getattr(error, 'problem', None) or error}"
-        ) from None
+        raise InputError(f"{path.name}{line} is not YAML: {getattr(error, 'problem', None) or error}") from None
     except UnicodeDecodeError:
         raise InputError(f"{path.name} is not UTF-8 text; save it as UTF-8") from None
     for override in overrides or []:
@@ -56,9 +50,7 @@ def _override(mapping: Any, override: str) -> None:
     key, equals, text = override.partition("=")
     parts = key.split(".")
     if not equals or not all(parts):
-        raise InputError(
-            f"--set {override!r} is not KEY=VALUE; write for example --set calibration.sequences=32"
-        )
+        raise InputError(f"--set {override!r} is not KEY=VALUE; write for example --set calibration.sequences=32")
     try:
         value = yaml.load(text, Loader=_UniqueKeyLoader)
     except yaml.YAMLError:

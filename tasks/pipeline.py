@@ -90,7 +90,7 @@ class Pipeline:
         return self.context.run(measure, params, {"model": self.model(name)}, f"{name} speed")
 
     def _tokens(self, role: str, chosen: Any, wanted: dict[str, Any]) -> Artifact:
-        documents = TEXTS.build(chosen.text).read()
+        documents = TEXTS.build(chosen.text).read(self.context.workspace)
         params = {
             "role": role,
             "text": chosen.text,

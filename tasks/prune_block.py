@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import save_file
 
 from pruning_core.blocks import BlockOutcome, compress_block, compress_block_from, ungrouped
-from pruning_core.method import build_method
+from pruning_core.errors import ComputationError
+from pruning_core.method_settings import build_method
 from tasks.artifact import Artifact
 from tasks.progress import progress
 from tasks.states import Chain, decoder_of, exclusive, keep_states, take_states
@@ -23,15 +24,14 @@ def method_modules(params: dict[str, Any]) -> list[str]:
 
 
 @step("prune_block", modules=method_modules)
-def prune_block(
-    params: dict[str, Any], inputs: dict[str, Artifact], out: Path, context: Context
-) -> dict[str, Any]:
+def prune_block(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, context: Context) -> dict[str, Any]:
     """Compress the matrices of one block.
 
     params: block (index), method (mapping), propagate (None where the method needs no calibration), batch,
         trust_remote_code.
     inputs: source; statistics (propagate dense); tokens and, from block 1 on, previous (other propagations).
-    writes: weights.safetensors (stored names, checkpoint dtype), keep.safetensors (bit masks, see `packed`).
+    writes: weights.safetensors (stored names, checkpoint dtype), keep.safetensors (bit masks, see `packed`), and
+        quantized.safetensors where a quantizer took part (`pruning_core.blocks.BlockOutcome.quantized`).
     """
     method = build_method(params["method"])
     index = params["block"]
@@ -41,17 +41,13 @@ def prune_block(
         else:
             decoder = decoder_of(inputs["source"], params["trust_remote_code"])
             decoder.load_block(index)
-            known = (
-                load_statistics(inputs["statistics"]) if "statistics" in inputs else ungrouped(decoder, index)
-            )
+            known = load_statistics(inputs["statistics"]) if "statistics" in inputs else ungrouped(decoder, index)
             outcome = compress_block_from(decoder, index, known, method)
             decoder.drop_block(index)
     return _write(outcome, out)
 
 
-def _on_states(
-    params: dict[str, Any], inputs: dict[str, Artifact], context: Context, method: Any
-) -> BlockOutcome:
+def _on_states(params: dict[str, Any], inputs: dict[str, Artifact], context: Context, method: Any) -> BlockOutcome:
     index = params["block"]
     chain = chain_before(params, inputs, context)
     states = take_states(context, chain)
@@ -60,7 +56,7 @@ def _on_states(
     shown = progress(f"block {index}")
     outcome = compress_block(decoder, index, states, method, params["propagate"], shown)
     decoder.drop_block(index)
-    keep_states(context, chain.key(index, context.key), states)
+    keep_states(context, chain, context.key, states)
     return outcome
 
 
@@ -72,12 +68,16 @@ def chain_before(params: dict[str, Any], inputs: dict[str, Artifact], context: C
         blocks.insert(0, previous)
         earlier = previous.manifest["inputs"].get("previous")
         previous = context.store.find(earlier["key"]) if earlier else None
+    if len(blocks) != params["block"]:
+        raise ComputationError(f"block {params['block']} follows {len(blocks)} stored blocks; run the variant again")
     trust = params["trust_remote_code"]
     return Chain(inputs["source"], inputs["tokens"], params["batch"], tuple(blocks), trust)
 
 
 def _write(outcome: BlockOutcome, out: Path) -> dict[str, Any]:
     save_file(outcome.weights, out / "weights.safetensors")
+    if outcome.quantized:
+        save_file(outcome.quantized, out / "quantized.safetensors")
     save_file({name: packed(keep) for name, keep in outcome.keep.items()}, out / "keep.safetensors")
     return {"layers": outcome.layers, "ledger": outcome.ledger}
 

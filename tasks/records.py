@@ -5,14 +5,13 @@ from typing import Any
 
 from pruning_core.recipe import BASELINE
 from tasks.artifact import Artifact
+from tasks.canonical import digest_of
 from tasks.pipeline import Pipeline
 from tasks.versioning import evaluation_output, model_output, output_md5s
 from tasks.workspace import Workspace
 
 
-def variant_record(
-    workspace: Workspace, pipeline: Pipeline, name: str, steps: list[dict[str, Any]]
-) -> dict[str, Any]:
+def variant_record(workspace: Workspace, pipeline: Pipeline, name: str, steps: list[dict[str, Any]]) -> dict[str, Any]:
     """The record of a variant whose steps are done; see `tasks.report` for what reads it."""
     model, evaluation, speed = pipeline.model(name), pipeline.evaluated(name), pipeline.measured(name)
     recipe = {} if name == BASELINE else pipeline.settings.recipe(name).spec
@@ -73,11 +72,9 @@ def _parents(pipeline: Pipeline, name: str, model: Artifact) -> dict[str, Any]:
     if pipeline.settings.recipe(name).calibrates:
         parents["calibration"] = {"digest": pipeline.calibration.digest}
     blocks = [entry for key, entry in model.manifest["inputs"].items() if key.startswith("block-")]
-    shared = [
-        pipeline.context.store.find(block["key"]).manifest["inputs"].get("statistics") for block in blocks
-    ]
+    shared = [pipeline.context.store.find(block["key"]).manifest["inputs"].get("statistics") for block in blocks]
     if all(shared):
-        parents["statistics"] = {"digests": [entry["digest"] for entry in shared]}
+        parents["statistics"] = {"digest": digest_of([entry["digest"] for entry in shared])}
     return parents
 
 

@@ -55,7 +55,8 @@ def quality(variants: list[Variant]) -> Any:
         figure.add_annotation(
             text=f"dense {dense:.4g}", x=1, xref="paper", y=dense, yshift=9, showarrow=False, font={"color": DENSE}
         )
-    figure.update_xaxes(tickformat=".0%")
+    # Variants of one sparsity would otherwise get an axis from -50 % to 150 %.
+    figure.update_xaxes(tickformat=".0%", range=[0, 1])
     return _scaled(figure, [v.metrics.perplexity for v in points] + ([dense] if dense else []))
 
 

@@ -1,7 +1,6 @@
 """The dense model and the texts as inputs of steps: named by their content, never copied into the store."""
 
 import json
-import os
 from pathlib import Path
 
 from pruning_core.checkpoint import file_sha256
@@ -28,7 +27,7 @@ class FileDigests:
     def __call__(self, file: Path) -> str:
         """Hex sha256 of the file's bytes."""
         file = file.resolve()
-        state = os.stat(file)
+        state = file.stat()
         signature = [state.st_size, state.st_mtime_ns, state.st_ino, state.st_ctime_ns]
         known = self._known.get(str(file))
         if known is None or known[0] != signature:
@@ -40,9 +39,7 @@ class FileDigests:
 def source_model(workspace: Path, settings: Settings) -> SourceModel:
     """The model that params.yaml names, found complete."""
     known = FileDigests(workspace / ".espalier" / "file-digests.json")
-    return resolve(
-        settings.model, trust_remote_code=settings.trust_remote_code, workspace=workspace, known=known
-    )
+    return resolve(settings.model, trust_remote_code=settings.trust_remote_code, workspace=workspace, known=known)
 
 
 def as_artifact(source: SourceModel) -> Artifact:

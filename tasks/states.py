@@ -101,21 +101,23 @@ def take_states(context: Context, chain: Chain) -> HiddenStates:
     return states
 
 
-def keep_states(context: Context, key: str, states: HiddenStates) -> None:
-    """Hold the states called `key` for the next block, and write a checkpoint of them when one is due."""
+def keep_states(context: Context, chain: Chain, following: str, states: HiddenStates) -> None:
+    """Hold the states after `chain` and the block of key `following` for the block after it.
+
+    A checkpoint is written when one is due; after the last block nothing is kept, and the checkpoints go.
+    """
+    passed = len(chain.blocks)
+    if passed + 1 == len(decoder_of(chain.source, chain.trust_remote_code)):
+        _forget(context, chain)
+        return
+    key = chain.key(passed, following)
     _LIVE.states, _LIVE.states_key = states, key
     due = time.monotonic() - _LIVE.written_at >= CHECKPOINT_SECONDS
     if due and (_LIVE.pending is None or _LIVE.pending.done()):
         _finish_writing()
         _LIVE.written_at = time.monotonic()
-        _LIVE.pending = _LIVE.writer.submit(_write, _checkpoint(context, key), list(states.batches))
-
-
-def forget_states(context: Context, chain: Chain) -> None:
-    """Drop the checkpoints on the way of a chain that is complete."""
-    _finish_writing()
-    for count in range(len(chain.blocks) + 1):
-        context.store.discard_scratch(_name(chain.key(count)))
+        older = [_name(chain.key(count)) for count in range(passed + 1)]
+        _LIVE.pending = _LIVE.writer.submit(_write, context, _checkpoint(context, key), list(states.batches), older)
 
 
 def load_tokens(tokens: Artifact) -> Tensor:
@@ -137,6 +139,14 @@ def _nearest_checkpoint(context: Context, chain: Chain) -> tuple[int, HiddenStat
     return 0, None
 
 
+def _forget(context: Context, chain: Chain) -> None:
+    """Drop the checkpoints on the way of a chain that is complete."""
+    _LIVE.states = None
+    _finish_writing()
+    for count in range(len(chain.blocks) + 1):
+        context.store.discard_scratch(_name(chain.key(count)))
+
+
 def _finish_writing() -> None:
     if _LIVE.pending is not None:
         _LIVE.pending.result()
@@ -151,9 +161,11 @@ def _checkpoint(context: Context, key: str) -> Path:
     return context.store.root / "scratch" / _name(key) / "states.safetensors"
 
 
-def _write(path: Path, batches: list[Tensor]) -> None:
+def _write(context: Context, path: Path, batches: list[Tensor], older: list[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     save_file({"states": torch.cat(batches)}, partial)
-    # Complete or absent: a reader never meets half a file.
+    # Complete or absent: a reader never meets half a file. Only then are the ones before it of no more use.
     partial.rename(path)
+    for name in older:
+        context.store.discard_scratch(name)

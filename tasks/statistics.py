@@ -15,9 +15,7 @@ from tasks.step import Context, step
 
 
 @step("statistics")
-def statistics(
-    params: dict[str, Any], inputs: dict[str, Artifact], out: Path, context: Context
-) -> dict[str, Any]:
+def statistics(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, context: Context) -> dict[str, Any]:
     """Hessians of a block of the dense model on dense inputs.
 
     params: block (index), batch, trust_remote_code.
@@ -25,23 +23,20 @@ def statistics(
     writes: statistics.safetensors {"0": [in, in] float32 sum of x x^T of group 0, ...}; facts name the groups.
     """
     index = params["block"]
-    chain = Chain(
-        inputs["source"], inputs["tokens"], params["batch"], (None,) * index, params["trust_remote_code"]
-    )
+    chain = Chain(inputs["source"], inputs["tokens"], params["batch"], (None,) * index, params["trust_remote_code"])
     with exclusive:
         states = take_states(context, chain)
         decoder = decoder_of(chain.source, chain.trust_remote_code)
         decoder.load_block(index)
         collected = collect(decoder, index, states, progress=progress(f"statistics of block {index}"))
         decoder.drop_block(index)
-        keep_states(context, chain.key(index, DENSE), states)
+        keep_states(context, chain, DENSE, states)
     save_file(
         {str(number): known.moment for number, (_, known) in enumerate(collected)},
         out / "statistics.safetensors",
     )
     groups = [
-        {"names": list(group.names), "tokens": known.tokens, "sequences": known.sequences}
-        for group, known in collected
+        {"names": list(group.names), "tokens": known.tokens, "sequences": known.sequences} for group, known in collected
     ]
     return {"groups": groups}
 

@@ -39,9 +39,7 @@ class StepsSeen:
     records: list[dict[str, Any]] = field(default_factory=list)
     _known: dict[str, Artifact] = field(default_factory=dict)
 
-    def __call__(
-        self, step: Step, params: dict[str, Any], inputs: dict[str, Artifact], label: str = ""
-    ) -> Artifact:
+    def __call__(self, step: Step, params: dict[str, Any], inputs: dict[str, Artifact], label: str = "") -> Artifact:
         """Run the step, once, and note it."""
         key = step.key(params, inputs)
         if key in self._known:

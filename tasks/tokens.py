@@ -19,9 +19,7 @@ def text_module(params: dict[str, Any]) -> list[str]:
 
 
 @step("tokens", modules=text_module)
-def tokens(
-    params: dict[str, Any], inputs: dict[str, Artifact], out: Path, context: Context
-) -> dict[str, Any]:
+def tokens(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, context: Context) -> dict[str, Any]:
     """Windows of a text in the source model's tokens.
 
     params: text, text_digest (of the text as it is now), role (calibration | evaluation), length, and what the role
@@ -32,7 +30,7 @@ def tokens(
     trust = params["trust_remote_code"]
     check_fits(read_config(inputs["source"].path, trust_remote_code=trust), params["length"])
     tokenizer = read_tokenizer(inputs["source"].path, trust_remote_code=trust)
-    documents = TEXTS.build(params["text"]).read()
+    documents = TEXTS.build(params["text"]).read(context.workspace)
     windows = _windows(params, documents, tokenizer)
     save_file({"tokens": windows.tokens}, out / "tokens.safetensors")
     return windows.facts

@@ -116,6 +116,4 @@ def output_md5s(workspace: Path) -> dict[str, str]:
     if not lock.is_file():
         return {}
     stages: dict[str, Any] = (yaml.safe_load(lock.read_text()) or {}).get("stages", {})
-    return {
-        out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", []) if "md5" in out
-    }
+    return {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", []) if "md5" in out}

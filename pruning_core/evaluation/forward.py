@@ -23,15 +23,11 @@ def check_windows(model: nn.Module, windows: Tensor, batch: int) -> None:
             vocabulary, no batch, or a model in training mode.
     """
     if windows.ndim != 2 or windows.shape[0] < 1 or windows.shape[1] < 2:
-        raise InputError(
-            f"evaluation needs at least one window of at least 2 tokens, got shape {list(windows.shape)}"
-        )
+        raise InputError(f"evaluation needs at least one window of at least 2 tokens, got shape {list(windows.shape)}")
     if batch < 1:
         raise InputError(f"the evaluation batch must be at least 1 window, got {batch}")
     if model.training:
-        raise InputError(
-            "the model is in training mode, where dropout makes results random; call model.eval()"
-        )
+        raise InputError("the model is in training mode, where dropout makes results random; call model.eval()")
     check_fits(model.config, windows.shape[1])
     known = model.get_input_embeddings().num_embeddings
     low, high = int(windows.min()), int(windows.max())

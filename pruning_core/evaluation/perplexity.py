@@ -58,9 +58,7 @@ class Perplexity:
 
 
 @torch.no_grad()
-def perplexity(
-    model: nn.Module, windows: Tensor, batch: int = 16, progress: Progress = ignore_progress
-) -> Perplexity:
+def perplexity(model: nn.Module, windows: Tensor, batch: int = 16, progress: Progress = ignore_progress) -> Perplexity:
     """Each window goes through the model on its own; its loss is the mean over its length - 1 predictions.
 
     Cross entropies are taken from float32 logits and summed in float64, so that the batch changes the
@@ -86,7 +84,7 @@ def perplexity(
 
 
 def window_loss(logits: Tensor, targets: Tensor, window: int) -> float:
-    """Mean cross entropy of `logits` [positions, vocabulary] in nats; ComputationError names the window if not finite."""
+    """Mean cross entropy of `logits` [positions, vocabulary] in nats; a ComputationError names a window without one."""
     total = 0.0
     for piece, (part,) in position_chunks(logits):
         total += float(F.cross_entropy(part, targets[piece], reduction="none").double().sum())

@@ -51,6 +51,4 @@ class Protocol:
         mine, theirs = self.facts(), other.facts()
         different = [f"{key} {mine[key]!r} and {theirs[key]!r}" for key in mine if mine[key] != theirs[key]]
         if different:
-            raise InputError(
-                f"the two evaluations cannot be compared ({', '.join(different)}); evaluate both alike"
-            )
+            raise InputError(f"the two evaluations cannot be compared ({', '.join(different)}); evaluate both alike")

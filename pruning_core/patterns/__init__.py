@@ -5,6 +5,7 @@ from typing import ClassVar, Protocol
 from torch import Tensor
 
 from pruning_core.registry import Registry
+from pruning_core.sweep import Choice
 
 
 class Pattern(Protocol):
@@ -18,12 +19,16 @@ class Pattern(Protocol):
         """Raise InputError when a layer of that many inputs cannot have this pattern."""
         ...
 
-    def columns_per_choice(self, in_features: int, block: int) -> int | None:
-        """How many columns share one choice inside a sweep; None: the mask is chosen once, before the sweep."""
+    def sweep_choice(self, sparsity: float | None) -> Choice | None:
+        """How a sweep chooses on compensated weights; None: the mask is chosen once, before the sweep."""
         ...
 
     def removed(self, score: Tensor, sparsity: float | None, block: int) -> Tensor:
         """[rows, in] bool, True where a weight goes, for a whole matrix of scores."""
+        ...
+
+    def fault(self, keep: Tensor, sparsity: float | None) -> str | None:
+        """What is wrong with a mask [rows, in] that claims to follow this pattern; None when nothing is."""
         ...
 
 

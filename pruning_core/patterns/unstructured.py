@@ -3,10 +3,12 @@
 from typing import Literal
 
 import torch
+from pydantic import model_validator
 from torch import Tensor
 
 from pruning_core.patterns import PATTERNS
 from pruning_core.selection import rounded_count, smallest
+from pruning_core.sweep import Choice
 
 
 @PATTERNS.register("unstructured")
@@ -27,20 +29,33 @@ class Unstructured:
     rounding: Literal["exact", "floor"] = "exact"
     takes_sparsity = True
 
+    @model_validator(mode="after")
+    def _floor_is_for_rows(self) -> "Unstructured":
+        if self.rounding == "floor" and self.scope != "row":
+            raise ValueError(f"rounding floor goes with scope row, not {self.scope}; remove it or set scope to row")
+        return self
+
     def check(self, in_features: int) -> None:
         """Any width will do."""
 
-    def columns_per_choice(self, in_features: int, block: int) -> int | None:
-        return block if self.scope == "block" else None
+    def sweep_choice(self, sparsity: float) -> Choice | None:
+        if self.scope != "block":
+            return None
+        return Choice(block=lambda score, first: self.removed_in_block(score, sparsity, first))
+
+    def fault(self, keep: Tensor, sparsity: float) -> str | None:
+        rows, columns = keep.shape
+        floor = self.rounding == "floor"
+        budget = rows * _floor(columns, sparsity) if floor else rounded_count(rows * columns, sparsity)
+        removed = int((~keep).sum())
+        return None if removed == budget else f"{removed} weights were removed where the budget is {budget}"
 
     def removed(self, score: Tensor, sparsity: float, block: int) -> Tensor:
         rows, columns = score.shape
         if self.scope == "row":
             return self._removed_by_row(score, sparsity)
         if self.scope == "matrix":
-            return smallest(score.reshape(1, -1), rounded_count(rows * columns, sparsity)).reshape(
-                rows, columns
-            )
+            return smallest(score.reshape(1, -1), rounded_count(rows * columns, sparsity)).reshape(rows, columns)
         gone = torch.zeros_like(score, dtype=torch.bool)
         for start in range(0, columns, block):
             stop = min(start + block, columns)
@@ -58,7 +73,7 @@ class Unstructured:
 
     def _removed_by_row(self, score: Tensor, sparsity: float) -> Tensor:
         rows, columns = score.shape
-        low = int(columns * sparsity + 1e-9)
+        low = _floor(columns, sparsity)
         spare = 0 if self.rounding == "floor" else rounded_count(rows * columns, sparsity) - low * rows
         counts = torch.full((rows,), low, dtype=torch.long, device=score.device)
         if spare > 0:
@@ -66,3 +81,8 @@ class Unstructured:
             following = score.kthvalue(low + 1, dim=1).values
             counts += smallest(following.reshape(1, -1), spare).reshape(-1)
         return smallest(score, counts)
+
+
+def _floor(columns: int, sparsity: float) -> int:
+    # The epsilon keeps 100 * 0.29 from becoming 28.
+    return int(columns * sparsity + 1e-9)

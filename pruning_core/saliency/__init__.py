@@ -14,12 +14,18 @@ from pruning_core.registry import Registry
 
 @dataclass(frozen=True)
 class ColumnStatistics:
-    """Per-column facts of one layer, each [in] float32; only those named in a saliency's `needs` are set."""
+    """Per-column facts of one layer, each [in] float32; only what a saliency's `needs` ask for is set."""
 
     hessian_diag: Tensor | None = field(default=None, repr=False)
-    """H_jj of X^T X / tokens, undamped."""
+    """H_jj of X^T X / tokens, undamped ("hessian_diag", "factor")."""
+    damped_diag: Tensor | None = field(default=None, repr=False)
+    """H_jj after damping ("factor")."""
     factor_diag: Tensor | None = field(default=None, repr=False)
-    """u_j: diagonal of the upper factor of the damped inverse Hessian."""
+    """u_j: diagonal of the upper factor of the damped inverse Hessian ("factor")."""
+    inverse_diag: Tensor | None = field(default=None, repr=False)
+    """[H^-1]_jj of the damped Hessian ("factor")."""
+    tokens_per_sequence: float = 1.0
+    """Mean length of the calibration sequences: some published codes divide H by sequences, not tokens."""
 
 
 class Saliency(Protocol):
@@ -27,7 +33,7 @@ class Saliency(Protocol):
 
     name: ClassVar[str]
     needs: ClassVar[frozenset[str]]
-    """Subset of {"hessian_diag", "factor_diag"}."""
+    """Subset of {"hessian_diag", "factor"}."""
 
     def column_scale(self, columns: ColumnStatistics, in_features: int) -> Tensor | None:
         """[in] float32, non-negative; None means 1 everywhere."""

@@ -9,7 +9,7 @@ from pruning_core.saliency import SALIENCIES, ColumnStatistics
 class OptimalBrainSurgeon:
     """w_ij^2 / u_j^2, u_j^2 = [inverse of H_d[j:, j:]]_00 (SparseGPT, arXiv:2301.00774, eq. 3 and algorithm 1)."""
 
-    needs = frozenset({"factor_diag"})
+    needs = frozenset({"factor"})
 
     def column_scale(self, columns: ColumnStatistics, in_features: int) -> Tensor:
         return columns.factor_diag.square().reciprocal()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pruning_core.errors import InputError
+from pruning_core.quantizers.grids import BlockGrid, Grids
 from pruning_core.registry import nearest
 
 ChooseBlock = Callable[[Tensor, int], Tensor]
@@ -21,7 +22,7 @@ ChooseBlock = Callable[[Tensor, int], Tensor]
 
 @dataclass(frozen=True)
 class Choice:
-    """How the sweep gets its mask; exactly one of the three is set."""
+    """How the sweep gets its mask: fixed, or by block, or by group of m; none of them removes nothing."""
 
     fixed: Tensor | None = field(default=None, repr=False)
     """[rows, in] bool, True where a weight goes, chosen before the sweep."""
@@ -29,6 +30,17 @@ class Choice:
     """Called when the sweep enters a block, with scores of compensated weights."""
     n_of_m: tuple[int, int] | None = None
     """(kept n, of m): every group is chosen when the sweep reaches it."""
+    ragged: Callable[[int], int] | None = None
+    """How many weights of a last group of less than m columns go; goes with `n_of_m`."""
+
+
+@dataclass(frozen=True)
+class GroupRule:
+    """N:M as a kernel applies it: `removed` of each `size` columns go, `removed_last` of a shorter last group."""
+
+    size: int
+    removed: int
+    removed_last: int
 
 
 class Kernel(Protocol):
@@ -37,10 +49,11 @@ class Kernel(Protocol):
     Args:
         weight: [rows, width] float32, a view; becomes the final values.
         upper: [width, width] float32 contiguous: the block's part of U.
-        removed: [rows, width] bool; read, or written where `n_of_m` is given.
+        removed: [rows, width] bool; read, or written where `groups` is given.
         error: [rows, width] float32, receives (w - q) / u_j.
-        scale: [width] float32, the saliency's column scale; read only where `n_of_m` is given.
-        n_of_m: None, or (n, m) with width divisible by m.
+        scale: [width] float32, the saliency's column scale; read only where `groups` is given.
+        groups: the N:M rule, or None.
+        grid: the values that a kept weight may take, or None for any; its codes are written.
     """
 
     def __call__(
@@ -50,7 +63,8 @@ class Kernel(Protocol):
         removed: Tensor,
         error: Tensor,
         scale: Tensor,
-        n_of_m: tuple[int, int] | None,
+        groups: GroupRule | None,
+        grid: BlockGrid | None,
     ) -> None: ...
 
 
@@ -90,9 +104,15 @@ def kernel_for(name: str, device: torch.device) -> Kernel:
 
 
 def sweep(
-    weight: Tensor, upper: Tensor, scale: Tensor, choice: Choice, block: int, kernel: Kernel
+    weight: Tensor,
+    upper: Tensor,
+    scale: Tensor,
+    choice: Choice,
+    block: int,
+    kernel: Kernel,
+    grids: Grids | None = None,
 ) -> SweepResult:
-    """Prune `weight` with optimal updates of the columns not yet fixed.
+    """Prune and quantize `weight` with optimal updates of the columns not yet fixed.
 
     Args:
         weight: [rows, in] float32; not modified. Dead columns must already be zero.
@@ -101,24 +121,36 @@ def sweep(
         choice: where the mask comes from.
         block: columns per lazy update; with `choice.block` also the columns that share one choice.
         kernel: does one block.
+        grids: the values that kept weights may take; its codes are filled. None: any value.
     """
     work = weight.clone(memory_format=torch.contiguous_format)
     rows, columns = work.shape
     removed = choice.fixed.clone() if choice.fixed is not None else torch.zeros_like(work, dtype=torch.bool)
-    if choice.n_of_m:
-        block = max(block - block % choice.n_of_m[1], choice.n_of_m[1])
+    rule = _group_rule(choice, columns)
+    if rule:
+        block = max(block - block % rule.size, rule.size)
     total = 0.0
     for start in range(0, columns, block):
         stop = min(start + block, columns)
-        current = work[:, start:stop]
         if choice.block is not None:
-            removed[:, start:stop] = choice.block(current.square() * scale[start:stop], start)
+            removed[:, start:stop] = choice.block(work[:, start:stop].square() * scale[start:stop], start)
         error = torch.empty(rows, stop - start, dtype=torch.float32, device=work.device)
         gone = removed[:, start:stop].contiguous()
         inner = upper[start:stop, start:stop].contiguous()
-        kernel(current, inner, gone, error, scale[start:stop].contiguous(), choice.n_of_m)
+        grid = grids.enter(work, start, stop) if grids else None
+        kernel(work[:, start:stop], inner, gone, error, scale[start:stop].contiguous(), rule, grid)
         removed[:, start:stop] = gone
+        if grid:
+            grids.leave(grid, start, stop)
         total += float(error.double().square().sum()) / 2
         if stop < columns:
             work[:, stop:].addmm_(error, upper[start:stop, stop:], alpha=-1)
     return SweepResult(work, ~removed, total)
+
+
+def _group_rule(choice: Choice, columns: int) -> GroupRule | None:
+    if choice.n_of_m is None:
+        return None
+    n, m = choice.n_of_m
+    rest = columns % m
+    return GroupRule(m, m - n, choice.ragged(rest) if rest and choice.ragged else 0)

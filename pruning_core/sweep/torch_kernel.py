@@ -2,7 +2,10 @@
 
 from torch import Tensor
 
+from pruning_core.quantizers.affine import codes_of
+from pruning_core.quantizers.grids import BlockGrid
 from pruning_core.selection import smallest
+from pruning_core.sweep import GroupRule
 
 
 def fix_columns(
@@ -11,15 +14,27 @@ def fix_columns(
     removed: Tensor,
     error: Tensor,
     scale: Tensor,
-    n_of_m: tuple[int, int] | None,
+    groups: GroupRule | None,
+    grid: BlockGrid | None,
 ) -> None:
     """Fix the columns of one block (see `pruning_core.sweep.Kernel`)."""
-    for column in range(weight.shape[1]):
-        if n_of_m and column % n_of_m[1] == 0:
-            group = slice(column, column + n_of_m[1])
-            removed[:, group] = smallest(weight[:, group].square() * scale[group], n_of_m[1] - n_of_m[0])
+    width = weight.shape[1]
+    for column in range(width):
+        if groups and column % groups.size == 0:
+            group = slice(column, min(column + groups.size, width))
+            whole = group.stop - column == groups.size
+            count = groups.removed if whole else groups.removed_last
+            removed[:, group] = smallest(weight[:, group].square() * scale[group], count)
         current = weight[:, column].clone()
-        final = current.masked_fill(removed[:, column], 0.0)
+        final = current
+        if grid:
+            step, zero = grid.scale[:, grid.group[column]], grid.zero[:, grid.group[column]]
+            codes = codes_of(current, step, zero, grid.top)
+            # The code of a removed weight is the one that means zero.
+            codes = codes.where(~removed[:, column], zero)
+            grid.codes[:, column] = codes.to(grid.codes.dtype)
+            final = step * (codes - zero)
+        final = final.masked_fill(removed[:, column], 0.0)
         error[:, column] = (current - final) / upper[column, column]
         weight[:, column:] -= error[:, column, None] * upper[column, column:]
         weight[:, column] = final

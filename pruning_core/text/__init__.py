@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from pruning_core.registry import Registry
@@ -36,8 +37,8 @@ class Documents:
 class Text(Protocol):
     """A source of documents; its fields are its keys in params.yaml."""
 
-    def read(self) -> Documents:
-        """The documents, the same on every call while the source is unchanged."""
+    def read(self, folder: Path = Path()) -> Documents:
+        """The documents, the same on every call while the source is unchanged; relative paths start at `folder`."""
         ...
 
 

@@ -25,9 +25,9 @@ class File:
         if self.separator == "":
             raise InputError("separator must not be empty; leave it out to read the file as one document")
 
-    def read(self) -> Documents:
+    def read(self, folder: Path = Path()) -> Documents:
         """The file's documents; joined again they are the file."""
-        text = read_utf8(Path(self.path))
+        text = read_utf8(folder / self.path)
         if not text.strip():
             raise InputError(f"{self.path} holds no text; name a file that does")
         texts = (text,) if self.separator is None else tuple(text.split(self.separator))

@@ -1,6 +1,7 @@
 """A dataset of the Hugging Face hub as a text, with the papers' two by name."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from pruning_core.errors import InputError
 from pruning_core.text import TEXTS, Documents
@@ -69,17 +70,13 @@ class Hub:
     def __post_init__(self) -> None:
         known = KNOWN.get(self.dataset)
         if known and (self.config is not None or self.field != "text"):
-            raise InputError(
-                f"{self.dataset} fixes config and field; leave them out, or use the id {known.id!r}"
-            )
+            raise InputError(f"{self.dataset} fixes config and field; leave them out, or use the id {known.id!r}")
         if known and known.files and self.split not in known.files:
             raise InputError(f"{self.dataset} has the splits {', '.join(known.files)}, not {self.split!r}")
         if known is None and self.dataset.count("/") != 1:
-            raise InputError(
-                f"{self.dataset!r} is no dataset: use {', '.join(KNOWN)} or an id 'organisation/name'"
-            )
+            raise InputError(f"{self.dataset!r} is no dataset: use {', '.join(KNOWN)} or an id 'organisation/name'")
 
-    def read(self) -> Documents:
+    def read(self, folder: Path = Path()) -> Documents:
         """The documents in the order of the dataset; downloaded once, then from the local cache."""
         known = KNOWN.get(self.dataset) or Known(self.dataset, self.config, {}, "\n\n", {})
         texts = self._column(known)
@@ -116,7 +113,5 @@ class Hub:
             raise InputError(f"{known.id} has no column {self.field!r}; set field to one of {columns}")
         texts = tuple(rows[self.field][: known.first.get(self.split)])
         if not all(isinstance(text, str) for text in texts):
-            raise InputError(
-                f"column {self.field!r} of {known.id} is not text; set field to a column of strings"
-            )
+            raise InputError(f"column {self.field!r} of {known.id} is not text; set field to a column of strings")
         return texts

@@ -25,13 +25,11 @@ class JsonLines:
     field: str = "text"
     separator: str = "\n\n"
 
-    def read(self) -> Documents:
+    def read(self, folder: Path = Path()) -> Documents:
         """The documents in the order of their lines."""
         # Only "\n" ends a line: JSON strings may hold the other characters at which str.splitlines breaks.
-        lines = read_utf8(Path(self.path)).split("\n")
-        texts = tuple(
-            self._document(number, line) for number, line in enumerate(lines, start=1) if line.strip()
-        )
+        lines = read_utf8(folder / self.path).split("\n")
+        texts = tuple(self._document(number, line) for number, line in enumerate(lines, start=1) if line.strip())
         if not texts:
             raise InputError(f"{self.path} has no line with a JSON object; name a file that does")
         source = {"name": "jsonl", "path": self.path, "field": self.field, "documents": len(texts)}
@@ -42,16 +40,12 @@ class JsonLines:
         try:
             entry = json.loads(line)
         except json.JSONDecodeError as error:
-            raise InputError(
-                f"{place} is not JSON ({error.msg} at column {error.colno}); correct the line"
-            ) from None
+            raise InputError(f"{place} is not JSON ({error.msg} at column {error.colno}); correct the line") from None
         if not isinstance(entry, dict):
             raise InputError(f'{place} is not a JSON object; write one such as {{"{self.field}": ...}}')
         if self.field not in entry:
             known = ", ".join(entry) or "none"
-            raise InputError(
-                f"{place} has no field {self.field!r} (its fields: {known}); set field to the text's key"
-            )
+            raise InputError(f"{place} has no field {self.field!r} (its fields: {known}); set field to the text's key")
         if not isinstance(entry[self.field], str):
             raise InputError(f"{place}: field {self.field!r} is not a string; set field to the text's key")
         return entry[self.field]

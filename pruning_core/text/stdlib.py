@@ -33,7 +33,7 @@ class Stdlib:
 
     split: Literal["train", "validation", "test"] = "train"
 
-    def read(self) -> Documents:
+    def read(self, folder: Path = Path()) -> Documents:
         """One document per file, sorted by path."""
         root = Path(sysconfig.get_paths()["stdlib"])
         found = [(path, text) for path, text in library(root) if split_of(path) == self.split]

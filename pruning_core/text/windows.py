@@ -65,9 +65,7 @@ def calibration_windows(
         rows = [ids[start : start + length] for start in starts]
     else:
         known = ["first", "spread", "documents"]
-        raise InputError(
-            f"sampling {sampling!r} is not known{nearest(sampling, known)}: use {', '.join(known)}"
-        )
+        raise InputError(f"sampling {sampling!r} is not known{nearest(sampling, known)}: use {', '.join(known)}")
     return _windows(rows, documents, sampling, special, seed)
 
 

@@ -56,9 +56,7 @@ def state_of(directory: Path, step: int) -> tuple[dict[str, torch.Tensor], dict]
     return load_file(folder / "state.safetensors"), json.loads((folder / "checkpoint.json").read_text())
 
 
-def test_a_training_cut_off_between_checkpoints_and_resumed_ends_in_the_same_bits(
-    tmp_path, text, monkeypatch
-):
+def test_a_training_cut_off_between_checkpoints_and_resumed_ends_in_the_same_bits(tmp_path, text, monkeypatch):
     run(tmp_path / "whole", text)
     with monkeypatch.context() as patch:
         cut_off_at(6, patch)

@@ -11,7 +11,7 @@ from pruning_core.calibration import HiddenStates, collect
 from pruning_core.decoder import Decoder, matrix, set_matrix
 from pruning_core.errors import ComputationError
 from pruning_core.invariants import check_layer
-from pruning_core.method import build_method
+from pruning_core.method_settings import build_method
 from pruning_core.patterns import PATTERNS
 from pruning_core.statistics import LayerStatistics
 
@@ -137,5 +137,5 @@ def test_a_broken_invariant_fails_with_the_layer_and_the_count(weight, keep, sen
 
 def test_a_broken_n_of_m_group_fails():
     pattern = PATTERNS.build({"name": "n_of_m", "n": 1, "m": 2})
-    with pytest.raises(ComputationError, match="breaks 1:2"):
+    with pytest.raises(ComputationError, match="2 groups break 1:2"):
         check_layer("layer", torch.tensor([[1.0, 1, 0, 0]]), torch.tensor([[True, True, False, False]]), pattern, None)

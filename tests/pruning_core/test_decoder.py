@@ -4,16 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    GPT2Config,
-    GPT2LMHeadModel,
-    MistralConfig,
-    MistralForCausalLM,
-    OPTConfig,
-    OPTForCausalLM,
-)
+import transformers
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from pruning_core.calibration import HiddenStates, groups_of, propagate
 from pruning_core.decoder import Decoder, matrix
@@ -22,31 +14,42 @@ from pruning_core.errors import InputError
 REAL = ("stories260K-llama", "stories260K-mistral", "shakespeare-char-818K-gpt2", "shakespeare-char-818K-opt")
 
 
-def random_models():
-    sizes = {"vocab_size": 50, "max_position_embeddings": 32}
-    yield GPT2LMHeadModel(GPT2Config(vocab_size=50, n_positions=32, n_embd=16, n_layer=2, n_head=2))
-    yield OPTForCausalLM(
-        OPTConfig(
-            **sizes,
-            hidden_size=16,
-            ffn_dim=24,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            word_embed_proj_dim=16,
-            pad_token_id=1,
-        )
-    )
-    yield MistralForCausalLM(
-        MistralConfig(
-            **sizes,
-            hidden_size=16,
-            intermediate_size=24,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            sliding_window=4,
-        )
-    )
+KIN = {
+    "vocab_size": 50,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 32,
+}
+"""Sizes of the Llama-like families."""
+OLDER = {"vocab_size": 50, "hidden_size": 16}
+WINDOW = {"sliding_window": 4}
+CONFIGS = [
+    transformers.MistralConfig(**KIN, **WINDOW),
+    transformers.Qwen2Config(**KIN, **WINDOW, use_sliding_window=True, max_window_layers=1),
+    transformers.Qwen3Config(**KIN, head_dim=8),
+    transformers.Gemma2Config(**KIN, **WINDOW, head_dim=8),
+    transformers.Gemma3TextConfig(**KIN | {"num_hidden_layers": 7}, **WINDOW, head_dim=8),
+    transformers.Phi3Config(**KIN, pad_token_id=0),
+    transformers.Olmo2Config(**KIN),
+    transformers.StableLmConfig(**KIN),
+    transformers.GPT2Config(vocab_size=50, n_positions=32, n_embd=16, n_layer=2, n_head=2),
+    transformers.GPTNeoXConfig(**OLDER, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4),
+    transformers.PhiConfig(**OLDER, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4),
+    transformers.BloomConfig(**OLDER, n_layer=2, n_head=4),
+    transformers.FalconConfig(**OLDER, num_hidden_layers=2, num_attention_heads=4),
+    transformers.OPTConfig(
+        **OLDER,
+        ffn_dim=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        word_embed_proj_dim=16,
+        max_position_embeddings=32,
+        pad_token_id=1,
+    ),
+]
 
 
 def assert_same_states(directory: Path, tokens: torch.Tensor) -> None:
@@ -73,9 +76,11 @@ def test_real_models_run_block_by_block_as_they_do_whole(shared: Path, name: str
     assert_same_states(shared / "models" / name, torch.randint(3, 60, (6, 24), generator=draw))
 
 
-@pytest.mark.parametrize("model", list(random_models()), ids=lambda model: type(model).__name__)
-def test_random_models_run_block_by_block_as_they_do_whole(model, tmp_path: Path):
-    model.eval().save_pretrained(tmp_path)
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.model_type)
+def test_random_models_run_block_by_block_as_they_do_whole(config, tmp_path: Path):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(config).eval().save_pretrained(tmp_path)
     assert_same_states(tmp_path, torch.randint(2, 50, (6, 20), generator=torch.Generator().manual_seed(1)))
 
 

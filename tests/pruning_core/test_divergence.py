@@ -23,9 +23,7 @@ def test_the_divergence_is_the_sum_of_p_log_p_over_q_with_p_the_dense_model(tiny
     result = kl_to_dense(model, dense, TOKENS, batch=2)
     for i, window in enumerate(TOKENS):
         log_q, log_p = log_probabilities(model, window), log_probabilities(dense, window)
-        assert float(result.kl[i]) == pytest.approx(
-            (np.exp(log_p) * (log_p - log_q)).sum(-1).mean(), rel=1e-5
-        )
+        assert float(result.kl[i]) == pytest.approx((np.exp(log_p) * (log_p - log_q)).sum(-1).mean(), rel=1e-5)
         agreed = (log_p.argmax(-1) == log_q.argmax(-1)).mean()
         assert float(result.agreement[i]) == pytest.approx(agreed)
     assert result.kl.dtype == torch.float64

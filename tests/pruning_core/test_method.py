@@ -7,7 +7,7 @@ import torch
 from problems import damped, layer, quadratic
 
 from pruning_core.errors import ComputationError, InputError
-from pruning_core.method import build_method, compress_layer
+from pruning_core.method_settings import build_method, compress_layer
 from pruning_core.patterns import PATTERNS
 from pruning_core.registry import Registry
 from pruning_core.saliency import SALIENCIES
@@ -20,6 +20,9 @@ SHAPES = [
     {"name": "unstructured", "scope": "matrix"},
     {"name": "n_of_m", "n": 2, "m": 4},
     {"name": "n_of_m", "n": 1, "m": 8},
+    {"name": "n_of_m", "n": 3, "m": 7, "ragged": "proportional"},
+    {"name": "block", "rows": 4, "columns": 8},
+    {"name": "alpha_search"},
 ]
 COMPENSATIONS = [{"name": "none", "block": 16}, {"name": "sweep", "block": 16}]
 EVERY = list(itertools.product(SALIENCIES.names(), SHAPES, COMPENSATIONS))
@@ -33,12 +36,29 @@ def compressed(saliency, pattern, compensation, sparsity=0.6, seed=0, scale=1.0)
     return weight, inputs * scale, compress_layer(weight, known, sparsity=wanted, **spec)
 
 
+def budget(pattern: dict, weight: torch.Tensor) -> tuple[int, int]:
+    """Fewest and most removed weights at sparsity 0.6, worked out by hand for 24 x 40."""
+    exact = rounded_count(weight.numel(), 0.6)
+    if pattern["name"] == "n_of_m":
+        rows, columns = weight.shape
+        whole, rest = divmod(columns, pattern["m"])
+        # ceil(3 * 5 / 7) = 3 of the last 5 stay.
+        count = rows * (whole * (pattern["m"] - pattern["n"]) + (rest - 3 if rest else 0))
+        return count, count
+    if pattern["name"] == "block":
+        return exact, exact + 31
+    if pattern["name"] == "alpha_search":
+        # It cannot always get there: no row may lose more than 0.8 of its score.
+        return 0, weight.numel()
+    return exact, exact
+
+
 @pytest.mark.parametrize(("saliency", "pattern", "compensation"), EVERY)
 def test_every_method_removes_its_exact_count_and_leaves_exact_zeros(saliency, pattern, compensation):
     weight, _, done = compressed(saliency, pattern, compensation)
     removed = int((~done.keep).sum())
-    share = 1 - pattern["n"] / pattern["m"] if pattern["name"] == "n_of_m" else 0.6
-    assert removed == rounded_count(weight.numel(), share)
+    low, high = budget(pattern, weight)
+    assert low <= removed <= high
     assert not done.weight[~done.keep].any()
     assert torch.isfinite(done.weight).all()
 
@@ -47,13 +67,14 @@ def test_every_method_removes_its_exact_count_and_leaves_exact_zeros(saliency, p
 def test_the_reported_loss_is_the_quadratic_form_of_the_change(saliency, pattern, compensation):
     weight, inputs, done = compressed(saliency, pattern, compensation)
     if done.loss is None:
-        assert compensation["name"] == "none" and saliency in ("magnitude", "wanda")
+        assert compensation["name"] == "none" and saliency in ("magnitude", "wanda", "wanda_squared")
         return
     assert done.loss == pytest.approx(quadratic(done.weight - weight, damped(inputs)), rel=1e-3)
 
 
 @pytest.mark.parametrize(("saliency", "pattern", "compensation"), EVERY)
 def test_the_scale_of_the_inputs_changes_no_mask(saliency, pattern, compensation):
+    # (The published code form of ISC does depend on it: see test_isc.)
     _, _, done = compressed(saliency, pattern, compensation)
     # A power of two scales every float32 product exactly.
     _, _, scaled = compressed(saliency, pattern, compensation, scale=0.25)

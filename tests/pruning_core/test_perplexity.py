@@ -63,18 +63,14 @@ def test_the_batch_changes_nothing_but_rounding(tiny_llama):
     model = tiny_llama()
     reference = perplexity(model, TOKENS, batch=1).losses
     for batch in (2, 7, 100):
-        torch.testing.assert_close(
-            perplexity(model, TOKENS, batch=batch).losses, reference, rtol=1e-6, atol=0
-        )
+        torch.testing.assert_close(perplexity(model, TOKENS, batch=batch).losses, reference, rtol=1e-6, atol=0)
 
 
 def test_a_batch_is_cut_down_where_its_logits_would_not_fit(tiny_llama, monkeypatch):
     model = tiny_llama()
     reference = perplexity(model, TOKENS, batch=7).losses
     seen = []
-    model.register_forward_pre_hook(
-        lambda _, args, kwargs: seen.append(len(kwargs["input_ids"])), with_kwargs=True
-    )
+    model.register_forward_pre_hook(lambda _, args, kwargs: seen.append(len(kwargs["input_ids"])), with_kwargs=True)
     monkeypatch.setattr("pruning_core.evaluation.forward.LOGITS_BYTES", 2 * 12 * 50 * 4)
     monkeypatch.setattr("pruning_core.evaluation.forward.CHUNK_NUMBERS", 3 * 50)
     torch.testing.assert_close(perplexity(model, TOKENS, batch=7).losses, reference, rtol=1e-6, atol=0)

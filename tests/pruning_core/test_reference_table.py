@@ -11,7 +11,7 @@ from pruning_core.blocks import compress_block, compress_block_from, ungrouped
 from pruning_core.calibration import HiddenStates
 from pruning_core.decoder import Decoder
 from pruning_core.evaluation.perplexity import perplexity
-from pruning_core.method import build_method
+from pruning_core.method_settings import build_method
 from pruning_core.source import load_model
 from pruning_core.text import TEXTS
 from pruning_core.text.windows import calibration_windows, evaluation_windows
@@ -48,9 +48,7 @@ def method_of(row: dict):
 def windows_of(shared: Path, split: str, tokenizer, count: int) -> torch.Tensor:
     documents = TEXTS.build({"name": "file", "path": str(shared / "data" / "tinystories" / f"{split}.txt")}).read()
     if split == "calibration":
-        return calibration_windows(
-            documents, tokenizer, sequences=count, length=256, sampling="first", seed=0
-        ).tokens
+        return calibration_windows(documents, tokenizer, sequences=count, length=256, sampling="first", seed=0).tokens
     return evaluation_windows(documents, tokenizer, length=256, windows=count).tokens
 
 

@@ -54,9 +54,7 @@ def test_a_directory_wins_over_a_hub_id_of_the_same_name(tiny_directory, tmp_pat
 
 def test_real_models_of_four_families_are_found(shared):
     lengths = {
-        path.name: resolve(str(path)).context_length()
-        for path in (shared / "models").iterdir()
-        if path.is_dir()
+        path.name: resolve(str(path)).context_length() for path in (shared / "models").iterdir() if path.is_dir()
     }
     assert lengths == {
         "stories260K-llama": 512,
@@ -250,9 +248,7 @@ def test_weights_that_the_config_does_not_know_are_an_error(tiny_directory):
 
 def test_weights_of_another_shape_are_an_error_with_their_name(tiny_directory):
     edit_weights(tiny_directory, lambda tensors: tensors.update({"model.norm.weight": torch.ones(17)}))
-    with pytest.raises(
-        InputError, match=r"another shape than its config\.json asks for: model\.norm\.weight"
-    ):
+    with pytest.raises(InputError, match=r"another shape than its config\.json asks for: model\.norm\.weight"):
         load_model(tiny_directory)
 
 

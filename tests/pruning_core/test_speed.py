@@ -50,9 +50,7 @@ def test_the_model_sees_the_prompt_once_and_then_one_token_at_a_time(tiny_llama)
 
 def test_decoding_with_the_cache_gives_the_tokens_of_greedy_generation(tiny_llama):
     model, seen = tiny_llama(), []
-    model.register_forward_pre_hook(
-        lambda _, args, kwargs: seen.append(kwargs["input_ids"].tolist()), with_kwargs=True
-    )
+    model.register_forward_pre_hook(lambda _, args, kwargs: seen.append(kwargs["input_ids"].tolist()), with_kwargs=True)
     measure_speed(model, prompt=5, generated=4, repeats=2, warmup=0)
     decoded = [ids[0][0] for ids in seen[1:5]]
     model = tiny_llama()

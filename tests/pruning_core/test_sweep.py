@@ -6,7 +6,7 @@ from problems import damped, layer, quadratic
 
 from pruning_core.errors import InputError
 from pruning_core.factor import factorize
-from pruning_core.method import compress_layer
+from pruning_core.method_settings import compress_layer
 from pruning_core.statistics import LayerStatistics
 from pruning_core.sweep import KERNELS, Choice, kernel_for, sweep
 
@@ -27,9 +27,9 @@ def test_removing_a_prefix_of_columns_leaves_the_exact_least_squares_fit(kernel,
     gone[:, :11] = True
     weight, inputs, done = swept(kernel, Choice(fixed=gone), block)
     hessian = damped(inputs)
-    refit = weight[:, 11:].double() + torch.linalg.solve(
-        hessian[11:, 11:], hessian[11:, :11] @ weight[:, :11].double().T
-    ).T
+    refit = (
+        weight[:, 11:].double() + torch.linalg.solve(hessian[11:, 11:], hessian[11:, :11] @ weight[:, :11].double().T).T
+    )
     torch.testing.assert_close(done.weight[:, 11:].double(), refit, rtol=1e-3, atol=1e-3)
     assert not done.weight[:, :11].any()
 

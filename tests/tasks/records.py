@@ -88,8 +88,7 @@ def make_record(root: Path, name: str) -> dict[str, Any]:
         "digest": digest(name),
         "source": digest("code"),
         "versions": {"espalier": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0", "numpy": "2.4.6"},
-        "facts": facts
-        | {"size_bytes": {"stored": 11_210_752, "bitmask": 11_210_752 * (0.55 if recipe else 1)}},
+        "facts": facts | {"size_bytes": {"stored": 11_210_752, "bitmask": 11_210_752 * (0.55 if recipe else 1)}},
     }
     model = _artifact(root, "variant", name, {"manifest.json": manifest})
     losses, difference, error = _losses(increase, random_numbers)

@@ -12,7 +12,9 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from pruning_core.blocks import compress_block
 from pruning_core.errors import InputError
+from tasks import states
 from tasks.pipeline import Pipeline
 from tasks.steps_seen import CACHED, StepsSeen
 from tasks.workspace import Workspace
@@ -53,6 +55,19 @@ def test_a_variant_is_a_model_that_transformers_loads_with_exact_zeros(workspace
     prunable = sum(layer["rows"] * layer["columns"] for layer in model.facts["layers"])
     assert zeros == prunable // 2
     assert model.facts["sparsity"]["prunable"] == 0.5
+
+
+def test_a_quantized_variant_keeps_its_integers_beside_the_weights_they_stand_for(workspace_root: Path):
+    edit(workspace_root, "sparsegpt-50", "quantizer", {"name": "affine", "bits": 4, "group_size": 8})
+    pipeline, _ = pipeline_of(workspace_root)
+    model = pipeline.model("sparsegpt-50")
+    parts, weights = load_file(model.path / "quantized.safetensors"), load_file(model.path / "model.safetensors")
+    for layer in model.facts["layers"]:
+        codes, scale, zero, group = (parts[f"{layer['name']}.{part}"] for part in ("codes", "scale", "zero", "group"))
+        stood_for = scale[:, group.long()] * (codes.float() - zero[:, group.long()])
+        assert torch.equal(stood_for, weights[f"{layer['name']}.weight"])
+        assert layer["zeros"] >= layer["removed"] == codes.numel() // 2
+    assert model.facts["bits_per_weight"]["bitmask"] < model.facts["bits_per_weight"]["stored"]
 
 
 def test_the_second_time_nothing_is_computed(workspace_root: Path):
@@ -184,6 +199,36 @@ def test_a_text_that_changed_is_tokenised_again(workspace_root: Path):
     (workspace_root / "train.txt").write_text("w1 w2 w3 " * 400)
     pipeline, _ = pipeline_of(workspace_root)
     assert pipeline.calibration.facts["text_digest"] != before.facts["text_digest"]
+
+
+def test_a_finished_variant_leaves_no_checkpoints(workspace_root: Path, monkeypatch):
+    monkeypatch.setattr("tasks.states.CHECKPOINT_SECONDS", 0.0)
+    for name in ("sparsegpt-50", "shared-2of4"):
+        pipeline_of(workspace_root)[0].model(name)
+    assert list((workspace_root / ".espalier" / "scratch").glob("states-*")) == []
+
+
+def test_checkpointed_states_are_those_of_the_run(workspace_root: Path, tmp_path_factory, monkeypatch):
+    expected = pipeline_of(workspace_root)[0].model("sparsegpt-50")
+    other = tmp_path_factory.mktemp("checkpointed")
+    shutil.copy(workspace_root / "params.yaml", other)
+    monkeypatch.setattr("tasks.states.CHECKPOINT_SECONDS", 0.0)
+    pipeline, _ = pipeline_of(other)
+
+    def stop(decoder, index, *rest):
+        if index == 1:
+            raise KeyboardInterrupt
+        return compress_block(decoder, index, *rest)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("tasks.prune_block.compress_block", stop)
+        pipeline.model("sparsegpt-50")
+    states._finish_writing()
+    assert len(list((other / ".espalier" / "scratch").glob("states-*/states.safetensors"))) == 1
+    # What this process holds in memory is forgotten, so that the checkpoint is what is read.
+    monkeypatch.setattr(states._LIVE, "states", None)
+    monkeypatch.setattr("tasks.states.propagate", None)
+    assert pipeline_of(other)[0].model("sparsegpt-50").digest == expected.digest
 
 
 def test_nothing_in_the_store_is_a_pickle(workspace_root: Path):

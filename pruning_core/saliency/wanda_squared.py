@@ -1,0 +1,13 @@
+"""Wanda's score squared: what any sweep saliency has to beat."""
+
+from pruning_core.saliency import SALIENCIES
+from pruning_core.saliency.wanda import Wanda
+
+
+@SALIENCIES.register("wanda_squared")
+class WandaSquared(Wanda):
+    """w_ij^2 H_jj, the exact loss of removing one weight without compensation (optimal brain damage).
+
+    Ranks as `wanda` does; under its own name it is the baseline of every comparison of sweep saliencies, since the
+    published ISC is close to it where activations are large.
+    """
