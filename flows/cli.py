@@ -164,11 +164,17 @@ def main() -> None:
         _fail(error, 2)
     except ComputationError as error:
         _fail(error, 1)
-    except SystemExit as stop:
-        # Typer turns Ctrl-C into this code without a word.
-        if stop.code == INTERRUPTED:
+    finally:
+        # Typer turns Ctrl-C into an exit code without a word, Prefect at some instants into an error of its own.
+        if _was_interrupted(sys.exc_info()[1]):
             _fail("stopped; what was done is stored, and the same command goes on from there", INTERRUPTED)
-        raise
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    """Whether `error` came up on the way out of a Ctrl-C."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
 
 
 def _fail(error: Exception | str, code: int) -> None:

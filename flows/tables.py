@@ -7,6 +7,11 @@ from rich.table import Table
 
 from tasks.comparison import comparison_table
 
+NOTE = (
+    "Loss and KL in nats per token, ± paired standard error. Zeros: share of the prunable weights. bits/w: per weight of "
+    "the whole model if a bit mask stood for the zeros. tok/s: decoding, measured; zeros stored dense speed nothing up."
+)
+
 
 def print_comparison(records: list[dict[str, Any]]) -> None:
     """All variants, the dense model first."""
@@ -27,12 +32,7 @@ def print_comparison(records: list[dict[str, Any]]) -> None:
         )
     console = Console()
     console.print(table)
-    console.print(
-        "\nLoss and KL in nats per token, ± paired standard error. Zeros: share of the prunable weights. bits/w: per "
-        "weight of\nthe whole model if a bit mask stood for the zeros. tok/s: decoding, measured; zeros stored dense "
-        "speed nothing up.",
-        style="dim",
-    )
+    console.print(f"\n{NOTE}", style="dim")
 
 
 def print_facts(facts: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from pruning_core.errors import InputError
 from pruning_core.progress import Progress, ignore_progress
 from pruning_core.recipe import BASELINE
 from tasks.artifact import Artifact
@@ -96,7 +97,23 @@ def _replace(path: Path, text: str) -> None:
 
 
 def commit(workspace: Path, stages: list[str], progress: Progress = ignore_progress) -> None:
-    """Record the outputs that lie in the workspace in dvc.lock and DVC's cache: `dvc repro` then skips their stages."""
+    """Record the outputs that lie in the workspace in dvc.lock and DVC's cache: `dvc repro` then skips their stages.
+
+    Raises:
+        InputError: DVC refuses, as for a key that dvc.yaml watches and params.yaml lacks, or while another dvc runs.
+    """
+    from dvc.exceptions import DvcException
+
+    try:
+        _commit(workspace, stages, progress)
+    except DvcException as error:
+        raise InputError(
+            f"DVC cannot record the results ({' '.join(str(error).split())}); they are stored: "
+            "put that right and run the same command again"
+        ) from error
+
+
+def _commit(workspace: Path, stages: list[str], progress: Progress) -> None:
     from dvc.repo import Repo
 
     logging.getLogger("dvc").setLevel(logging.WARNING)

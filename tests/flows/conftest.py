@@ -53,6 +53,7 @@ def make_workspace(tmp_path_factory, texts: Path) -> Callable[..., Path]:
         _write_model(root / "models" / "tiny", config)
         params = {
             "model": "models/tiny",
+            "trust_remote_code": False,
             "calibration": _text(texts / "train.txt") | {"sequences": 8, "batch": 4},
             "evaluation": _text(texts / "test.txt") | {"windows": 12},
             "variants": VARIANTS,

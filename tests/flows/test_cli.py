@@ -91,6 +91,28 @@ def test_a_folder_without_params_is_refused_by_the_installed_command(start, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
+STOPPED_BADLY = """
+import sys
+from flows import cli
+
+
+def interrupted_cleanup(**anything):
+    try:
+        raise KeyboardInterrupt
+    finally:
+        raise ValueError("clean-up failed")
+
+
+cli.app = interrupted_cleanup
+cli.main()
+"""
+
+
+def test_a_clean_up_that_fails_after_ctrl_c_does_not_hide_that_the_user_stopped_it(start, tmp_path: Path):
+    done = start(tmp_path, "python", "-c", STOPPED_BADLY).wait()
+    assert done.code == 130 and done.err.startswith("espalier: stopped") and "Traceback" not in done.err
+
+
 @pytest.fixture(scope="module")
 def story(espalier: Callable, make_workspace) -> dict:
     """Explained, compressed by stages, explained again; the answers by name."""

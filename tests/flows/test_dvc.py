@@ -136,3 +136,13 @@ def test_editing_one_variant_runs_the_stages_of_that_variant_alone(dvc, compared
     manifest = json.loads((compared / "artifacts/models/magnitude-50/manifest.json").read_text())
     assert manifest["facts"]["sparsity"]["prunable"] == 0.25
     assert steps_computed(compared, VARIANTS) == []
+
+
+def test_what_dvc_refuses_is_told_in_a_sentence_and_the_results_are_kept(espalier, compared: Path):
+    stages = yaml.safe_load((compared / "dvc.yaml").read_text())
+    stages["stages"]["tokens"]["params"].append("a_key_that_is_not_there")
+    (compared / "dvc.yaml").write_text(yaml.safe_dump(stages))
+    done = espalier(compared, "compress", "sparsegpt-50")
+    [sentence] = [line for line in done.err.splitlines() if line.startswith("espalier: ")]
+    assert done.code == 2 and "Traceback" not in done.err
+    assert "DVC cannot record" in sentence and "a_key_that_is_not_there" in sentence
