@@ -59,8 +59,15 @@ def tokens_outputs(calibration: Artifact, evaluation: Artifact) -> list[StageOut
 
 
 def is_repository(workspace: Path) -> bool:
-    """Whether the workspace is under DVC."""
-    return (workspace / ".dvc").is_dir() and (workspace / "dvc.yaml").is_file()
+    """Whether the workspace is under DVC, and that under git or told to do without (`dvc init --no-scm`).
+
+    The files of a release archive hold `.dvc` but no git: DVC would refuse to work there.
+    """
+    config = workspace / ".dvc" / "config"
+    if not config.is_file() or not (workspace / "dvc.yaml").is_file():
+        return False
+    with_git = any((folder / ".git").exists() for folder in (workspace, *workspace.parents))
+    return with_git or "no_scm = true" in config.read_text().lower()
 
 
 def place(workspace: Path, store: Store, outputs: list[StageOutput]) -> None:
