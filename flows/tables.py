@@ -9,7 +9,7 @@ from tasks.comparison import comparison_table
 
 NOTE = (
     "Loss and KL in nats per token, ± paired standard error. Zeros: share of the prunable weights. bits/w: per weight "
-    "of the whole model if a bit mask stood for the zeros. tok/s: decoding, measured; zeros stored densely save no time."
+    "of the whole model if a bit mask stood for the zeros. tok/s: decoding, measured; zeros stored densely save nothing."
 )
 
 
