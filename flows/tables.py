@@ -9,7 +9,8 @@ from tasks.comparison import comparison_table
 
 NOTE = (
     "Loss and KL in nats per token, ± paired standard error. Zeros: share of the prunable weights. bits/w: per weight "
-    "of the whole model if a bit mask stood for the zeros. tok/s: decoding, measured; zeros stored densely save nothing."
+    "of the whole model if a bit mask stood for the zeros. tok/s: decoding, measured; dense storage of zeros saves "
+    "nothing."
 )
 
 
