@@ -14,6 +14,14 @@ def test_the_hessian_is_the_mean_outer_product_whatever_the_batches():
     torch.testing.assert_close(uneven.double(), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("width", [1, 255, 256, 257, 700])
+def test_a_hessian_of_several_strips_is_whole_and_symmetric(width):
+    inputs = torch.randn(40, width, generator=torch.Generator().manual_seed(width))
+    hessian = LayerStatistics.from_inputs(inputs).hessian()
+    assert torch.equal(hessian, hessian.T)
+    torch.testing.assert_close(hessian.double(), inputs.double().T @ inputs.double() / 40, rtol=1e-4, atol=1e-5)
+
+
 def test_the_diagonal_alone_equals_the_diagonal_of_the_whole():
     inputs = torch.randn(50, 8, generator=torch.Generator().manual_seed(1))
     alone = LayerStatistics.from_inputs(inputs, full=False).hessian_diag()
