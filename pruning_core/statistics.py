@@ -77,7 +77,7 @@ class LayerStatistics:
 
 
 def _add_outer(moment: Tensor, rows: Tensor) -> None:
-    """moment += rows^T rows in its upper triangle, by strips of STRIP rows: about half the work of the whole product."""
+    """moment += rows^T rows in its upper triangle, by strips: about half the work of the whole product."""
     for start in range(0, moment.shape[0], STRIP):
         stop = start + STRIP
         moment[start:stop, start:].addmm_(rows[:, start:stop].T, rows[:, start:])
