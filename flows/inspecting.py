@@ -15,7 +15,9 @@ from tasks.workspace import Workspace
 
 def evaluate_directory(path: Path, overrides: list[str] | None, quiet: bool) -> dict[str, Any]:
     """Quality, size and speed of a model directory; with its own tokenizer, on the evaluation text of params.yaml."""
-    given = [*(overrides or []), f"model={json.dumps(str(path.resolve() if path.exists() else path))}"]
+    if not path.is_dir():
+        raise InputError(f"there is no model directory {path}; give the folder that holds its config.json")
+    given = [*(overrides or []), f"model={json.dumps(str(path.resolve()))}"]
     workspace = Workspace.open(None, given)
     pipeline = Pipeline(workspace.context(), workspace.settings)
     with shown_bars(quiet):

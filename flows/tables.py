@@ -8,9 +8,9 @@ from rich.table import Table
 from tasks.comparison import comparison_table
 
 NOTE = (
-    "Loss and KL in nats per token, ± paired standard error. Zeros: share of the prunable weights. bits/w: per weight "
-    "of the whole model if a bit mask stood for the zeros. tok/s: decoding, measured; dense storage of zeros saves "
-    "nothing."
+    "Loss and KL in nats per token, ± paired standard error. Removed: share of the prunable weights. bits/w: per "
+    "weight of the whole model if a bit mask stood for the zeros. tok/s: decoding, measured once for each model, when "
+    "it was new; zeros stored densely make nothing faster."
 )
 
 
@@ -18,7 +18,7 @@ def print_comparison(records: list[dict[str, Any]]) -> None:
     """All variants, the dense model first."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("variant", no_wrap=True)
-    for title in ("ppl", "loss vs dense", "KL", "top-1", "zeros", "bits/w", "tok/s"):
+    for title in ("ppl", "loss vs dense", "KL", "top-1", "removed", "bits/w", "tok/s"):
         table.add_column(title, justify="right", no_wrap=True)
     for row in comparison_table(records):
         table.add_row(

@@ -51,6 +51,9 @@ def _given(spec: Mapping[str, Any], key: str, where: str) -> Any:
 
 def _pattern_mapping(spec: Mapping[str, Any], where: str) -> Any:
     pattern = _given(spec, "pattern", where)
+    if isinstance(pattern, Mapping) and isinstance(pattern.get("name"), int):
+        # {name: 2:4} is the same slip one level down.
+        _pattern_mapping({"pattern": pattern["name"]}, where)
     if isinstance(pattern, int) and pattern >= 61:
         n, m = divmod(pattern, 60)
         raise InputError(

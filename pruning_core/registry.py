@@ -120,7 +120,9 @@ class Registry(Generic[T]):
         """
         where = where or self.kind
         if not isinstance(spec, Mapping) or not isinstance(spec.get("name"), str):
-            raise InputError(f"{where} must be a mapping with a name such as {{name: {self.names()[0]}}}, got {spec!r}")
+            raise InputError(
+                f"{where} must be a mapping {{name: ...}} with one of the names {', '.join(self.names())}; got {spec!r}"
+            )
         cls = self.get(spec["name"])
         values = {key: value for key, value in spec.items() if key != "name"}
         return validated(lambda: cls(**values), where, sorted(cls.__dataclass_fields__))
