@@ -225,6 +225,11 @@ def _stored_names(model: nn.Module, checkpoint: Checkpoint) -> dict[str, str]:
                 break
     needed = {name for name, parameter in model.named_parameters() if id(parameter) not in _head_only(model)}
     missing = sorted(needed - stored.keys())
+    if any(".experts." in name for name in missing):
+        raise InputError(
+            f"{checkpoint.directory} is a mixture of experts, whose expert weights are stored otherwise than they run; "
+            "only dense decoders can be compressed so far"
+        )
     if missing:
         raise InputError(
             f"{checkpoint.directory} lacks {len(missing)} tensors of its config.json, the first {missing[0]!r}; "

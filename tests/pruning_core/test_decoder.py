@@ -115,3 +115,10 @@ def test_a_config_that_is_not_the_weights_is_refused(tiny_directory: Path):
     config = AutoConfig.from_pretrained(tiny_directory, num_hidden_layers=3)
     with pytest.raises(InputError, match=r"lacks 9 tensors of its config.json, the first 'model.layers.2"):
         Decoder(tiny_directory, config)
+
+
+def test_a_mixture_of_experts_is_refused_and_not_half_compressed(tmp_path: Path):
+    config = transformers.MixtralConfig(**KIN, num_local_experts=4)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="mixture of experts"):
+        Decoder(tmp_path, AutoConfig.from_pretrained(tmp_path))
