@@ -1,6 +1,10 @@
 """What all tests share: reference data, models small enough to be made anew, a workspace, one Prefect server."""
 
 import os
+
+# Triton reads it when it is first imported, which transformers does: the kernels are then interpreted, on the CPU.
+os.environ.setdefault("TRITON_INTERPRET", "1")
+
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path

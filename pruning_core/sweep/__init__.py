@@ -7,6 +7,7 @@ update of all later columns. A kernel does the columns of one block.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Protocol
 
 import torch
@@ -77,17 +78,17 @@ class SweepResult:
     loss: float
 
 
-KERNELS = ("numba", "torch")
+KERNELS = ("numba", "torch", "triton")
 
 
 def kernel_for(name: str, device: torch.device) -> Kernel:
     """The kernel of that name; "auto" takes the fastest one for the device.
 
     Raises:
-        InputError: unknown name, or a CPU kernel asked for elsewhere.
+        InputError: unknown name, or a kernel that does not run there.
     """
     if name == "auto":
-        name = "numba" if device.type == "cpu" else "torch"
+        name = "numba" if device.type == "cpu" else "triton" if device.type == "cuda" and _triton_exists() else "torch"
     if name not in KERNELS:
         raise InputError(
             f"{name!r} is not a known kernel{nearest(name, list(KERNELS))}; known: auto, {', '.join(KERNELS)}"
@@ -96,11 +97,31 @@ def kernel_for(name: str, device: torch.device) -> Kernel:
         from pruning_core.sweep.torch_kernel import fix_columns
 
         return fix_columns
+    if name == "triton":
+        return _triton_kernel(device)
     if device.type != "cpu":
         raise InputError(f"the numba kernel runs on the CPU, not on {device.type}; use kernel torch")
     from pruning_core.sweep.numba_kernel import fix_columns
 
     return fix_columns
+
+
+def _triton_exists() -> bool:
+    # Builds of torch for CUDA bring it; elsewhere it is no requirement.
+    return find_spec("triton") is not None
+
+
+def _triton_kernel(device: torch.device) -> Kernel:
+    if not _triton_exists():
+        raise InputError("the triton kernel needs the package triton, which is not installed; use kernel auto")
+    from pruning_core.sweep import triton_kernel
+
+    if device.type != "cuda" and not triton_kernel.INTERPRETED:
+        raise InputError(
+            f"the triton kernel runs on a GPU, not on {device.type}; use kernel auto, "
+            "or set TRITON_INTERPRET=1 to have it interpreted, which is slow"
+        )
+    return triton_kernel.fix_columns
 
 
 def sweep(
