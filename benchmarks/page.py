@@ -3,7 +3,7 @@
 from typing import Any
 
 from benchmarks.floor import Work
-from benchmarks.settings import NOTES, SETTINGS
+from benchmarks.settings import NOTES, SETTINGS, SWEEP_AIM
 from benchmarks.summary import Spread, ratios, seconds, sustained_rate
 
 NAMES = {
@@ -36,9 +36,10 @@ def page(raw: dict[str, Any]) -> str:
         _floor(raw),
         "## Quality at these speeds",
         _quality(raw),
+        "## The column sweep alone",
+        _sweep(raw),
         "## How it was measured",
         _protocol(raw),
-        *_sweep(raw),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -196,10 +197,27 @@ def _protocol(raw: dict[str, Any]) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _sweep(raw: dict[str, Any]) -> list[str]:
-    if not raw.get("sweep"):
-        return []
-    return ["## The column sweep alone", raw["sweep"]["page"]]
+def _sweep(raw: dict[str, Any]) -> str:
+    found = raw["sweep"]
+    fast, readable = found["kernels"]
+    rows = [
+        [
+            name,
+            *(_milliseconds(found["spread"][name][kernel]) for kernel in (fast, readable)),
+            spread(Spread(**found["ratio"][name]), 2),
+            f"≥ {SWEEP_AIM:g}",
+        ]
+        for name in found["seconds"]
+    ]
+    return (
+        f"One matrix of {found['size']} x {found['size']}, blocks of {found['block']}, statistics and factor at hand: "
+        "the compiled kernel against the same loop in torch, in milliseconds.\n\n"
+        f"{table(['', fast, readable, f'{readable} / {fast}', 'aim'], rows)}"
+    )
+
+
+def _milliseconds(value: dict[str, float]) -> str:
+    return spread(Spread(**{name: 1e3 * taken for name, taken in value.items()}), 1)
 
 
 def _work(raw: dict[str, Any], setting: str) -> Work:

@@ -125,7 +125,7 @@ def _joint(papers: Mapping[str, Recipe]) -> Group:
     entries = (
         Entry(pruned.name, "SparseGPT, not quantized", pruned.recipe),
         Entry("sparsegpt-50-int4", "one joint pass", papers["sparsegpt-50-int4"]),
-        Entry("gptq-int4-on-zeros", "SparseGPT, then GPTQ on its zeros", papers["gptq-int4-on-zeros"], pruned.name),
+        Entry("gptq-int4-on-zeros", "SparseGPT, then GPTQ on its zeros", papers["gptq-int4"] | on_zeros, pruned.name),
         Entry("rtn-int4-on-zeros", "SparseGPT, then rounding", _rounding(4) | on_zeros, pruned.name),
     )
     return Group("joint", "50 % unstructured and 4 bits", "sparsegpt-50-int4", entries)

@@ -118,10 +118,14 @@ class Bench:
         """What the figures hold for, with digests."""
         home = self.home
         made = home.evaluated(BASELINE)
+        chosen = home.settings.calibration
         return {
+            "sequences": chosen.sequences,
+            "length": chosen.length,
+            "seed": chosen.seed,
             "model": home.settings.model,
             "model_digest": home.source.digest,
-            "calibration": _text(home.calibration) | {"sampling": home.settings.calibration.sampling},
+            "calibration": _text(home.calibration) | {"sampling": chosen.sampling},
             "evaluation": made.facts["protocol"] | {"source": home.evaluation.facts["source"]},
             "predictions": made.facts["tokens"],
             "versions": made.manifest["versions"],

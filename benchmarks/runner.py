@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.floor import multiplication_rate
 from benchmarks.published import compress as compress_as_published
+from benchmarks.sweep import measure as measure_sweep
 from pruning_core.blocks import compress_block, compress_block_from
 from pruning_core.calibration import HiddenStates, collect
 from pruning_core.checkpoint import Checkpoint
@@ -104,12 +105,18 @@ def rate(job: Job) -> dict[str, Any]:
     return {"rates": multiplication_rate([tuple(shape) for shape in job["shapes"]], job["seconds"])}
 
 
+def column_sweep(job: Job) -> dict[str, Any]:
+    """The figures of `benchmarks.sweep` on the CPU."""
+    return measure_sweep(job["size"], job["repeats"], torch.device("cpu"), lambda line: None)
+
+
 JOBS: dict[str, Callable[[Job], dict[str, Any]]] = {
     "espalier": espalier,
     "statistics": statistics,
     "variant": variant,
     "published": published,
     "rate": rate,
+    "sweep": column_sweep,
 }
 
 

@@ -88,7 +88,8 @@ SETTINGS = (
     ),
 )
 
-TITLES = {setting.name: setting.title for setting in SETTINGS}
+SWEEP_AIM = 6.0
+"""So many times faster than its readable form the kernel of the column sweep is meant to be."""
 NOTES = (
     "SparseGPT and Wanda: 50 % unstructured; SparseGPT chooses per 128 columns of a matrix, Wanda per row.",
     "GPTQ: 4 bits, symmetric, one grid per row fitted to the range of the dense row, columns in the order of their "
@@ -127,11 +128,13 @@ class Scale:
     """Sequences per forward in llm-compressor."""
     rate_seconds: float
     """Time spent on each shape when the rate of matrix products is measured."""
+    sweep_size: int
+    """Rows and columns of the matrix that `benchmarks.sweep` sweeps."""
     repeats: int
 
 
-FULL = Scale(RandomModel(512, 1408, 8, 8, 4), 32, 512, "train", 64, 256, 96, 16, 8, 1.0, 3)
-QUICK = Scale(RandomModel(64, 96, 2, 4, 2), 4, 32, "validation", 4, 64, 4, 2, 2, 0.01, 1)
+FULL = Scale(RandomModel(512, 1408, 8, 8, 4), 32, 512, "train", 64, 256, 96, 16, 8, 1.0, 2048, 3)
+QUICK = Scale(RandomModel(64, 96, 2, 4, 2), 4, 32, "validation", 4, 64, 4, 2, 2, 0.01, 64, 1)
 WARM = RandomModel(256, 384, 2, 4, 2)
 """The model that every process compresses once before its time is taken: 4 sequences of 64 tokens."""
 WARM_SEQUENCES, WARM_LENGTH = 4, 64

@@ -71,6 +71,7 @@ def measure(launcher: Launcher, scale: Scale, repeats: int, folder: Path) -> dic
     for repeat in range(repeats):
         records += timed.round(repeat)
         rates.append(timed.rate())
+    sweep = launcher.run({"kind": "sweep", "size": scale.sweep_size, "repeats": repeats})
     shipped = shipped_workload(folder, scale)
     Contest(launcher, scale, shipped, None, folder, typer.echo).round(0)
     config = read_config(workload.model)
@@ -85,6 +86,7 @@ def measure(launcher: Launcher, scale: Scale, repeats: int, folder: Path) -> dic
         "work": {s.name: minimum_work(config, scale.sequences, scale.length, s.needs).facts() for s in SETTINGS},
         "rates": rates,
         "records": records,
+        "sweep": sweep,
         "quality": {
             "shipped": qualities(shipped, _results(timed, shipped)),
             "random": logit_errors(workload, _results(timed, workload)),

@@ -23,16 +23,22 @@ class Unstructured:
     rounding:
         exact: rows differ by at most one zero so that the matrix meets its budget to the weight.
         floor: each row loses floor(columns * sparsity), as the published Wanda code does (scope row only).
+        published: every score goes that does not exceed the one of rank floor(sparsity * size) + 1 in its block or
+            matrix, as in the published SparseGPT, ISC and magnitude codes: one weight more than asked, and ties.
     """
 
     scope: Literal["block", "row", "matrix"] = "block"
-    rounding: Literal["exact", "floor"] = "exact"
+    rounding: Literal["exact", "floor", "published"] = "exact"
     takes_sparsity = True
 
     @model_validator(mode="after")
-    def _floor_is_for_rows(self) -> "Unstructured":
+    def _rounding_fits_the_scope(self) -> "Unstructured":
         if self.rounding == "floor" and self.scope != "row":
             raise ValueError(f"rounding floor goes with scope row, not {self.scope}; remove it or set scope to row")
+        if self.rounding == "published" and self.scope == "row":
+            raise ValueError(
+                "rounding published goes with scope block or matrix; the published rows are rounding floor"
+            )
         return self
 
     def check(self, in_features: int) -> None:
@@ -48,12 +54,18 @@ class Unstructured:
         floor = self.rounding == "floor"
         budget = rows * _floor(columns, sparsity) if floor else rounded_count(rows * columns, sparsity)
         removed = int((~keep).sum())
+        if self.rounding == "published":
+            return (
+                None if removed >= budget else f"{removed} weights were removed where the budget is {budget} at least"
+            )
         return None if removed == budget else f"{removed} weights were removed where the budget is {budget}"
 
     def removed(self, score: Tensor, sparsity: float, block: int) -> Tensor:
         rows, columns = score.shape
         if self.scope == "row":
             return self._removed_by_row(score, sparsity)
+        if self.scope == "matrix" and self.rounding == "published":
+            return _up_to_a_threshold(score, sparsity)
         if self.scope == "matrix":
             return smallest(score.reshape(1, -1), rounded_count(rows * columns, sparsity)).reshape(rows, columns)
         gone = torch.zeros_like(score, dtype=torch.bool)
@@ -67,6 +79,8 @@ class Unstructured:
 
         Counts are differences of the cumulated budget, so the roundings of the blocks cancel over the matrix.
         """
+        if self.rounding == "published":
+            return _up_to_a_threshold(score, sparsity)
         rows, width = score.shape
         count = rounded_count(rows * (start + width), sparsity) - rounded_count(rows * start, sparsity)
         return smallest(score.reshape(1, -1), count).reshape(rows, width)
@@ -81,6 +95,12 @@ class Unstructured:
             following = score.kthvalue(low + 1, dim=1).values
             counts += smallest(following.reshape(1, -1), spare).reshape(-1)
         return smallest(score, counts)
+
+
+def _up_to_a_threshold(score: Tensor, sparsity: float) -> Tensor:
+    """The published codes' choice; truncated as theirs, binary fractions and all."""
+    rank = int(score.numel() * sparsity) + 1
+    return score <= score.flatten().kthvalue(rank).values
 
 
 def _floor(columns: int, sparsity: float) -> int:

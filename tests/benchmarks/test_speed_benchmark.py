@@ -2,7 +2,7 @@
 
 import ast
 import json
-import sys
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -183,8 +183,9 @@ def test_a_job_has_a_process_of_its_own(tmp_path: Path):
 
 
 def test_a_failed_job_says_why_and_where_its_output_is(tmp_path: Path):
-    launcher = Launcher(tmp_path, 1, peer=Path(sys.executable))
-    with pytest.raises(ComputationError, match=r"llmcompressor failed: .*output\.txt"):
+    # Stands in for a Python: prints the script and the job, then fails for want of the result.
+    launcher = Launcher(tmp_path, 1, peer=Path(shutil.which("cat")))
+    with pytest.raises(ComputationError, match=r"llmcompressor failed: .*result\.json.*output\.txt"):
         launcher.run({"kind": "llmcompressor"})
 
 

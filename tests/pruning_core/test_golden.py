@@ -38,10 +38,10 @@ def method_of(case: str) -> dict:
         n, m = map(int, found.groups())
         settings["pattern"] = {"name": "n_of_m", "n": n, "m": m, "ragged": "published"}
     else:
-        settings |= {"sparsity": float(shape), "pattern": {"name": "unstructured", "scope": SCOPE.get(method, "block")}}
-        if method == "wanda":
-            # It also truncates per row; exact counts would differ from it by the remainder.
-            settings["pattern"]["rounding"] = "floor"
+        # Exact counts would differ: by the remainder of a row for Wanda, else by one weight per block or matrix.
+        rounding = "floor" if method == "wanda" else "published"
+        pattern = {"name": "unstructured", "scope": SCOPE.get(method, "block"), "rounding": rounding}
+        settings |= {"sparsity": float(shape), "pattern": pattern}
     if method in ("sparsegpt", "isc_code"):
         settings["compensation"] = {"name": "sweep"}
     return settings | ({"quantizer": quantizer_of(words)} if words else {})
@@ -70,28 +70,20 @@ def test_the_result_is_that_of_the_reference_implementation(shared: Path, layer:
     for case, reference in cases.items():
         settings = method_of(case)
         done = compress_layer(weight, known, kernel=kernel, **settings)
-        blockwise = settings.get("pattern", {}).get("scope") == "block"
-        compare(case, weight, hessian, done.weight, reference, blockwise)
+        compare(case, weight, hessian, done.weight, reference)
 
 
-def compare(case, weight, hessian, ours, reference, blockwise):
+def compare(case, weight, hessian, ours, reference):
     def loss(final):
         change = (final - weight).double()
         return float((change @ hessian * change).sum())
 
-    agreement = ((ours == 0) == (reference == 0)).float().mean()
-    if case.startswith(("gptq", "wanda")) or "of" in case:
-        # No threshold is involved: equal but for codes that lie on the edge between two.
-        assert (ours - reference).abs().gt(1e-4).float().mean() < 1e-3, case
-        assert loss(ours) == pytest.approx(loss(reference), rel=1e-3), case
-        return
-    # The reference removes every score up to the one at the cut: one weight more per block or matrix, and ties.
-    blocks = -(-weight.shape[1] // 128) if blockwise else 1
-    extra = int((reference == 0).sum() - (ours == 0).sum())
-    assert -2 <= extra <= blocks + 2, case
-    # Those at the cut are the costliest of all that go: several times their share of the loss.
-    assert loss(ours) == pytest.approx(loss(reference), rel=1e-3 + 10 * abs(extra) / (ours == 0).sum().item()), case
-    assert agreement > 0.999, case
+    # Equal but for codes on the edge between two; and, where a threshold over all rows chooses, for weights on the edge
+    # of the mask, each of which changes the rest of its row.
+    thresholds = case.startswith(("sparsegpt", "isc")) and "of" not in case
+    assert ((ours == 0) == (reference == 0)).float().mean() > 0.999, case
+    assert (ours - reference).abs().gt(1e-4).float().mean() < (0.05 if thresholds else 1e-3), case
+    assert loss(ours) == pytest.approx(loss(reference), rel=1e-3), case
 
 
 def test_the_hessian_is_the_references_up_to_their_normalisation(shared: Path):

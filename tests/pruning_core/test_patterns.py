@@ -40,6 +40,22 @@ def test_a_torn_tile_is_a_fault():
     assert "1 tiles of 2x2 are neither whole nor empty" in pattern.fault(keep, 0.0)
 
 
+@pytest.mark.parametrize("sparsity", [0.0, 0.29, 0.5, 0.8])
+def test_the_published_count_is_one_more_per_block_or_matrix_and_every_tie(sparsity: float):
+    score = scores(7, 30)
+    for scope, parts in (("matrix", [score]), ("block", score.split(16, dim=1))):
+        pattern = PATTERNS.build({"name": "unstructured", "scope": scope, "rounding": "published"})
+        gone = pattern.removed(score, sparsity, 16)
+        assert int(gone.sum()) == sum(int(part.numel() * sparsity) + 1 for part in parts)
+        assert pattern.fault(~gone, sparsity) is None
+    assert pattern.removed(torch.ones(4, 8), sparsity, 16).all()
+
+
+def test_fewer_than_the_published_count_is_a_fault():
+    pattern = PATTERNS.build({"name": "unstructured", "rounding": "published"})
+    assert pattern.fault(torch.ones(4, 8) > 0, 0.5) == "0 weights were removed where the budget is 16 at least"
+
+
 @pytest.mark.parametrize(("ragged", "kept"), [("dense", 3), ("proportional", 2), ("published", 0)])
 def test_a_ragged_last_group_follows_its_named_rule(ragged, kept):
     # 11 = 2 * 4 + 3: of the last three, ceil(2 * 3 / 4) = 2 is the proportional share.

@@ -71,6 +71,11 @@ def test_a_good_file_becomes_typed_values():
             {"name": "unstructured", "scope": "matrix", "rounding": "floor"},
             "rounding floor goes with scope row, not matrix",
         ),
+        (
+            "variants/wanda-50/pattern",
+            {"name": "unstructured", "scope": "row", "rounding": "published"},
+            "rounding published goes with scope block or matrix",
+        ),
         ("variants/wanda-50/max_fallbacks", 1, "max_fallbacks changes nothing"),
         ("variants/wanda-50/max_fallbacks", -1, "max_fallbacks must be a whole number of matrices"),
         ("variants/wanda-50/max_fallbacks", True, "max_fallbacks must be a whole number of matrices"),

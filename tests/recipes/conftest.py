@@ -12,5 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="session")
 def papers() -> dict[str, dict[str, Any]]:
-    """The variants of recipes/papers.yaml by name."""
-    return read_params(ROOT / "params.yaml", ["@recipes/papers.yaml"])["variants"]
+    """The variants of all recipe files by name."""
+    files = ("papers", "quantize-pruned")
+    found = [read_params(ROOT / "params.yaml", [f"@recipes/{file}.yaml"])["variants"] for file in files]
+    return found[0] | found[1]
