@@ -6,9 +6,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pruning_core.calibration import HiddenStates, collect, collect_in_stages, propagate
+from pruning_core.calibration import collect, collect_in_stages, propagate
 from pruning_core.decoder import Decoder, matrix, set_matrix
 from pruning_core.errors import ComputationError, InputError
+from pruning_core.hidden_states import HiddenStates
 from pruning_core.invariants import check_layer
 from pruning_core.method import CompressedLayer, Method
 from pruning_core.progress import Progress, ignore_progress
@@ -58,13 +59,13 @@ class BlockCompressor:
         # Rounded once, to the dtype that is saved: what later layers are calibrated on is what users will load.
         rounded = done.weight.to(self.decoder.stored_dtype(name))
         check_layer(name, rounded, done.keep, self.method.pattern, self.method.sparsity)
-        set_matrix(module, rounded.float())
+        set_matrix(module, rounded.to(self.decoder.dtype))
         own = rounded if matrix(module) is module.weight else rounded.T
-        self.outcome.weights[self.decoder.stored_name(f"{name}.weight")] = own.contiguous()
-        self.outcome.keep[name] = done.keep
+        self.outcome.weights[self.decoder.stored_name(f"{name}.weight")] = own.contiguous().cpu()
+        self.outcome.keep[name] = done.keep.cpu()
         if done.codes is not None:
             parts = {"codes": done.codes, "scale": done.scale, "zero": done.zero, "group": done.group.int()}
-            self.outcome.quantized |= {f"{name}.{part}": value for part, value in parts.items()}
+            self.outcome.quantized |= {f"{name}.{part}": value.cpu() for part, value in parts.items()}
         removed = int((~done.keep).sum())
         self.outcome.layers.append(
             {
@@ -92,18 +93,22 @@ def compress_block(
 ) -> BlockOutcome:
     """Compress the loaded block on the states that enter it, and replace them by the compressed block's outputs.
 
+    After the last block the states are left as they are: nobody needs what it puts out.
+
     propagation `compressed` calibrates each layer on inputs that passed the already compressed layers of this block
     (the true-sequential option of the published codes, in one forward); `blockwise` collects all statistics of a block
     from its dense weights, then runs it again compressed (the published default; arXiv:2301.00774, section 4).
     """
     compressor = BlockCompressor(decoder, index, method)
     full = method.statistics == "full"
+    more = index + 1 < len(decoder)
     if propagation == "compressed":
-        collect_in_stages(decoder, index, states, full, compressor.compress_group, progress)
+        collect_in_stages(decoder, index, states, full, compressor.compress_group, advance=more, progress=progress)
         return compressor.outcome
     for group, statistics in collect(decoder, index, states, full=full, advance=False, progress=progress):
         compressor.compress_group(group, statistics)
-    propagate(decoder, index, states)
+    if more:
+        propagate(decoder, index, states)
     return compressor.outcome
 
 

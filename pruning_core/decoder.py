@@ -35,25 +35,40 @@ class Decoder:
     """A causal LM whose weights stay on disk until a block is loaded.
 
     Modules live on the meta device; embeddings are loaded at construction, a block by `load_block`, and `drop_block`
-    gives its memory back. Forward passes run in float32, in evaluation mode.
+    gives its memory back. Forward passes run in evaluation mode.
 
     Args:
         directory: Hugging Face model directory with safetensors.
         config: its configuration.
+        device: where blocks run.
+        dtype: of weights and hidden states in forward passes; statistics and solvers are float32 whatever it is.
 
     Raises:
         InputError: the architecture has no recognisable list of blocks, or a tensor is missing in the files.
     """
 
-    def __init__(self, directory: Path, config: PretrainedConfig, trust_remote_code: bool = False) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        config: PretrainedConfig,
+        trust_remote_code: bool = False,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         # Only this package's dependency accelerate keeps non-persistent buffers (rotary tables) real here.
         from accelerate import init_empty_weights
 
         self.checkpoint = Checkpoint(directory)
+        self.device, self.dtype = torch.device(device), dtype
         with init_empty_weights(include_buffers=False):
             self.model = AutoModelForCausalLM.from_config(
-                config, dtype=torch.float32, trust_remote_code=trust_remote_code
+                config, dtype=dtype, trust_remote_code=trust_remote_code
             ).eval()
+        for name, buffer in list(self.model.named_buffers()):
+            if not buffer.is_meta:
+                owner, _, own = name.rpartition(".")
+                setattr(self.model.get_submodule(owner), own, buffer.to(self.device))
         # Modules made on the meta device lose the sharing of tied weights.
         self.model.tie_weights()
         self.model.config.use_cache = False
@@ -89,7 +104,7 @@ class Decoder:
                 yield name, stored
 
     def load_block(self, index: int, replaced: dict[str, Tensor] | None = None) -> nn.Module:
-        """Bring a block into memory in float32.
+        """Bring a block onto the device.
 
         Args:
             replaced: stored name -> tensor that takes the place of the checkpoint's.
@@ -100,7 +115,7 @@ class Decoder:
         state = {}
         for name, stored in self.block_tensors(index):
             tensor = replaced[stored] if stored in replaced else self.checkpoint.load(stored)
-            state[name.removeprefix(prefix)] = tensor.float()
+            state[name.removeprefix(prefix)] = self._placed(tensor)
         missing, unexpected = block.load_state_dict(state, strict=False, assign=True)
         if missing or unexpected:
             raise InputError(
@@ -113,9 +128,13 @@ class Decoder:
         """Give the block's memory back."""
         self.blocks[index].to("meta")
 
+    def _placed(self, stored: Tensor) -> Tensor:
+        # Integer buffers (position tables) keep their type.
+        return stored.to(self.device, self.dtype if stored.is_floating_point() else None)
+
     @torch.no_grad()
     def enter(self, tokens: Tensor) -> Tensor:
-        """Hidden states that enter block 0: [batch, tokens, width] float32, for `tokens` [batch, tokens] int64."""
+        """Hidden states that enter block 0: [batch, tokens, width], for `tokens` [batch, tokens] int64."""
         reached: list[Tensor] = []
 
         def stop(hidden: Tensor, *args: Any, **kwargs: Any) -> None:
@@ -125,7 +144,7 @@ class Decoder:
         first = self.blocks[0]
         first.forward = stop
         try:
-            self.model.base_model(input_ids=tokens, use_cache=False)
+            self.model.base_model(input_ids=tokens.to(self.device), use_cache=False)
         except _Reached:
             pass
         finally:
@@ -162,7 +181,7 @@ class Decoder:
         for block in self.blocks:
             block.forward = record
         try:
-            self.model.base_model(input_ids=tokens, use_cache=False)
+            self.model.base_model(input_ids=tokens.to(self.device), use_cache=False)
         finally:
             for block in self.blocks:
                 del block.forward
@@ -175,7 +194,7 @@ class Decoder:
             if name.startswith(f"{self.block_prefix}.") or id(parameter) in skipped:
                 continue
             owner = self.model.get_submodule(name.rpartition(".")[0])
-            value = self.checkpoint.load(self._stored[name]).float()
+            value = self._placed(self.checkpoint.load(self._stored[name]))
             setattr(owner, name.rpartition(".")[2], nn.Parameter(value, requires_grad=False))
 
 

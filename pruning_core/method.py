@@ -96,13 +96,15 @@ class Method:
         swept = hessian if order is None else hessian[order][:, order]
         factor = factorize(swept, self.compensation.damping)
         facts = {
-            "hessian_diag": hessian.diagonal(),
+            "hessian_diag": hessian.diagonal().clone(),
             "damped_diag": _natural(factor.damped_diag, order),
             "inverse_diag": _natural(factor.inverse_diag, order),
             "factor_diag": _natural(factor.diag, order),
         }
         per_sequence = statistics.tokens / max(statistics.sequences, 1)
-        return Prepared(ColumnStatistics(**facts, tokens_per_sequence=per_sequence), hessian, factor, order)
+        columns = ColumnStatistics(**facts, tokens_per_sequence=per_sequence)
+        # The sweep adds up its own loss; only without one is the Hessian needed again.
+        return Prepared(columns, None if self.compensates else hessian, factor, order)
 
     def compress(self, weight: Tensor, prepared: Prepared) -> CompressedLayer:
         """Prune and quantize `weight` ([out, in], any float dtype; not modified)."""

@@ -70,7 +70,8 @@ def run_in_stages(
     groups: list[InputGroup],
     arrive: Arrive,
     complete: Callable[[int], None],
-) -> list[Tensor]:
+    leave: Callable[[int, Tensor], None] | None,
+) -> None:
     """Run all micro-batches through a block; none passes a group before `complete` was called for it.
 
     Each forward is a coroutine that pauses in front of each group. When all have arrived, `complete(group)` may change
@@ -78,8 +79,8 @@ def run_in_stages(
     and SparseGPT codes, which run one more forward per group for it; here every product is computed once. Paused
     forwards hold their live activations: at most residual + input of the group, tokens x (width + in) values.
 
-    Returns:
-        The outputs, in the order of `forwards`.
+    Args:
+        leave: called with each micro-batch's number and output; None abandons the forwards after the last group.
     """
     scheduler = getcurrent()
 
@@ -95,4 +96,8 @@ def run_in_stages(
                 if reached != index:
                     raise RuntimeError(f"a forward reached group {reached} where {index} was due")
             complete(index)
-        return [run.switch() for run in runs]
+        for position, run in enumerate(runs):
+            if leave is None:
+                run.throw()
+            else:
+                leave(position, run.switch())

@@ -16,8 +16,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pruning_core.calibration import HiddenStates, propagate
+from pruning_core.calibration import propagate
 from pruning_core.decoder import Decoder
+from pruning_core.hidden_states import HiddenStates
 from pruning_core.model_files import read_config
 from tasks.artifact import Artifact
 from tasks.step import Context

@@ -7,9 +7,10 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from pruning_core.calibration import HiddenStates, groups_of, propagate
+from pruning_core.calibration import groups_of, propagate
 from pruning_core.decoder import Decoder, matrix
 from pruning_core.errors import InputError
+from pruning_core.hidden_states import HiddenStates
 
 REAL = ("stories260K-llama", "stories260K-mistral", "shakespeare-char-818K-gpt2", "shakespeare-char-818K-opt")
 
