@@ -1,6 +1,6 @@
 """Calibration, block by block: hidden states in, statistics of every linear layer, hidden states out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from pruning_core.decoder import Decoder
 from pruning_core.errors import ComputationError
+from pruning_core.expert_statistics import StageStatistics
+from pruning_core.experts import Stage
 from pruning_core.progress import Progress, ignore_progress
 from pruning_core.staging import InputGroup, input_groups, run_in_stages, watching
 from pruning_core.statistics import LayerStatistics
@@ -27,6 +29,11 @@ class HiddenStates:
         tokens = list(windows.split(batch))
         return cls([decoder.enter(part) for part in tokens], tokens)
 
+    @property
+    def sequences(self) -> int:
+        """How many sequences there are in all micro-batches."""
+        return sum(len(part) for part in self.tokens)
+
     def forwards(self, decoder: Decoder, index: int) -> list[Callable[[], Tensor]]:
         """One call per micro-batch that runs the loaded block on its states."""
         block = decoder.blocks[index]
@@ -41,12 +48,12 @@ class HiddenStates:
 
 
 def groups_of(decoder: Decoder, index: int, states: HiddenStates) -> list[InputGroup]:
-    """The input groups of a loaded block, in order of execution.
+    """The input groups of a loaded block, in order of execution; a stage of experts is a group by its own name.
 
     Raises:
         ComputationError: a linear layer of the block takes no part in its forward.
     """
-    linears = decoder.linears(index)
+    linears = decoder.watched(index)
     first = states.tokens[0][:1, :2]
     call = decoder.calls(first)[index]
     groups = input_groups(linears, lambda: call.run(decoder.blocks[index], states.batches[0][:1, :2]))
@@ -74,6 +81,7 @@ def collect(
     states: HiddenStates,
     *,
     full: bool = True,
+    pool: bool = True,
     advance: bool = True,
     progress: Progress = ignore_progress,
 ) -> list[tuple[InputGroup, LayerStatistics]]:
@@ -81,11 +89,12 @@ def collect(
 
     Args:
         full: keep whole Hessians; otherwise only their diagonals.
+        pool: take all tokens of a layer for experts with too few of their own (`pruning_core.expert_statistics`).
         advance: also replace the states by the block's outputs.
     """
-    linears = decoder.linears(index)
+    linears = decoder.watched(index)
     groups = groups_of(decoder, index, states)
-    statistics = [_empty(linears, group, full) for group in groups]
+    statistics = [_empty(linears, group, full, pool) for group in groups]
     forwards = states.forwards(decoder, index)
     with watching(linears, groups, lambda group, inputs: statistics[group].add(inputs)):
         for position, forward in enumerate(forwards):
@@ -93,7 +102,7 @@ def collect(
             if advance:
                 states.batches[position] = output
             progress(position + 1, len(states.batches))
-    return list(zip(groups, statistics, strict=True))
+    return [part for pair in zip(groups, statistics, strict=True) for part in _parts(*pair, states)]
 
 
 @torch.no_grad()
@@ -104,14 +113,16 @@ def collect_in_stages(
     full: bool,
     complete: Callable[[InputGroup, LayerStatistics], None],
     progress: Progress = ignore_progress,
+    pool: bool = True,
 ) -> None:
     """One forward in which `complete(group, statistics)` changes a group's weights before any token passes it."""
-    linears = decoder.linears(index)
+    linears = decoder.watched(index)
     groups = groups_of(decoder, index, states)
-    statistics = [_empty(linears, group, full) for group in groups]
+    statistics = [_empty(linears, group, full, pool) for group in groups]
 
     def finish(group: int) -> None:
-        complete(groups[group], statistics[group])
+        for part, known in _parts(groups[group], statistics[group], states):
+            complete(part, known)
         statistics[group] = None
         progress(group + 1, len(groups))
 
@@ -125,10 +136,25 @@ def collect_in_stages(
     states.batches = [_finite(output, index) for output in outputs]
 
 
-def _empty(linears: dict[str, nn.Module], group: InputGroup, full: bool) -> LayerStatistics:
+def _empty(
+    linears: dict[str, nn.Module], group: InputGroup, full: bool, pool: bool
+) -> LayerStatistics | StageStatistics:
     module = linears[group.names[0]]
+    if isinstance(module, Stage):
+        return StageStatistics(module, group.names[0], full, pool)
     in_features = module.nx if hasattr(module, "nx") else module.in_features
     return LayerStatistics(in_features, full)
+
+
+def _parts(
+    group: InputGroup, statistics: LayerStatistics | StageStatistics, states: HiddenStates
+) -> Iterator[tuple[InputGroup, LayerStatistics]]:
+    """The groups of matrices that a watched group stands for."""
+    parts = statistics.parts() if isinstance(statistics, StageStatistics) else [(group, statistics)]
+    for part, known in parts:
+        # Inputs that were flattened on the way do not say how many sequences they are.
+        known.sequences = states.sequences
+        yield part, known
 
 
 def _finite(states: Tensor, index: int) -> Tensor:
