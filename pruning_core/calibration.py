@@ -1,6 +1,6 @@
 """Calibration, block by block: hidden states in, statistics of every linear layer, hidden states out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import torch
@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from pruning_core.decoder import Decoder
 from pruning_core.errors import ComputationError
+from pruning_core.expert_statistics import StageStatistics
+from pruning_core.experts import Stage
 from pruning_core.hidden_states import HiddenStates
 from pruning_core.progress import Progress, ignore_progress
 from pruning_core.staging import InputGroup, input_groups, run_in_stages, watching
@@ -15,12 +17,12 @@ from pruning_core.statistics import LayerStatistics
 
 
 def groups_of(decoder: Decoder, index: int, states: HiddenStates) -> list[InputGroup]:
-    """The input groups of a loaded block, in order of execution.
+    """The input groups of a loaded block, in order of execution; a stage of experts is a group by its own name.
 
     Raises:
         ComputationError: a linear layer of the block takes no part in its forward.
     """
-    linears = decoder.linears(index)
+    linears = decoder.watched(index)
     first = states.tokens[0][:1, :2]
     call = decoder.calls(first)[index]
     groups = input_groups(linears, lambda: call.run(decoder.blocks[index], states.batches[0][:1, :2]))
@@ -48,6 +50,7 @@ def collect(
     states: HiddenStates,
     *,
     full: bool = True,
+    pool: bool = True,
     advance: bool = True,
     progress: Progress = ignore_progress,
 ) -> list[tuple[InputGroup, LayerStatistics]]:
@@ -55,11 +58,12 @@ def collect(
 
     Args:
         full: keep whole Hessians; otherwise only their diagonals.
+        pool: take all tokens of a layer for experts with too few of their own (`pruning_core.expert_statistics`).
         advance: also replace the states by the block's outputs; otherwise the forward ends where the last group begins.
     """
-    linears = decoder.linears(index)
+    linears = decoder.watched(index)
     groups = groups_of(decoder, index, states)
-    statistics = [_empty(linears, group, full) for group in groups]
+    statistics = [_empty(linears, group, full, pool) for group in groups]
     forwards = states.forwards(decoder, index)
 
     def arrive(group: int, inputs: Tensor) -> None:
@@ -72,7 +76,7 @@ def collect(
             with suppress(_SeenAll):
                 states.advance(position, forward(), index)
             progress(position + 1, len(states.batches))
-    return list(zip(groups, statistics, strict=True))
+    return [part for pair in zip(groups, statistics, strict=True) for part in _parts(*pair, states)]
 
 
 @torch.no_grad()
@@ -80,9 +84,10 @@ def collect_in_stages(
     decoder: Decoder,
     index: int,
     states: HiddenStates,
-    full: bool,
     complete: Callable[[InputGroup, LayerStatistics], None],
     *,
+    full: bool = True,
+    pool: bool = True,
     advance: bool = True,
     progress: Progress = ignore_progress,
 ) -> None:
@@ -90,15 +95,17 @@ def collect_in_stages(
 
     Args:
         full: keep whole Hessians; otherwise only their diagonals.
+        pool: take all tokens of a layer for experts with too few of their own (`pruning_core.expert_statistics`).
         advance: also replace the states by the block's outputs; otherwise the forward ends with the last group.
     """
-    linears = decoder.linears(index)
+    linears = decoder.watched(index)
     groups = groups_of(decoder, index, states)
-    statistics = [_empty(linears, group, full) for group in groups]
+    statistics = [_empty(linears, group, full, pool) for group in groups]
 
     def finish(group: int) -> None:
-        known, statistics[group] = statistics[group], None
-        complete(groups[group], known)
+        collected, statistics[group] = statistics[group], None
+        for part, known in _parts(groups[group], collected, states):
+            complete(part, known)
         progress(group + 1, len(groups))
 
     def leave(position: int, output: Tensor) -> None:
@@ -114,10 +121,25 @@ def collect_in_stages(
     )
 
 
-def _empty(linears: dict[str, nn.Module], group: InputGroup, full: bool) -> LayerStatistics:
+def _empty(
+    linears: dict[str, nn.Module], group: InputGroup, full: bool, pool: bool
+) -> LayerStatistics | StageStatistics:
     module = linears[group.names[0]]
+    if isinstance(module, Stage):
+        return StageStatistics(module, group.names[0], full, pool)
     in_features = module.nx if hasattr(module, "nx") else module.in_features
     return LayerStatistics(in_features, full)
+
+
+def _parts(
+    group: InputGroup, statistics: LayerStatistics | StageStatistics, states: HiddenStates
+) -> Iterator[tuple[InputGroup, LayerStatistics]]:
+    """The groups of matrices that a watched group stands for."""
+    parts = statistics.parts() if isinstance(statistics, StageStatistics) else [(group, statistics)]
+    for part, known in parts:
+        # Inputs that were flattened on the way do not say how many sequences they are.
+        known.sequences = states.sequences
+        yield part, known
 
 
 class _SeenAll(Exception):

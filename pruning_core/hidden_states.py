@@ -53,6 +53,11 @@ class HiddenStates:
             states._put(position, part)
         return states
 
+    @property
+    def sequences(self) -> int:
+        """How many sequences there are in all micro-batches."""
+        return sum(len(part) for part in self.tokens)
+
     def advance(self, position: int, output: Tensor, index: int) -> None:
         """Put the output of block `index` in the place of what entered it.
 

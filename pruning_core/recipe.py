@@ -18,7 +18,7 @@ from pruning_core.text import TEXTS
 BASELINE = "dense"
 """The uncompressed model: always the first row of a comparison, and no name for a variant."""
 SECTIONS = ("model", "trust_remote_code", "calibration", "evaluation", "variants")
-VARIANT_KEYS = ("saliency", "pattern", "sparsity", "compensation", "quantizer", "kernel", "propagate")
+VARIANT_KEYS = ("saliency", "pattern", "sparsity", "compensation", "quantizer", "kernel", "few_tokens", "propagate")
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
@@ -142,6 +142,7 @@ def _refuse_unused(recipe: Recipe, where: str) -> None:
     unused = {
         "kernel": "kernel" in spec and not method.compensates,
         "propagate": "propagate" in spec and not recipe.calibrates,
+        "few_tokens": "few_tokens" in spec and not recipe.calibrates,
         "compensation.damping": "damping" in given and method.statistics != "full",
         "compensation.block": "block" in given and not method.compensates and not blockwise,
     }

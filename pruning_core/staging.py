@@ -3,17 +3,21 @@
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from greenlet import getcurrent, greenlet
 from torch import Tensor, nn
 
-Arrive = Callable[[int, Tensor], object]
-"""(group index, the group's input for one micro-batch [batch, tokens, in])."""
+Arrive = Callable[[int, Any], object]
+"""(group index, the group's input for one micro-batch: [batch, tokens, in], or what a stage of experts reads)."""
 
 
 @dataclass(frozen=True)
 class InputGroup:
-    """Linear layers of a block that read one and the same tensor, so that one Hessian serves all of them."""
+    """Linear layers of a block that read one and the same tensor, so that one Hessian serves all of them.
+
+    While forwards are watched, a stage of experts (`pruning_core.experts.Stage`) is a group of its own.
+    """
 
     names: tuple[str, ...]
 

@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import save_file
 
 from pruning_core.blocks import BlockOutcome, compress_block, compress_block_from, ungrouped
-from pruning_core.errors import ComputationError
+from pruning_core.decoder import Decoder
+from pruning_core.errors import ComputationError, InputError
 from pruning_core.method_settings import build_method
 from tasks.artifact import Artifact
 from tasks.progress import progress
@@ -39,7 +40,7 @@ def prune_block(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, 
         if "tokens" in inputs:
             outcome = _on_states(params, inputs, context, method)
         else:
-            decoder = decoder_of(inputs["source"], params["trust_remote_code"])
+            decoder = _decoder(inputs["source"], params)
             decoder.load_block(index)
             known = load_statistics(inputs["statistics"]) if "statistics" in inputs else ungrouped(decoder, index)
             outcome = compress_block_from(decoder, index, known, method)
@@ -50,14 +51,22 @@ def prune_block(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, 
 def _on_states(params: dict[str, Any], inputs: dict[str, Artifact], context: Context, method: Any) -> BlockOutcome:
     index = params["block"]
     chain = chain_before(params, inputs, context)
+    decoder = _decoder(chain.source, params)
     states = take_states(context, chain)
-    decoder = decoder_of(chain.source, chain.trust_remote_code)
     decoder.load_block(index)
     shown = progress(f"block {index}")
-    outcome = compress_block(decoder, index, states, method, params["propagate"], shown)
+    more = index + 1 < len(decoder)
+    outcome = compress_block(decoder, index, states, method, params["propagate"], shown, advance=more)
     decoder.drop_block(index)
     keep_states(context, chain, context.key, states)
     return outcome
+
+
+def _decoder(source: Artifact, params: dict[str, Any]) -> Decoder:
+    decoder = decoder_of(source, params["trust_remote_code"])
+    if "few_tokens" in params["method"] and not decoder.has_experts:
+        raise InputError("few_tokens changes nothing for a model without experts; remove it")
+    return decoder
 
 
 def chain_before(params: dict[str, Any], inputs: dict[str, Artifact], context: Context) -> Chain:
