@@ -1,5 +1,6 @@
 # make demo   set up, compress the shipped model to several variants, compare them
 # make test   set up, run the tests
+# make benchmark   set up, measure speed and quality beside llm-compressor, write docs/benchmarks.md (an hour)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,13 +8,16 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export HF_HUB_OFFLINE ?= 1
 export DO_NOT_TRACK = 1
 
-.PHONY: setup demo test lint lock clean
+.PHONY: setup demo test lint lock clean benchmark
 
 demo: setup
 	espalier compare
 
 test: setup
 	python -m pytest
+
+benchmark: setup
+	python -m benchmarks.speed
 
 lint: setup
 	ruff check .
@@ -32,9 +36,10 @@ $(VENV)/ready: requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $(VENV)/ready
 
-# Rewrites the lock from what is installed now.
+# Rewrites the lock from what is installed now; triton exists for Linux only.
 lock:
-	$(BIN)/python -m pip freeze --all --exclude-editable --exclude pip | sed 's/+cpu$$//' > requirements.lock
+	$(BIN)/python -m pip freeze --all --exclude-editable --exclude pip | \
+		sed -e 's/+cpu$$//' -e 's/^triton==.*/& ; platform_system == "Linux"/' > requirements.lock
 
 clean:
 	rm -rf .espalier artifacts/tokens artifacts/models artifacts/evaluations

@@ -19,7 +19,12 @@ app = typer.Typer(
 
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of params.yaml, e.g. calibration.sequences=32."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a key of params.yaml, e.g. calibration.sequences=32. @FILE takes whole sections from a file, "
+        "e.g. @recipes/papers.yaml.",
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines, no tables, no progress bars.")]
 RecipeArgument = Annotated[str, typer.Argument(metavar="VARIANT", help="A name under `variants` in params.yaml.")]

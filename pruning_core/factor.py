@@ -9,6 +9,8 @@ from pruning_core.errors import ComputationError
 
 DAMPING_CEILING = 1.0
 """Largest damping, as a fraction of the mean diagonal, that a retry may reach."""
+FACTOR_FAILED = "factor_failed"
+"""The event of a Hessian that no rung of the ladder could factor."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,12 @@ class InverseFactor:
     damping: float
     """Absolute value that was added to the diagonal."""
     events: tuple[dict, ...] = ()
-    """The ledger: dead columns and every fallback that was needed."""
+    """The ledger: dead columns, every retry that was needed, and whether all of them failed."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether the Hessian could not be factored, so that this is the factor of its damped diagonal alone."""
+        return any(event["event"] == FACTOR_FAILED for event in self.events)
 
     @property
     def diag(self) -> Tensor:
@@ -45,15 +52,19 @@ def factorize(hessian: Tensor, damping: float) -> InverseFactor:
     """Factor the damped inverse of `hessian`.
 
     Dead inputs get a unit diagonal (their weights are the caller's to zero), then `damping` times the mean diagonal is
-    added. If the factorization fails the damping is raised tenfold up to DAMPING_CEILING, then float64 is tried at the
-    ceiling's rungs again; every step is recorded. There is no identity fallback.
+    added. If that cannot be factored in float32, the damping is raised tenfold, rung by rung, up to DAMPING_CEILING;
+    then the same rungs are tried in float64, from the lowest. What was needed is recorded.
+
+    If every rung fails, the result is the factor of the damped diagonal alone, recorded as FACTOR_FAILED. Nothing is
+    compensated with it, and the saliencies turn into Wanda's, so the scale of the inputs still counts; an identity
+    would rank by magnitude. Whether a run may go on with it is for `pruning_core.fallbacks` to say.
 
     Args:
         hessian: [in, in] float32, symmetric, finite; not modified.
         damping: fraction of the mean diagonal, > 0.
 
     Raises:
-        ComputationError: no rung of the ladder gives a finite factor.
+        ComputationError: every rung failed, and the damped diagonal is not positive, as that of any X^T X is.
     """
     prepared = hessian.clone()
     diagonal = prepared.diagonal()
@@ -70,16 +81,22 @@ def factorize(hessian: Tensor, damping: float) -> InverseFactor:
                 if dtype != torch.float32:
                     events.append({"event": "float64_factor"})
                 return InverseFactor(upper, diagonal + relative * mean, dead, relative * mean, tuple(events))
-    raise ComputationError(
-        f"the Hessian is not positive definite even in float64 with damping {DAMPING_CEILING:g} of its mean diagonal; "
-        "use more calibration tokens or compensation none"
-    )
+    damped = diagonal + damping * mean
+    if not bool((damped > 0).all()):
+        raise ComputationError(
+            "the Hessian is not positive definite even in float64, and has negative diagonal entries, which no X^T X "
+            "has; calibrate again"
+        )
+    events.append({"event": FACTOR_FAILED, "damping": DAMPING_CEILING, "instead": "diagonal"})
+    return InverseFactor(torch.diag(damped.rsqrt()), damped, dead, damping * mean, tuple(events))
 
 
 def _rungs(damping: float) -> list[float]:
+    """`damping` and its tenfolds up to the ceiling, which is always the last."""
     rungs = [damping]
-    while rungs[-1] * 10 <= DAMPING_CEILING:
-        rungs.append(rungs[-1] * 10)
+    while rungs[-1] < DAMPING_CEILING:
+        # Twelve digits, so that the ledger does not say 9.999999999999997e-07.
+        rungs.append(min(float(f"{rungs[-1] * 10:.12g}"), DAMPING_CEILING))
     return rungs
 
 

@@ -29,7 +29,8 @@ class CompressedLayer:
     loss: float | None
     """0.5 tr(D H D^T), D = change of the weight, H the damped X^T X / tokens; None without a full Hessian."""
     events: tuple[dict, ...] = ()
-    """The ledger: dead columns and every fallback."""
+    """The ledger: dead columns, retries, and `factor_failed` where H could not be factored and its diagonal stands in
+    for it, in `loss` too."""
     codes: Tensor | None = field(default=None, repr=False)
     """[out, in] uint8, where a quantizer took part: weight = scale (code - zero) of the column's group."""
     scale: Tensor | None = field(default=None, repr=False)
@@ -94,7 +95,7 @@ class Method:
         """The shared part of the work for all matrices that read one input.
 
         Raises:
-            ComputationError: no or non-finite statistics, or a Hessian that cannot be factored.
+            ComputationError: no or non-finite statistics.
         """
         if self.statistics == "none":
             return Prepared(ColumnStatistics())
@@ -107,6 +108,9 @@ class Method:
         order = self._order(hessian)
         swept = hessian if order is None else hessian[order][:, order]
         factor = factorize(swept, self.compensation.damping)
+        if factor.failed:
+            # The factor is that of the diagonal alone, and losses are told in the H that was factored.
+            hessian = torch.diag(hessian.diagonal())
         facts = {
             "hessian_diag": hessian.diagonal().clone(),
             "damped_diag": _natural(factor.damped_diag, order),

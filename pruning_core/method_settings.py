@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pruning_core.compensation import COMPENSATIONS
 from pruning_core.errors import InputError
+from pruning_core.fallbacks import check_fallbacks
 from pruning_core.few_tokens import RULES, FewTokens
 from pruning_core.method import CompressedLayer, Method
 from pruning_core.patterns import PATTERNS, Pattern
@@ -15,11 +16,13 @@ from pruning_core.quantizers import QUANTIZERS
 from pruning_core.registry import nearest
 from pruning_core.saliency import SALIENCIES
 from pruning_core.statistics import LayerStatistics
-from pruning_core.sweep import kernel_for
+from pruning_core.sweep import kernel_name
+
+CPU = torch.device("cpu")
 
 
-def build_method(spec: Mapping[str, Any], where: str = "method") -> Method:
-    """The method that the keys saliency, pattern, sparsity, compensation, quantizer, kernel and few_tokens describe.
+def build_method(spec: Mapping[str, Any], where: str = "method", device: torch.device = CPU) -> Method:
+    """The method that the keys of a variant describe, for weights on `device`.
 
     Raises:
         InputError: an unknown or missing setting, a value out of range, or settings that exclude each other.
@@ -29,7 +32,7 @@ def build_method(spec: Mapping[str, Any], where: str = "method") -> Method:
         quantizer = QUANTIZERS.build(quantizer, f"{where}.quantizer")
     compensation = COMPENSATIONS.build(spec.get("compensation", {"name": "none"}), f"{where}.compensation")
     kernel = spec.get("kernel", "auto")
-    kernel_for(kernel, torch.device("cpu"))
+    kernel_name(kernel, device)
     rule = _few_tokens(spec, where)
     if quantizer is not None and spec.get("pattern") is None and spec.get("saliency") is None:
         _refuse_sparsity(spec, where)
@@ -104,6 +107,7 @@ def compress_layer(
     compensation: Mapping[str, Any] | None = None,
     quantizer: Mapping[str, Any] | None = None,
     kernel: str = "auto",
+    max_fallbacks: int = 0,
 ) -> CompressedLayer:
     """Compress one matrix; every method is given as its params.yaml mapping.
 
@@ -113,6 +117,11 @@ def compress_layer(
         sparsity: removed fraction; None for n_of_m.
         compensation: default {"name": "none"}.
         quantizer: None keeps float values. With neither saliency nor pattern the matrix is only quantized.
+        max_fallbacks: 1 lets the diagonal stand in for a Hessian that cannot be factored; see the result's events.
+
+    Raises:
+        InputError: as `build_method`.
+        ComputationError: no or non-finite statistics, or a Hessian that cannot be factored.
     """
     given = {
         "saliency": saliency,
@@ -122,5 +131,8 @@ def compress_layer(
         "quantizer": quantizer,
         "kernel": kernel,
     }
-    method = build_method({key: value for key, value in given.items() if value is not None}, "compress_layer")
-    return method.compress(weight, method.prepare(stats))
+    known = {key: value for key, value in given.items() if value is not None}
+    method = build_method(known, "compress_layer", weight.device)
+    done = method.compress(weight, method.prepare(stats))
+    check_fallbacks(done.events, max_fallbacks)
+    return done

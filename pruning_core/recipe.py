@@ -18,7 +18,19 @@ from pruning_core.text import TEXTS
 BASELINE = "dense"
 """The uncompressed model: always the first row of a comparison, and no name for a variant."""
 SECTIONS = ("model", "trust_remote_code", "calibration", "evaluation", "variants")
-VARIANT_KEYS = ("saliency", "pattern", "sparsity", "compensation", "quantizer", "kernel", "few_tokens", "propagate")
+VARIANT_KEYS = (
+    "saliency",
+    "pattern",
+    "sparsity",
+    "compensation",
+    "quantizer",
+    "kernel",
+    "few_tokens",
+    "propagate",
+    "max_fallbacks",
+)
+BESIDE_THE_METHOD = ("propagate", "max_fallbacks")
+"""The keys of a variant that say nothing of how one matrix is compressed."""
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
@@ -61,6 +73,13 @@ class Recipe:
     propagate: Propagation
     spec: dict[str, Any] = field(repr=False)
     """The mapping as written in params.yaml."""
+    max_fallbacks: int = 0
+    """How many matrices may go without compensation because their Hessian cannot be factored."""
+
+    @property
+    def method_spec(self) -> dict[str, Any]:
+        """The part of the mapping that says how a matrix is compressed."""
+        return {key: value for key, value in self.spec.items() if key not in BESIDE_THE_METHOD}
 
     @property
     def calibrates(self) -> bool:
@@ -129,7 +148,10 @@ def parse_recipe(name: str, spec: Any) -> Recipe:
             f"{where}.propagate must be one of {', '.join(PROPAGATIONS)}, got {propagate!r}"
             f"{nearest(propagate, list(PROPAGATIONS))}"
         )
-    recipe = Recipe(name, build_method(spec, where), propagate, dict(spec))
+    allowed = spec.get("max_fallbacks", 0)
+    if isinstance(allowed, bool) or not isinstance(allowed, int) or allowed < 0:
+        raise InputError(f"{where}.max_fallbacks must be a whole number of matrices, 0 or more, got {allowed!r}")
+    recipe = Recipe(name, build_method(spec, where), propagate, dict(spec), allowed)
     _refuse_unused(recipe, where)
     return recipe
 
@@ -143,6 +165,7 @@ def _refuse_unused(recipe: Recipe, where: str) -> None:
         "kernel": "kernel" in spec and not method.compensates,
         "propagate": "propagate" in spec and not recipe.calibrates,
         "few_tokens": "few_tokens" in spec and not recipe.calibrates,
+        "max_fallbacks": "max_fallbacks" in spec and method.statistics != "full",
         "compensation.damping": "damping" in given and method.statistics != "full",
         "compensation.block": "block" in given and not method.compensates and not blockwise,
     }

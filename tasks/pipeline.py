@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 
 from pruning_core.context_length import context_length
+from pruning_core.fallbacks import check_fallbacks
 from pruning_core.model_files import read_config
 from pruning_core.recipe import BASELINE, Recipe, Settings
 from pruning_core.text import TEXTS
@@ -34,12 +35,15 @@ class Pipeline:
     Args:
         context: store, workspace and the driver that runs steps.
         settings: a checked params.yaml.
+        enforce: stop a variant whose finished blocks have more fallbacks than it allows; a driver that only looks
+            does not.
     """
 
-    def __init__(self, context: Context, settings: Settings) -> None:
+    def __init__(self, context: Context, settings: Settings, enforce: bool = True) -> None:
         self.context = context
         self.settings = settings
         self.trust = settings.trust_remote_code
+        self.enforce = enforce
 
     @cached_property
     def source(self) -> Artifact:
@@ -103,16 +107,21 @@ class Pipeline:
 
     def _blocks(self, recipe: Recipe) -> list[Artifact]:
         blocks: list[Artifact] = []
+        ledger: list[dict[str, Any]] = []
         for index in range(self.depth):
             params = {
                 "block": index,
-                "method": {key: value for key, value in recipe.spec.items() if key != "propagate"},
+                "method": recipe.method_spec,
                 "propagate": recipe.propagate if recipe.calibrates else None,
                 "batch": self.settings.calibration.batch,
                 "trust_remote_code": self.trust,
             }
             inputs = {"source": self.source} | self._block_inputs(recipe, index, blocks)
             blocks.append(self.context.run(prune_block, params, inputs, f"{recipe.name} block {index}"))
+            if self.enforce:
+                # Not a part of the step, whose result is the same whatever is allowed: raising the number goes on here.
+                ledger += blocks[-1].facts["ledger"]
+                check_fallbacks(ledger, recipe.max_fallbacks)
         return blocks
 
     def _block_inputs(self, recipe: Recipe, index: int, blocks: list[Artifact]) -> dict[str, Artifact]:

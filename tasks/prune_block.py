@@ -11,6 +11,7 @@ from pruning_core.blocks import BlockOutcome, compress_block, compress_block_fro
 from pruning_core.decoder import Decoder
 from pruning_core.errors import ComputationError, InputError
 from pruning_core.method_settings import build_method
+from pruning_core.sweep import KERNELS
 from tasks.artifact import Artifact
 from tasks.progress import progress
 from tasks.states import Chain, decoder_of, exclusive, keep_states, take_states
@@ -19,9 +20,9 @@ from tasks.step import Context, step
 
 
 def method_modules(params: dict[str, Any]) -> list[str]:
-    """The modules of the methods and the kernel that these params choose."""
+    """The modules of the methods and the kernels that these params choose."""
     method = build_method(params["method"])
-    return [*method.modules(), "pruning_core.sweep.numba_kernel", "pruning_core.sweep.torch_kernel"]
+    return [*method.modules(), *(f"pruning_core.sweep.{kernel}_kernel" for kernel in KERNELS)]
 
 
 @step("prune_block", modules=method_modules)

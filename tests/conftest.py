@@ -2,6 +2,10 @@
 
 import os
 import shutil
+
+# Triton reads it when it is first imported, which transformers does: the kernels are then interpreted, on the CPU.
+os.environ.setdefault("TRITON_INTERPRET", "1")
+
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -5,8 +5,10 @@ what a column may become. This module is the part that is the same for every ker
 update of all later columns. A kernel does the columns of one block.
 """
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Protocol
 
 import torch
@@ -77,30 +79,48 @@ class SweepResult:
     loss: float
 
 
-KERNELS = ("numba", "torch")
+KERNELS = ("numba", "torch", "triton")
 
 
-def kernel_for(name: str, device: torch.device) -> Kernel:
-    """The kernel of that name; "auto" takes the fastest one for the device.
+def kernel_name(name: str, device: torch.device) -> str:
+    """The kernel that `name` means on the device; "auto" is the fastest one. Nothing is imported or compiled.
 
     Raises:
-        InputError: unknown name, or a CPU kernel asked for elsewhere.
+        InputError: unknown name, or a kernel that does not run there.
     """
     if name == "auto":
-        name = "numba" if device.type == "cpu" else "torch"
+        return "numba" if device.type == "cpu" else "triton" if device.type == "cuda" and _triton_exists() else "torch"
     if name not in KERNELS:
         raise InputError(
             f"{name!r} is not a known kernel{nearest(name, list(KERNELS))}; known: auto, {', '.join(KERNELS)}"
         )
-    if name == "torch":
-        from pruning_core.sweep.torch_kernel import fix_columns
-
-        return fix_columns
-    if device.type != "cpu":
+    if name == "numba" and device.type != "cpu":
         raise InputError(f"the numba kernel runs on the CPU, not on {device.type}; use kernel torch")
-    from pruning_core.sweep.numba_kernel import fix_columns
+    if name == "triton":
+        _check_triton(device)
+    return name
 
-    return fix_columns
+
+def kernel_for(name: str, device: torch.device) -> Kernel:
+    """The kernel of that name, ready to run; see `kernel_name`."""
+    return importlib.import_module(f"pruning_core.sweep.{kernel_name(name, device)}_kernel").fix_columns
+
+
+def _triton_exists() -> bool:
+    # Builds of torch for CUDA bring it; elsewhere it is no requirement.
+    return find_spec("triton") is not None
+
+
+def _check_triton(device: torch.device) -> None:
+    if not _triton_exists():
+        raise InputError("the triton kernel needs the package triton, which is not installed; use kernel auto")
+    from pruning_core.sweep import triton_kernel
+
+    if device.type != "cuda" and not triton_kernel.INTERPRETED:
+        raise InputError(
+            f"the triton kernel runs on a GPU, not on {device.type}; use kernel auto, "
+            "or set TRITON_INTERPRET=1 to have it interpreted, which is slow"
+        )
 
 
 def sweep(

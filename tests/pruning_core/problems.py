@@ -1,7 +1,15 @@
 """Small layers with correlated inputs and outlier channels, as real ones have."""
 
+from importlib.util import find_spec
+
+import pytest
 import torch
 from torch import Tensor
+
+from pruning_core.sweep import KERNELS
+
+WITHOUT_TRITON = pytest.mark.skipif(find_spec("triton") is None, reason="the package triton is not installed")
+EVERY_KERNEL = [pytest.param(name, marks=WITHOUT_TRITON) if name == "triton" else name for name in KERNELS]
 
 
 def layer(rows: int = 24, columns: int = 40, tokens: int = 400, seed: int = 0) -> tuple[Tensor, Tensor]:

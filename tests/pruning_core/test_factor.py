@@ -47,8 +47,38 @@ def test_an_indefinite_hessian_is_retried_with_more_damping_and_recorded():
     assert {"event": "damping_raised", "from": 0.01, "to": 0.1} in factor.events
 
 
-def test_what_cannot_be_factored_fails_and_is_never_replaced_by_an_identity():
-    with pytest.raises(ComputationError, match="not positive definite even in float64"):
+@pytest.mark.parametrize(("damping", "rungs"), [(0.01, [0.01, 0.1, 1.0]), (0.05, [0.05, 0.5, 1.0]), (1.0, [1.0])])
+def test_every_rung_up_to_the_ceiling_is_tried_in_float32_and_then_in_float64(monkeypatch, damping, rungs):
+    tried = []
+    monkeypatch.setattr(
+        "pruning_core.factor._inverse_upper", lambda prepared, added, dtype: tried.append((round(added, 9), dtype))
+    )
+    factor = factorize(2 * torch.eye(3), damping)
+    assert tried == [(round(2 * rung, 9), dtype) for dtype in (torch.float32, torch.float64) for rung in rungs]
+    assert factor.failed
+
+
+def test_float64_is_the_last_resort():
+    # With the damping at its ceiling, twice the mean: [[3, b], [b, 5]], and b is the last float32 below sqrt(15).
+    off = torch.tensor(15.0).sqrt()
+    off = off if float(off) ** 2 < 15 else torch.nextafter(off, torch.tensor(0.0))
+    factor = factorize(torch.tensor([[1.0, off], [off, 3.0]]), 0.01)
+    assert factor.events == ({"event": "damping_raised", "from": 0.01, "to": 1.0}, {"event": "float64_factor"})
+    # The corner of the inverse, 5 / determinant.
+    assert float(factor.diag[0]) ** 2 == pytest.approx(5 / (15 - float(off) ** 2), rel=1e-3)
+
+
+def test_what_cannot_be_factored_is_recorded_and_replaced_by_its_damped_diagonal_never_by_an_identity():
+    factor = factorize(torch.tensor([[1.0, 12.0], [12.0, 9.0]]), 0.01)
+    assert factor.failed
+    assert factor.events == ({"event": "factor_failed", "damping": 1.0, "instead": "diagonal"},)
+    # The mean diagonal is 5.
+    torch.testing.assert_close(factor.damped_diag, torch.tensor([1.05, 9.05]))
+    torch.testing.assert_close(factor.upper.square().inverse(), torch.diag(factor.damped_diag))
+
+
+def test_a_negative_diagonal_fails_outright():
+    with pytest.raises(ComputationError, match="negative diagonal entries"):
         factorize(torch.tensor([[1.0, 0.0], [0.0, -5.0]]), 0.01)
 
 

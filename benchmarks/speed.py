@@ -1,0 +1,117 @@
+"""python -m benchmarks.speed: compresses one model with Espalier, llm-compressor and the published loops, side by side.
+
+Writes a page with the ratios first, and the raw figures as JSON beside it.
+"""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from benchmarks.damage import logit_errors, qualities
+from benchmarks.floor import minimum_work
+from benchmarks.launch import ROOT, Launcher
+from benchmarks.llmcompressor_environment import interpreter, versions
+from benchmarks.machine import machine
+from benchmarks.page import page
+from benchmarks.rounds import Contest
+from benchmarks.settings import FULL, QUICK, SETTINGS, Scale
+from benchmarks.workloads import Workload, random_workload, shipped_workload, warm_workload
+from pruning_core.checkpoint import Checkpoint
+from pruning_core.errors import ComputationError, InputError
+from pruning_core.model_files import read_config
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+FOLDER = ROOT / ".espalier" / "benchmarks"
+
+
+@app.command(epilog="Example: python -m benchmarks.speed --repeats 5")
+def speed(
+    quick: Annotated[
+        bool, typer.Option(help="Toy sizes, one round, all in one process: only shows that it runs.")
+    ] = False,
+    repeats: Annotated[int | None, typer.Option(min=1, help="Rounds; default 3.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Of every contestant; default: the machine's cores, quick: 1.")
+    ] = None,
+    peer: Annotated[bool, typer.Option(help="Whether llm-compressor takes part; not in a quick run.")] = True,
+    peer_environment: Annotated[
+        Path | None, typer.Option(help="Its virtual environment; default: made once, beside this module.")
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="For models, tokens and results; default: under .espalier/benchmarks.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The page; default docs/benchmarks.md, for a quick run inside the folder.")
+    ] = None,
+) -> None:
+    """Measure, and write the page."""
+    scale = QUICK if quick else FULL
+    folder = (folder or FOLDER / ("quick" if quick else "full")).resolve()
+    target = out or (folder if quick else ROOT / "docs") / "benchmarks.md"
+    python = interpreter(peer_environment) if peer and not quick else None
+    launcher = Launcher(folder, threads or (1 if quick else torch.get_num_threads()), not quick, python)
+    raw = measure(launcher, scale, repeats or scale.repeats, folder)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(page(raw), encoding="utf-8")
+    target.with_suffix(".json").write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
+    typer.echo(f"page       {target}")
+
+
+def measure(launcher: Launcher, scale: Scale, repeats: int, folder: Path) -> dict[str, Any]:
+    """All figures of one run, as JSON."""
+    facts = machine(launcher.threads)
+    workload = random_workload(folder, scale)
+    timed = Contest(launcher, scale, workload, warm_workload(folder), folder, typer.echo)
+    rates, records = [timed.rate()], []
+    for repeat in range(repeats):
+        records += timed.round(repeat)
+        rates.append(timed.rate())
+    shipped = shipped_workload(folder, scale)
+    Contest(launcher, scale, shipped, None, folder, typer.echo).round(0)
+    config = read_config(workload.model)
+    checkpoint = Checkpoint(workload.model)
+    return {
+        "machine": facts,
+        "peer": {"versions": versions(launcher.peer) if launcher.peer else {}},
+        "scale": asdict(scale),
+        "parameters": sum(torch.Size(checkpoint.shape(name)).numel() for name in checkpoint.names()),
+        "repeats": repeats,
+        "contestants": list(timed.contestants),
+        "work": {s.name: minimum_work(config, scale.sequences, scale.length, s.needs).facts() for s in SETTINGS},
+        "rates": rates,
+        "records": records,
+        "quality": {
+            "shipped": qualities(shipped, _results(timed, shipped)),
+            "random": logit_errors(workload, _results(timed, workload)),
+        },
+    }
+
+
+def _results(contest: Contest, workload: Workload) -> dict[str, Path]:
+    """ "setting contestant" -> where that contestant wrote."""
+    return {
+        f"{setting.name} {contestant}": contest.out(contestant, setting.name, workload)
+        for setting in SETTINGS
+        for contestant in contest.contestants
+    }
+
+
+def main() -> None:
+    """The command, with errors as one sentence: exit code 2 for wrong input, 1 for a failed run."""
+    try:
+        app()
+    except InputError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except ComputationError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
