@@ -1,7 +1,10 @@
 """What enters a block: the hidden states of the calibration tokens, in memory or in a memory-mapped file."""
 
+import itertools
 import mmap
-from collections.abc import Callable
+import os
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,24 +35,32 @@ class HiddenStates:
 
     @classmethod
     def at_entry(
-        cls, decoder: Decoder, windows: Tensor, batch: int | None = None, file: Path | None = None
+        cls, decoder: Decoder, windows: Tensor, batch: int | None = None, folder: Path | None = None
     ) -> "HiddenStates":
         """States entering block 0.
 
         Args:
             windows: calibration windows [sequences, tokens] int64.
             batch: sequences per forward, see `micro_batch`.
-            file: made and memory-mapped to hold the states; in memory when absent.
+            folder: keeps the states in a memory-mapped file there; in memory when absent.
         """
         tokens = list(windows.split(micro_batch(windows.shape[1], batch)))
-        entering = (decoder.enter(part) for part in tokens)
-        if file is None:
-            return cls(list(entering), tokens)
-        first = next(entering)
-        mapped = MappedStates(file, (*windows.shape, first.shape[-1]), first.dtype)
-        states = cls(list(mapped.states.split(len(tokens[0]))), tokens, mapped)
-        states._put(0, first)
-        for position, part in enumerate(entering, 1):
+        return cls._placed((decoder.enter(part) for part in tokens), tokens, folder)
+
+    @classmethod
+    def of(cls, states: Tensor, windows: Tensor, batch: int, folder: Path | None = None) -> "HiddenStates":
+        """`states` [sequences, tokens, width], which are those of `windows`; the other arguments as in `at_entry`."""
+        return cls._placed(iter(states.split(batch)), list(windows.split(batch)), folder)
+
+    @classmethod
+    def _placed(cls, batches: Iterator[Tensor], tokens: list[Tensor], folder: Path | None) -> "HiddenStates":
+        if folder is None:
+            return cls(list(batches), tokens)
+        first = next(batches)
+        sequences = sum(len(part) for part in tokens)
+        mapped = MappedStates(folder, (sequences, *first.shape[1:]), first.dtype)
+        states = cls(list(mapped.states.split(len(first))), tokens, mapped)
+        for position, part in enumerate(itertools.chain([first], batches)):
             states._put(position, part)
         return states
 
@@ -93,20 +104,24 @@ class HiddenStates:
 
 
 class MappedStates:
-    """A file of hidden states that the system pages in and out.
+    """A nameless file of hidden states that the system pages in and out, and that goes with the process.
 
     Args:
-        file: made, or overwritten.
+        folder: on the disk that is to hold it.
         shape: (sequences, tokens, width).
         dtype: of the states.
+
+    Raises:
+        OSError: the disk has no room for it.
     """
 
-    def __init__(self, file: Path, shape: tuple[int, int, int], dtype: torch.dtype) -> None:
-        file.parent.mkdir(parents=True, exist_ok=True)
+    def __init__(self, folder: Path, shape: tuple[int, int, int], dtype: torch.dtype) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         size = torch.Size(shape).numel() * dtype.itemsize
-        with file.open("w+b") as opened:
-            opened.truncate(size)
-            self._map = mmap.mmap(opened.fileno(), size)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            # Reserved now: a write into a hole of a full disk would kill the process.
+            os.posix_fallocate(file.fileno(), 0, size)
+            self._map = mmap.mmap(file.fileno(), size)
         self.states = torch.frombuffer(self._map, dtype=dtype).view(shape)
 
     def release(self) -> None:

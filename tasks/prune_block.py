@@ -8,13 +8,14 @@ import torch
 from safetensors.torch import save_file
 
 from pruning_core.blocks import BlockOutcome, compress_block, compress_block_from, ungrouped
+from pruning_core.compute import Running
 from pruning_core.decoder import Decoder
 from pruning_core.errors import ComputationError, InputError
 from pruning_core.method_settings import build_method
 from pruning_core.sweep import KERNELS
 from tasks.artifact import Artifact
 from tasks.progress import progress
-from tasks.states import Chain, decoder_of, exclusive, keep_states, take_states
+from tasks.states import Chain, chain_of, decoder_of, exclusive, keep_states, take_states
 from tasks.statistics import load_statistics
 from tasks.step import Context, step
 
@@ -25,17 +26,18 @@ def method_modules(params: dict[str, Any]) -> list[str]:
     return [*method.modules(), *(f"pruning_core.sweep.{kernel}_kernel" for kernel in KERNELS)]
 
 
-@step("prune_block", modules=method_modules)
+@step("prune_block", modules=method_modules, unkeyed=("states",))
 def prune_block(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, context: Context) -> dict[str, Any]:
     """Compress the matrices of one block.
 
     params: block (index), method (mapping), propagate (None where the method needs no calibration), batch,
-        trust_remote_code.
+        trust_remote_code, device, dtype; states (memory | mapped).
     inputs: source; statistics (propagate dense); tokens and, from block 1 on, previous (other propagations).
     writes: weights.safetensors (stored names, checkpoint dtype), keep.safetensors (bit masks, see `packed`), and
         quantized.safetensors where a quantizer took part (`pruning_core.blocks.BlockOutcome.quantized`).
     """
-    method = build_method(params["method"])
+    running = Running(params["device"], params["dtype"])
+    method = build_method(params["method"], device=running.torch_device)
     index = params["block"]
     with exclusive:
         if "tokens" in inputs:
@@ -43,7 +45,8 @@ def prune_block(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, 
         else:
             decoder = _decoder(inputs["source"], params)
             decoder.load_block(index)
-            known = load_statistics(inputs["statistics"]) if "statistics" in inputs else ungrouped(decoder, index)
+            stored = inputs.get("statistics")
+            known = load_statistics(stored, running.torch_device) if stored else ungrouped(decoder, index)
             outcome = compress_block_from(decoder, index, known, method)
             decoder.drop_block(index)
     return _write(outcome, out)
@@ -64,7 +67,7 @@ def _on_states(params: dict[str, Any], inputs: dict[str, Artifact], context: Con
 
 
 def _decoder(source: Artifact, params: dict[str, Any]) -> Decoder:
-    decoder = decoder_of(source, params["trust_remote_code"])
+    decoder = decoder_of(source, params["trust_remote_code"], Running(params["device"], params["dtype"]))
     if "few_tokens" in params["method"] and not decoder.has_experts:
         raise InputError("few_tokens changes nothing for a model without experts; remove it")
     return decoder
@@ -80,8 +83,7 @@ def chain_before(params: dict[str, Any], inputs: dict[str, Artifact], context: C
         previous = context.store.find(earlier["key"]) if earlier else None
     if len(blocks) != params["block"]:
         raise ComputationError(f"block {params['block']} follows {len(blocks)} stored blocks; run the variant again")
-    trust = params["trust_remote_code"]
-    return Chain(inputs["source"], inputs["tokens"], params["batch"], tuple(blocks), trust)
+    return chain_of(params, inputs, tuple(blocks))
 
 
 def _write(outcome: BlockOutcome, out: Path) -> dict[str, Any]:
