@@ -6,9 +6,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pruning_core.calibration import HiddenStates, collect, collect_in_stages, propagate
+from pruning_core.calibration import collect, collect_in_stages, propagate
 from pruning_core.decoder import Decoder, matrix, set_matrix
 from pruning_core.errors import ComputationError, InputError
+from pruning_core.expert_statistics import PooledStatistics
+from pruning_core.hidden_states import HiddenStates
 from pruning_core.invariants import check_layer
 from pruning_core.method import CompressedLayer, Method
 from pruning_core.progress import Progress, ignore_progress
@@ -30,7 +32,8 @@ class BlockOutcome:
     quantized: dict[str, Tensor] = field(default_factory=dict, repr=False)
     """"<layer>.codes" uint8 [out, in], ".scale" and ".zero" float32 [out, groups], ".group" int32 [in]."""
     layers: list[dict] = field(default_factory=list)
-    """Per layer: name, rows, columns, removed, zeros, loss; where quantized, bits of a code and groups of a row."""
+    """Per layer: name, stored name, rows, columns, removed, zeros, loss; tokens that reached it in calibration, where
+    there was one; where quantized, bits of a code and groups of a row."""
     ledger: list[dict] = field(default_factory=list)
 
 
@@ -47,28 +50,40 @@ class BlockCompressor:
     def compress_group(self, group: InputGroup, statistics: LayerStatistics | None) -> None:
         """Compress every matrix of the group and put the result into the running block."""
         try:
-            prepared = self.method.prepare(statistics)
+            method = self._method_for(statistics)
+            prepared = method.prepare(statistics)
             for name in group.names:
-                self._store(name, self.method.compress(matrix(self.linears[name]), prepared))
+                self._store(name, method.compress(matrix(self.linears[name]), prepared), statistics)
         except (ComputationError, InputError) as error:
-            raise type(error)(f"{', '.join(group.names)}: {error}") from error
+            # Experts with few tokens may share a group of hundreds of matrices.
+            more = f" and {len(group.names) - 4} more" if len(group.names) > 4 else ""
+            raise type(error)(f"{', '.join(group.names[:4])}{more}: {error}") from error
 
-    def _store(self, name: str, done: CompressedLayer) -> None:
+    def _method_for(self, statistics: LayerStatistics | None) -> Method:
+        few = isinstance(statistics, PooledStatistics)
+        return self.method.without_statistics() if few and self.method.few_tokens == "magnitude" else self.method
+
+    def _store(self, name: str, done: CompressedLayer, statistics: LayerStatistics | None) -> None:
         module = self.linears[name]
         # Rounded once, to the dtype that is saved: what later layers are calibrated on is what users will load.
         rounded = done.weight.to(self.decoder.stored_dtype(name))
         check_layer(name, rounded, done.keep, self.method.pattern, self.method.sparsity)
-        set_matrix(module, rounded.float())
+        set_matrix(module, rounded.to(self.decoder.dtype))
         own = rounded if matrix(module) is module.weight else rounded.T
-        self.outcome.weights[self.decoder.stored_name(f"{name}.weight")] = own.contiguous()
-        self.outcome.keep[name] = done.keep
+        self.decoder.store(f"{name}.weight", own.cpu(), self.outcome.weights)
+        self.outcome.keep[name] = done.keep.cpu()
         if done.codes is not None:
             parts = {"codes": done.codes, "scale": done.scale, "zero": done.zero, "group": done.group.int()}
-            self.outcome.quantized |= {f"{name}.{part}": value for part, value in parts.items()}
+            self.outcome.quantized |= {f"{name}.{part}": value.cpu() for part, value in parts.items()}
         removed = int((~done.keep).sum())
+        few = statistics.routed[name] if isinstance(statistics, PooledStatistics) else None
+        if few is not None:
+            event = {"event": "few_tokens", "tokens": few, "rule": self.method.few_tokens}
+            self.outcome.ledger.append({"layer": name, **event})
         self.outcome.layers.append(
             {
                 "name": name,
+                "stored": self.decoder.stored_name(f"{name}.weight"),
                 "rows": done.keep.shape[0],
                 "columns": done.keep.shape[1],
                 "removed": removed,
@@ -76,6 +91,7 @@ class BlockCompressor:
                 "loss": done.loss,
                 "bits": self.method.quantizer.bits if self.method.quantizer else None,
                 "groups": done.scale.shape[1] if done.scale is not None else None,
+                "tokens": few if few is not None or statistics is None else statistics.tokens,
             }
         )
         self.outcome.ledger += [{"layer": name, **event} for event in done.events]
@@ -89,21 +105,26 @@ def compress_block(
     method: Method,
     propagation: Propagation,
     progress: Progress = ignore_progress,
+    *,
+    advance: bool = True,
 ) -> BlockOutcome:
     """Compress the loaded block on the states that enter it, and replace them by the compressed block's outputs.
 
     propagation `compressed` calibrates each layer on inputs that passed the already compressed layers of this block
     (the true-sequential option of the published codes, in one forward); `blockwise` collects all statistics of a block
     from its dense weights, then runs it again compressed (the published default; arXiv:2301.00774, section 4).
+    Without `advance` the forward ends with the last matrix: nobody needs what the last block puts out.
     """
     compressor = BlockCompressor(decoder, index, method)
-    full = method.statistics == "full"
+    full, pool = method.statistics == "full", method.few_tokens == "layer"
     if propagation == "compressed":
-        collect_in_stages(decoder, index, states, full, compressor.compress_group, progress)
+        complete = compressor.compress_group
+        collect_in_stages(decoder, index, states, complete, full=full, pool=pool, advance=advance, progress=progress)
         return compressor.outcome
-    for group, statistics in collect(decoder, index, states, full=full, advance=False, progress=progress):
+    for group, statistics in collect(decoder, index, states, full=full, pool=pool, advance=False, progress=progress):
         compressor.compress_group(group, statistics)
-    propagate(decoder, index, states)
+    if advance:
+        propagate(decoder, index, states)
     return compressor.outcome
 
 

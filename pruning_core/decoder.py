@@ -1,6 +1,5 @@
 """Any Hugging Face causal language model as a row of blocks that are loaded one at a time."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ from transformers.pytorch_utils import Conv1D
 
 from pruning_core.checkpoint import Checkpoint
 from pruning_core.errors import InputError
+from pruning_core.experts import Experts, in_stages, routing, unfuse
+from pruning_core.stored_names import Place, by_stored_tensor, stored_places
 
 
 @dataclass(frozen=True)
@@ -35,61 +36,97 @@ class Decoder:
     """A causal LM whose weights stay on disk until a block is loaded.
 
     Modules live on the meta device; embeddings are loaded at construction, a block by `load_block`, and `drop_block`
-    gives its memory back. Forward passes run in float32, in evaluation mode.
+    gives its memory back. Forward passes run in evaluation mode. Experts run unfused.
 
     Args:
         directory: Hugging Face model directory with safetensors.
         config: its configuration.
+        device: where blocks run.
+        dtype: of weights and hidden states in forward passes; statistics and solvers are float32 whatever it is.
 
     Raises:
-        InputError: the architecture has no recognisable list of blocks, or a tensor is missing in the files.
+        InputError: the architecture has no recognisable list of blocks or experts of an unknown kind, or a tensor is
+            missing in the files.
     """
 
-    def __init__(self, directory: Path, config: PretrainedConfig, trust_remote_code: bool = False) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        config: PretrainedConfig,
+        trust_remote_code: bool = False,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         # Only this package's dependency accelerate keeps non-persistent buffers (rotary tables) real here.
         from accelerate import init_empty_weights
 
         self.checkpoint = Checkpoint(directory)
+        self.device, self.dtype = torch.device(device), dtype
         with init_empty_weights(include_buffers=False):
             self.model = AutoModelForCausalLM.from_config(
-                config, dtype=torch.float32, trust_remote_code=trust_remote_code
+                config, dtype=dtype, trust_remote_code=trust_remote_code
             ).eval()
+        for name, buffer in list(self.model.named_buffers()):
+            if not buffer.is_meta:
+                owner, _, own = name.rpartition(".")
+                setattr(self.model.get_submodule(owner), own, buffer.to(self.device))
         # Modules made on the meta device lose the sharing of tied weights.
         self.model.tie_weights()
         self.model.config.use_cache = False
         self.block_prefix, self.blocks = _find_blocks(self.model, config)
-        self._stored = _stored_names(self.model, self.checkpoint)
+        places = stored_places(self.model, self.checkpoint)
+        unfuse(self.model)
+        self._stored = _complete(places, self.model, self.checkpoint)
         self._calls: dict[tuple[int, int], list[BlockCall]] = {}
         self._load_outside()
 
     def __len__(self) -> int:
         return len(self.blocks)
 
+    @property
+    def has_experts(self) -> bool:
+        """Whether any block is a mixture of experts."""
+        return any(isinstance(module, Experts) for module in self.blocks.modules())
+
     def linears(self, index: int) -> dict[str, nn.Module]:
-        """Prunable matrices of a block: full module name -> nn.Linear or Conv1D."""
+        """Prunable matrices of a block: full module name -> nn.Linear or Conv1D.
+
+        What routes tokens to experts is none of them: it is tiny, and a wrong choice costs more than a wrong weight.
+        """
+        kept = routing(self.blocks[index])
         return {
             f"{self.block_prefix}.{index}.{name}": module
             for name, module in self.blocks[index].named_modules()
-            if isinstance(module, nn.Linear | Conv1D)
+            if isinstance(module, nn.Linear | Conv1D) and module not in kept
         }
 
+    def watched(self, index: int) -> dict[str, nn.Module]:
+        """What calibration stops in front of: a block's matrices, those of experts by the stages of their layer."""
+        prefix = f"{self.block_prefix}.{index}."
+        modules = {prefix + name: module for name, module in self.blocks[index].named_modules()}
+        return in_stages(modules, self.linears(index))
+
     def stored_name(self, parameter: str) -> str:
-        """The checkpoint's name of a parameter of the model."""
-        return self._stored[parameter]
+        """The checkpoint's name of the tensor that holds a parameter of the model."""
+        return self._stored[parameter].name
 
     def stored_dtype(self, linear: str) -> torch.dtype:
         """The dtype that a matrix has in the checkpoint."""
-        return self.checkpoint.dtype(self._stored[f"{linear}.weight"])
+        return self.checkpoint.dtype(self.stored_name(f"{linear}.weight"))
 
-    def block_tensors(self, index: int) -> Iterator[tuple[str, str]]:
-        """(name in the model, name in the checkpoint) of every stored tensor of a block."""
-        prefix = f"{self.block_prefix}.{index}."
-        for name, stored in self._stored.items():
-            if name.startswith(prefix):
-                yield name, stored
+    def store(self, parameter: str, value: Tensor, tensors: dict[str, Tensor]) -> None:
+        """Enter a parameter's new value into `tensors` (stored name -> tensor) as the checkpoint lays it out."""
+        place = self._stored[parameter]
+        if place.expert is None:
+            tensors[place.name] = value.contiguous()
+            return
+        if place.name not in tensors:
+            tensors[place.name] = self.checkpoint.load(place.name)
+        place.of(tensors[place.name]).copy_(value)
 
     def load_block(self, index: int, replaced: dict[str, Tensor] | None = None) -> nn.Module:
-        """Bring a block into memory in float32.
+        """Bring a block onto the device.
 
         Args:
             replaced: stored name -> tensor that takes the place of the checkpoint's.
@@ -98,9 +135,11 @@ class Decoder:
         block = self.blocks[index]
         prefix = f"{self.block_prefix}.{index}."
         state = {}
-        for name, stored in self.block_tensors(index):
+        for stored, members in by_stored_tensor(self._stored, prefix):
             tensor = replaced[stored] if stored in replaced else self.checkpoint.load(stored)
-            state[name.removeprefix(prefix)] = tensor.float()
+            placed = self._placed(tensor)
+            for name, place in members:
+                state[name.removeprefix(prefix)] = place.of(placed)
         missing, unexpected = block.load_state_dict(state, strict=False, assign=True)
         if missing or unexpected:
             raise InputError(
@@ -113,9 +152,13 @@ class Decoder:
         """Give the block's memory back."""
         self.blocks[index].to("meta")
 
+    def _placed(self, stored: Tensor) -> Tensor:
+        # Integer buffers (position tables) keep their type.
+        return stored.to(self.device, self.dtype if stored.is_floating_point() else None)
+
     @torch.no_grad()
     def enter(self, tokens: Tensor) -> Tensor:
-        """Hidden states that enter block 0: [batch, tokens, width] float32, for `tokens` [batch, tokens] int64."""
+        """Hidden states that enter block 0: [batch, tokens, width], for `tokens` [batch, tokens] int64."""
         reached: list[Tensor] = []
 
         def stop(hidden: Tensor, *args: Any, **kwargs: Any) -> None:
@@ -125,7 +168,7 @@ class Decoder:
         first = self.blocks[0]
         first.forward = stop
         try:
-            self.model.base_model(input_ids=tokens, use_cache=False)
+            self.model.base_model(input_ids=tokens.to(self.device), use_cache=False)
         except _Reached:
             pass
         finally:
@@ -162,7 +205,7 @@ class Decoder:
         for block in self.blocks:
             block.forward = record
         try:
-            self.model.base_model(input_ids=tokens, use_cache=False)
+            self.model.base_model(input_ids=tokens.to(self.device), use_cache=False)
         finally:
             for block in self.blocks:
                 del block.forward
@@ -175,7 +218,7 @@ class Decoder:
             if name.startswith(f"{self.block_prefix}.") or id(parameter) in skipped:
                 continue
             owner = self.model.get_submodule(name.rpartition(".")[0])
-            value = self.checkpoint.load(self._stored[name]).float()
+            value = self._placed(self.checkpoint.load(self.stored_name(name)))
             setattr(owner, name.rpartition(".")[2], nn.Parameter(value, requires_grad=False))
 
 
@@ -213,26 +256,14 @@ def _head_only(model: nn.Module) -> set[int]:
     return own - {id(parameter) for parameter in model.get_input_embeddings().parameters()}
 
 
-def _stored_names(model: nn.Module, checkpoint: Checkpoint) -> dict[str, str]:
-    """Parameter and persistent buffer of the model -> name in the checkpoint, which may lack the base prefix."""
-    present = set(checkpoint.names())
-    prefix = f"{model.base_model_prefix}."
-    stored = {}
-    for name in model.state_dict():
-        for candidate in (name, name.removeprefix(prefix)):
-            if candidate in present:
-                stored[name] = candidate
-                break
-    needed = {name for name, parameter in model.named_parameters() if id(parameter) not in _head_only(model)}
-    missing = sorted(needed - stored.keys())
-    if any(".experts." in name for name in missing):
-        raise InputError(
-            f"{checkpoint.directory} is a mixture of experts, whose expert weights are stored otherwise than they run; "
-            "only dense decoders can be compressed so far"
-        )
+def _complete(places: dict[str, Place], model: nn.Module, checkpoint: Checkpoint) -> dict[str, Place]:
+    """The places of the model's parameters and persistent buffers; InputError where one that runs has none."""
+    head = _head_only(model)
+    needed = {name for name, parameter in model.named_parameters() if id(parameter) not in head}
+    missing = sorted(needed - places.keys())
     if missing:
         raise InputError(
             f"{checkpoint.directory} lacks {len(missing)} tensors of its config.json, the first {missing[0]!r}; "
             "use the files and config of one model"
         )
-    return stored
+    return {name: places[name] for name in model.state_dict() if name in places}

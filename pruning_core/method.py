@@ -5,14 +5,15 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from pruning_core.compensation import Compensation
+from pruning_core.compensation import COMPENSATIONS, Compensation
 from pruning_core.errors import ComputationError
 from pruning_core.factor import InverseFactor, factorize
+from pruning_core.few_tokens import FewTokens
 from pruning_core.patterns import Pattern
 from pruning_core.quantizers import Quantizer
 from pruning_core.quantizers.affine import codes_of
 from pruning_core.quantizers.grids import Grids
-from pruning_core.saliency import ColumnStatistics, Saliency
+from pruning_core.saliency import SALIENCIES, ColumnStatistics, Saliency
 from pruning_core.statistics import LayerStatistics
 from pruning_core.sweep import Choice, SweepResult, kernel_for, sweep
 
@@ -61,6 +62,8 @@ class Method:
     compensation: Compensation
     quantizer: Quantizer | None = None
     kernel: str = "auto"
+    few_tokens: FewTokens = "layer"
+    """What becomes of the matrices of experts that got too few calibration tokens (`pruning_core.few_tokens`)."""
 
     @property
     def compensates(self) -> bool:
@@ -76,8 +79,17 @@ class Method:
 
     def modules(self) -> list[str]:
         """Dotted modules of the chosen methods, for cache keys."""
-        parts = (self.saliency, self.pattern, self.compensation, self.quantizer)
+        parts = [self.saliency, self.pattern, self.compensation, self.quantizer]
+        if self.few_tokens == "magnitude":
+            other = self.without_statistics()
+            parts += [other.saliency, other.compensation]
         return [type(part).__module__ for part in parts if part is not None]
+
+    def without_statistics(self) -> "Method":
+        """The same pattern, budget and quantizer on the weights alone: by magnitude, without compensation."""
+        saliency = SALIENCIES.build({"name": "magnitude"}) if self.saliency else None
+        fields = {"block": self.compensation.block, "damping": self.compensation.damping}
+        return replace(self, saliency=saliency, compensation=COMPENSATIONS.build({"name": "none", **fields}))
 
     def prepare(self, statistics: LayerStatistics | None) -> Prepared:
         """The shared part of the work for all matrices that read one input.
@@ -100,13 +112,15 @@ class Method:
             # The factor is that of the diagonal alone, and losses are told in the H that was factored.
             hessian = torch.diag(hessian.diagonal())
         facts = {
-            "hessian_diag": hessian.diagonal(),
+            "hessian_diag": hessian.diagonal().clone(),
             "damped_diag": _natural(factor.damped_diag, order),
             "inverse_diag": _natural(factor.inverse_diag, order),
             "factor_diag": _natural(factor.diag, order),
         }
         per_sequence = statistics.tokens / max(statistics.sequences, 1)
-        return Prepared(ColumnStatistics(**facts, tokens_per_sequence=per_sequence), hessian, factor, order)
+        columns = ColumnStatistics(**facts, tokens_per_sequence=per_sequence)
+        # The sweep adds up its own loss; only without one is the Hessian needed again.
+        return Prepared(columns, None if self.compensates else hessian, factor, order)
 
     def compress(self, weight: Tensor, prepared: Prepared) -> CompressedLayer:
         """Prune and quantize `weight` ([out, in], any float dtype; not modified)."""

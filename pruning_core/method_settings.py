@@ -9,18 +9,20 @@ from torch import Tensor
 from pruning_core.compensation import COMPENSATIONS
 from pruning_core.errors import InputError
 from pruning_core.fallbacks import check_fallbacks
+from pruning_core.few_tokens import RULES, FewTokens
 from pruning_core.method import CompressedLayer, Method
 from pruning_core.patterns import PATTERNS, Pattern
 from pruning_core.quantizers import QUANTIZERS
+from pruning_core.registry import nearest
 from pruning_core.saliency import SALIENCIES
 from pruning_core.statistics import LayerStatistics
-from pruning_core.sweep import kernel_for
+from pruning_core.sweep import kernel_name
 
 CPU = torch.device("cpu")
 
 
 def build_method(spec: Mapping[str, Any], where: str = "method", device: torch.device = CPU) -> Method:
-    """The method that the keys saliency, pattern, sparsity, compensation and kernel describe, for weights on `device`.
+    """The method that the keys of a variant describe, for weights on `device`.
 
     Raises:
         InputError: an unknown or missing setting, a value out of range, or settings that exclude each other.
@@ -30,15 +32,25 @@ def build_method(spec: Mapping[str, Any], where: str = "method", device: torch.d
         quantizer = QUANTIZERS.build(quantizer, f"{where}.quantizer")
     compensation = COMPENSATIONS.build(spec.get("compensation", {"name": "none"}), f"{where}.compensation")
     kernel = spec.get("kernel", "auto")
-    kernel_for(kernel, device)
+    kernel_name(kernel, device)
+    rule = _few_tokens(spec, where)
     if quantizer is not None and spec.get("pattern") is None and spec.get("saliency") is None:
         _refuse_sparsity(spec, where)
-        return Method(None, None, None, compensation, quantizer, kernel)
+        return Method(None, None, None, compensation, quantizer, kernel, rule)
     pattern = PATTERNS.build(_pattern_mapping(spec, where), f"{where}.pattern")
     chooses = pattern.name != "existing"
     saliency = SALIENCIES.build(_given(spec, "saliency", where), f"{where}.saliency") if chooses else None
     sparsity = _sparsity(spec.get("sparsity"), pattern, where)
-    return Method(saliency, pattern, sparsity, compensation, quantizer, kernel)
+    return Method(saliency, pattern, sparsity, compensation, quantizer, kernel, rule)
+
+
+def _few_tokens(spec: Mapping[str, Any], where: str) -> FewTokens:
+    rule = spec.get("few_tokens", "layer")
+    if rule not in RULES:
+        raise InputError(
+            f"{where}.few_tokens must be one of {', '.join(RULES)}, got {rule!r}{nearest(str(rule), list(RULES))}"
+        )
+    return rule
 
 
 def _refuse_sparsity(spec: Mapping[str, Any], where: str) -> None:

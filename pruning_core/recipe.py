@@ -9,6 +9,7 @@ import pydantic.dataclasses
 from pydantic import Field
 
 from pruning_core.blocks import PROPAGATIONS, Propagation
+from pruning_core.compute import Compute
 from pruning_core.errors import InputError
 from pruning_core.method import Method
 from pruning_core.method_settings import build_method
@@ -17,8 +18,18 @@ from pruning_core.text import TEXTS
 
 BASELINE = "dense"
 """The uncompressed model: always the first row of a comparison, and no name for a variant."""
-SECTIONS = ("model", "trust_remote_code", "calibration", "evaluation", "variants")
-VARIANT_KEYS = ("saliency", "pattern", "sparsity", "compensation", "quantizer", "kernel", "propagate", "max_fallbacks")
+SECTIONS = ("model", "trust_remote_code", "compute", "calibration", "evaluation", "variants")
+VARIANT_KEYS = (
+    "saliency",
+    "pattern",
+    "sparsity",
+    "compensation",
+    "quantizer",
+    "kernel",
+    "few_tokens",
+    "propagate",
+    "max_fallbacks",
+)
 BESIDE_THE_METHOD = ("propagate", "max_fallbacks")
 """The keys of a variant that say nothing of how one matrix is compressed."""
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
@@ -36,8 +47,8 @@ class Calibration:
     sampling: Literal["first", "spread", "documents"] = "spread"
     seed: int = 0
     """For sampling `documents`."""
-    batch: Annotated[int, Field(ge=1)] = 16
-    """Sequences per forward."""
+    batch: Annotated[int, Field(ge=1)] | None = None
+    """Sequences per forward; when absent as many as make 2,048 tokens."""
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
@@ -86,6 +97,7 @@ class Settings:
     calibration: Calibration
     evaluation: Evaluation
     variants: dict[str, Recipe]
+    compute: Compute = field(default_factory=Compute)
 
     def recipe(self, name: str) -> Recipe:
         """The variant of that name; InputError names the nearest."""
@@ -118,6 +130,7 @@ def parse_settings(mapping: Any) -> Settings:
         _section(Calibration, mapping["calibration"], "calibration"),
         _section(Evaluation, mapping["evaluation"], "evaluation"),
         _variants(mapping["variants"]),
+        _section(Compute, mapping.get("compute", {}), "compute"),
     )
 
 
@@ -154,6 +167,7 @@ def _refuse_unused(recipe: Recipe, where: str) -> None:
     unused = {
         "kernel": "kernel" in spec and not method.compensates,
         "propagate": "propagate" in spec and not recipe.calibrates,
+        "few_tokens": "few_tokens" in spec and not recipe.calibrates,
         "max_fallbacks": "max_fallbacks" in spec and method.statistics != "full",
         "compensation.damping": "damping" in given and method.statistics != "full",
         "compensation.block": "block" in given and not method.compensates and not blockwise,
@@ -175,7 +189,8 @@ def _section(cls: type, mapping: Any, where: str) -> Any:
     fields = sorted(cls.__dataclass_fields__)
     _known_keys(mapping, tuple(fields), where)
     section = validated(lambda: cls(**mapping), where, fields)
-    TEXTS.build(section.text, f"{where}.text")
+    if "text" in fields:
+        TEXTS.build(section.text, f"{where}.text")
     return section
 
 

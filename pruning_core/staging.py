@@ -3,17 +3,21 @@
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from greenlet import getcurrent, greenlet
 from torch import Tensor, nn
 
-Arrive = Callable[[int, Tensor], object]
-"""(group index, the group's input for one micro-batch [batch, tokens, in])."""
+Arrive = Callable[[int, Any], object]
+"""(group index, the group's input for one micro-batch: [batch, tokens, in], or what a stage of experts reads)."""
 
 
 @dataclass(frozen=True)
 class InputGroup:
-    """Linear layers of a block that read one and the same tensor, so that one Hessian serves all of them."""
+    """Linear layers of a block that read one and the same tensor, so that one Hessian serves all of them.
+
+    While forwards are watched, a stage of experts (`pruning_core.experts.Stage`) is a group of its own.
+    """
 
     names: tuple[str, ...]
 
@@ -70,7 +74,8 @@ def run_in_stages(
     groups: list[InputGroup],
     arrive: Arrive,
     complete: Callable[[int], None],
-) -> list[Tensor]:
+    leave: Callable[[int, Tensor], None] | None,
+) -> None:
     """Run all micro-batches through a block; none passes a group before `complete` was called for it.
 
     Each forward is a coroutine that pauses in front of each group. When all have arrived, `complete(group)` may change
@@ -78,8 +83,8 @@ def run_in_stages(
     and SparseGPT codes, which run one more forward per group for it; here every product is computed once. Paused
     forwards hold their live activations: at most residual + input of the group, tokens x (width + in) values.
 
-    Returns:
-        The outputs, in the order of `forwards`.
+    Args:
+        leave: called with each micro-batch's number and output; None abandons the forwards after the last group.
     """
     scheduler = getcurrent()
 
@@ -95,4 +100,8 @@ def run_in_stages(
                 if reached != index:
                     raise RuntimeError(f"a forward reached group {reached} where {index} was due")
             complete(index)
-        return [run.switch() for run in runs]
+        for position, run in enumerate(runs):
+            if leave is None:
+                run.throw()
+            else:
+                leave(position, run.switch())

@@ -1,5 +1,6 @@
 """What calibration knows of the inputs of a linear layer: the one place that defines H."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -7,8 +8,12 @@ from torch import Tensor
 
 from pruning_core.errors import ComputationError
 
-STRIP = 256
-"""Rows of the Hessian that one product makes: wide enough for full speed, narrow enough to skip most of one half."""
+STRIPS = 6
+"""Products that make up one triangle of a Hessian: few enough for full speed, enough to skip most of the other half."""
+NARROWEST = 128
+"""Rows of the Hessian below which a product gets slow."""
+ROWS = 256
+"""Tokens that are squared at a time: the squares stay in the cache."""
 
 
 @dataclass
@@ -46,7 +51,8 @@ class LayerStatistics:
         if self.full:
             _add_outer(self.moment, rows)
         else:
-            self.moment += rows.square().sum(dim=0)
+            for part in rows.split(ROWS):
+                self.moment += part.square().sum(dim=0)
         self.tokens += rows.shape[0]
         self.sequences += inputs.shape[0] if inputs.dim() == 3 else 1
         return self
@@ -73,11 +79,26 @@ class LayerStatistics:
                 "the layer's inputs hold NaN or inf; check the model in float32 or bfloat16 before compressing it"
             )
         mean = self.moment / self.tokens
-        return mean.triu() + mean.triu(1).T if self.full else mean
+        if self.full:
+            _mirror(mean)
+        return mean
+
+
+def _strips(columns: int) -> Iterator[tuple[int, int]]:
+    width = max(NARROWEST, -(-columns // STRIPS))
+    for start in range(0, columns, width):
+        yield start, min(start + width, columns)
 
 
 def _add_outer(moment: Tensor, rows: Tensor) -> None:
     """moment += rows^T rows in its upper triangle, by strips: about half the work of the whole product."""
-    for start in range(0, moment.shape[0], STRIP):
-        stop = start + STRIP
+    for start, stop in _strips(len(moment)):
         moment[start:stop, start:].addmm_(rows[:, start:stop].T, rows[:, start:])
+
+
+def _mirror(matrix: Tensor) -> None:
+    """Copy the upper triangle onto the lower one, in place."""
+    for start, stop in _strips(len(matrix)):
+        corner = matrix[start:stop, start:stop]
+        corner.copy_(corner.triu() + corner.triu(1).T)
+        matrix[stop:, start:stop] = matrix[start:stop, stop:].T

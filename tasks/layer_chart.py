@@ -1,8 +1,9 @@
-"""A small picture of what was done where: one cell per matrix, blocks from left to right."""
+"""A small picture of what was done where: one cell per matrix, or per matrix of all experts; blocks left to right."""
 
 from collections.abc import Callable
 from html import escape
 
+from tasks.layer_kinds import experts_together
 from tasks.variant_record import Layer
 
 CELL, ROW, LABEL, TOP = 44, 24, 150, 46
@@ -13,6 +14,7 @@ def layer_chart(layers: tuple[Layer, ...]) -> str | None:
     """An SVG with the sparsity and the reconstruction loss of every layer; None when there are no layers."""
     if not layers:
         return None
+    layers = experts_together(layers)
     modules = list(dict.fromkeys(layer.place[1] for layer in layers))
     depth = max(layer.place[0] or 0 for layer in layers) + 1
     panel = TOP + ROW * len(modules) + 24

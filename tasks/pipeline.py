@@ -4,6 +4,7 @@ Every step goes through `context.run`; a driver that only looks (explain) return
 """
 
 import platform
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import psutil
 
 from pruning_core.context_length import context_length
 from pruning_core.fallbacks import check_fallbacks
+from pruning_core.hidden_states import micro_batch
 from pruning_core.model_files import read_config
 from pruning_core.recipe import BASELINE, Recipe, Settings
 from pruning_core.text import TEXTS
@@ -93,6 +95,17 @@ class Pipeline:
         params = {"machine": machine(), "trust_remote_code": self.trust, **speed_lengths(config)}
         return self.context.run(measure, params, {"model": self.model(name)}, f"{name} speed")
 
+    @cached_property
+    def _forwards(self) -> dict[str, Any]:
+        """How blocks run during calibration, as params of a step."""
+        chosen = self.settings.calibration
+        return {
+            "batch": micro_batch(chosen.length, chosen.batch),
+            "trust_remote_code": self.trust,
+            **asdict(self.settings.compute.running()),
+            "states": self.settings.compute.states,
+        }
+
     def _tokens(self, role: str, chosen: Any, wanted: dict[str, Any]) -> Artifact:
         documents = TEXTS.build(chosen.text).read(self.context.workspace)
         params = {
@@ -113,8 +126,7 @@ class Pipeline:
                 "block": index,
                 "method": recipe.method_spec,
                 "propagate": recipe.propagate if recipe.calibrates else None,
-                "batch": self.settings.calibration.batch,
-                "trust_remote_code": self.trust,
+                **self._forwards,
             }
             inputs = {"source": self.source} | self._block_inputs(recipe, index, blocks)
             blocks.append(self.context.run(prune_block, params, inputs, f"{recipe.name} block {index}"))
@@ -132,7 +144,7 @@ class Pipeline:
         return {"tokens": self.calibration} | ({"previous": blocks[-1]} if blocks else {})
 
     def _statistics(self, index: int) -> Artifact:
-        params = {"block": index, "batch": self.settings.calibration.batch, "trust_remote_code": self.trust}
+        params = {"block": index, **self._forwards}
         inputs = {"source": self.source, "tokens": self.calibration}
         return self.context.run(statistics, params, inputs, f"statistics of block {index}")
 

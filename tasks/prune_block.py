@@ -8,12 +8,14 @@ import torch
 from safetensors.torch import save_file
 
 from pruning_core.blocks import BlockOutcome, compress_block, compress_block_from, ungrouped
-from pruning_core.errors import ComputationError
+from pruning_core.compute import Running
+from pruning_core.decoder import Decoder
+from pruning_core.errors import ComputationError, InputError
 from pruning_core.method_settings import build_method
 from pruning_core.sweep import KERNELS
 from tasks.artifact import Artifact
 from tasks.progress import progress
-from tasks.states import Chain, decoder_of, exclusive, keep_states, take_states
+from tasks.states import Chain, chain_of, decoder_of, exclusive, keep_states, take_states
 from tasks.statistics import load_statistics
 from tasks.step import Context, step
 
@@ -24,25 +26,27 @@ def method_modules(params: dict[str, Any]) -> list[str]:
     return [*method.modules(), *(f"pruning_core.sweep.{kernel}_kernel" for kernel in KERNELS)]
 
 
-@step("prune_block", modules=method_modules)
+@step("prune_block", modules=method_modules, unkeyed=("states",))
 def prune_block(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, context: Context) -> dict[str, Any]:
     """Compress the matrices of one block.
 
     params: block (index), method (mapping), propagate (None where the method needs no calibration), batch,
-        trust_remote_code.
+        trust_remote_code, device, dtype; states (memory | mapped).
     inputs: source; statistics (propagate dense); tokens and, from block 1 on, previous (other propagations).
     writes: weights.safetensors (stored names, checkpoint dtype), keep.safetensors (bit masks, see `packed`), and
         quantized.safetensors where a quantizer took part (`pruning_core.blocks.BlockOutcome.quantized`).
     """
-    method = build_method(params["method"])
+    running = Running(params["device"], params["dtype"])
+    method = build_method(params["method"], device=running.torch_device)
     index = params["block"]
     with exclusive:
         if "tokens" in inputs:
             outcome = _on_states(params, inputs, context, method)
         else:
-            decoder = decoder_of(inputs["source"], params["trust_remote_code"])
+            decoder = _decoder(inputs["source"], params)
             decoder.load_block(index)
-            known = load_statistics(inputs["statistics"]) if "statistics" in inputs else ungrouped(decoder, index)
+            stored = inputs.get("statistics")
+            known = load_statistics(stored, running.torch_device) if stored else ungrouped(decoder, index)
             outcome = compress_block_from(decoder, index, known, method)
             decoder.drop_block(index)
     return _write(outcome, out)
@@ -51,14 +55,22 @@ def prune_block(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, 
 def _on_states(params: dict[str, Any], inputs: dict[str, Artifact], context: Context, method: Any) -> BlockOutcome:
     index = params["block"]
     chain = chain_before(params, inputs, context)
+    decoder = _decoder(chain.source, params)
     states = take_states(context, chain)
-    decoder = decoder_of(chain.source, chain.trust_remote_code)
     decoder.load_block(index)
     shown = progress(f"block {index}")
-    outcome = compress_block(decoder, index, states, method, params["propagate"], shown)
+    more = index + 1 < len(decoder)
+    outcome = compress_block(decoder, index, states, method, params["propagate"], shown, advance=more)
     decoder.drop_block(index)
     keep_states(context, chain, context.key, states)
     return outcome
+
+
+def _decoder(source: Artifact, params: dict[str, Any]) -> Decoder:
+    decoder = decoder_of(source, params["trust_remote_code"], Running(params["device"], params["dtype"]))
+    if "few_tokens" in params["method"] and not decoder.has_experts:
+        raise InputError("few_tokens changes nothing for a model without experts; remove it")
+    return decoder
 
 
 def chain_before(params: dict[str, Any], inputs: dict[str, Artifact], context: Context) -> Chain:
@@ -71,8 +83,7 @@ def chain_before(params: dict[str, Any], inputs: dict[str, Artifact], context: C
         previous = context.store.find(earlier["key"]) if earlier else None
     if len(blocks) != params["block"]:
         raise ComputationError(f"block {params['block']} follows {len(blocks)} stored blocks; run the variant again")
-    trust = params["trust_remote_code"]
-    return Chain(inputs["source"], inputs["tokens"], params["batch"], tuple(blocks), trust)
+    return chain_of(params, inputs, tuple(blocks))
 
 
 def _write(outcome: BlockOutcome, out: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from tasks.comparison import row
+from tasks.layer_kinds import experts_together
 from tasks.tracking_index import FINISHED, Run
 from tasks.variant_record import Variant
 
@@ -62,8 +63,8 @@ def headline(variant: Variant) -> dict[str, float]:
 
 
 def layer_metrics(variant: Variant) -> Iterator[tuple[str, float, int]]:
-    """(name, value, block index) of each layer's loss and sparsity: a curve over depth per kind."""
-    for layer in variant.facts.layers:
+    """(name, value, block index) of each layer's loss and sparsity: a curve over depth per kind, experts together."""
+    for layer in experts_together(variant.facts.layers):
         block, module = layer.place
         for name, value in (("layer_loss", layer.loss), ("layer_sparsity", layer.sparsity)):
             if value is not None:

@@ -11,19 +11,25 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pruning_core.calibration import HiddenStates, propagate
+from pruning_core.calibration import propagate
+from pruning_core.compute import Running
 from pruning_core.decoder import Decoder
+from pruning_core.hidden_states import HiddenStates
 from pruning_core.model_files import read_config
 from tasks.artifact import Artifact
 from tasks.step import Context
 
 CHECKPOINT_SECONDS = 10.0
 """Time between two checkpoints of hidden states: a kill costs at most this much work plus one block."""
+
+CPU = Running()
+"""How models run where nothing else is said."""
 
 DENSE = "dense"
 """Stands for a block that was passed uncompressed."""
@@ -39,6 +45,8 @@ class Chain:
         batch: sequences per forward.
         blocks: the compressed blocks passed; None in the place of a dense one.
         trust_remote_code: as in params.yaml.
+        running: where and in what precision the model runs.
+        mapped: whether states are kept in a memory-mapped file; the same bits either way.
     """
 
     source: Artifact
@@ -46,14 +54,29 @@ class Chain:
     batch: int
     blocks: tuple[Artifact | None, ...] = ()
     trust_remote_code: bool = False
+    running: Running = CPU
+    mapped: bool = False
+
+    def decoder(self) -> Decoder:
+        """The model, ready to run."""
+        return decoder_of(self.source, self.trust_remote_code, self.running)
 
     def key(self, count: int, following: str = "") -> str:
         """Names the states after `count` blocks and, where given, one more of that key: equal keys, equal bits."""
         passed = [block.key if block else DENSE for block in self.blocks[:count]]
-        parts = [self.source.digest, self.tokens.digest, str(self.batch), *passed]
+        forwards = [str(self.batch), self.running.device, self.running.dtype]
+        parts = [self.source.digest, self.tokens.digest, *forwards, *passed]
         if following:
             parts.append(following)
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def chain_of(params: dict[str, Any], inputs: dict[str, Artifact], blocks: tuple[Artifact | None, ...]) -> Chain:
+    """The chain that a step's params and inputs (source, tokens) mean, through `blocks`."""
+    running = Running(params["device"], params["dtype"])
+    mapped = params["states"] == "mapped"
+    source, tokens = inputs["source"], inputs["tokens"]
+    return Chain(source, tokens, params["batch"], blocks, params["trust_remote_code"], running, mapped)
 
 
 @dataclass
@@ -75,12 +98,14 @@ exclusive = _LIVE.lock
 """Held while a block is loaded: threads that compress several variants share one decoder."""
 
 
-def decoder_of(source: Artifact, trust_remote_code: bool = False) -> Decoder:
+def decoder_of(source: Artifact, trust_remote_code: bool = False, running: Running = CPU) -> Decoder:
     """The source model with its blocks on disk; the last one asked for stays in memory."""
-    key = f"{source.digest} {source.path}"
+    key = f"{source.digest} {source.path} {running}"
     if _LIVE.decoder_key != key or _LIVE.decoder is None:
         config = read_config(source.path, trust_remote_code=trust_remote_code)
-        _LIVE.decoder = Decoder(source.path, config, trust_remote_code)
+        where = {"device": running.torch_device, "dtype": running.torch_dtype}
+        _LIVE.decoder = None
+        _LIVE.decoder = Decoder(source.path, config, trust_remote_code, **where)
         _LIVE.decoder_key = key
     return _LIVE.decoder
 
@@ -90,10 +115,13 @@ def take_states(context: Context, chain: Chain) -> HiddenStates:
     if _LIVE.states is not None and _LIVE.states_key == chain.key(len(chain.blocks)):
         states, _LIVE.states = _LIVE.states, None
         return states
-    decoder = decoder_of(chain.source, chain.trust_remote_code)
+    # Whatever else is held would only take memory.
+    _LIVE.states = None
+    decoder = chain.decoder()
     count, states = _nearest_checkpoint(context, chain)
     if states is None:
-        states = HiddenStates.at_entry(decoder, load_tokens(chain.tokens), chain.batch)
+        folder = context.store.root / "scratch" if chain.mapped else None
+        states = HiddenStates.at_entry(decoder, load_tokens(chain.tokens), chain.batch, folder)
     for index in range(count, len(chain.blocks)):
         decoder.load_block(index, replaced_weights(chain.blocks[index]))
         propagate(decoder, index, states)
@@ -107,7 +135,7 @@ def keep_states(context: Context, chain: Chain, following: str, states: HiddenSt
     A checkpoint is written when one is due; after the last block nothing is kept, and the checkpoints go.
     """
     passed = len(chain.blocks)
-    if passed + 1 == len(decoder_of(chain.source, chain.trust_remote_code)):
+    if passed + 1 == len(chain.decoder()):
         _forget(context, chain)
         return
     key = chain.key(passed, following)
@@ -118,6 +146,9 @@ def keep_states(context: Context, chain: Chain, following: str, states: HiddenSt
         _LIVE.written_at = time.monotonic()
         older = [_name(chain.key(count)) for count in range(passed + 1)]
         _LIVE.pending = _LIVE.writer.submit(_write, context, _checkpoint(context, key), list(states.batches), older)
+        if states.mapped is not None:
+            # The next block overwrites a mapped file in place.
+            _finish_writing()
 
 
 def load_tokens(tokens: Artifact) -> Tensor:
@@ -134,8 +165,11 @@ def _nearest_checkpoint(context: Context, chain: Chain) -> tuple[int, HiddenStat
     for count in range(len(chain.blocks), -1, -1):
         saved = _checkpoint(context, chain.key(count))
         if saved.is_file():
-            batches = load_file(saved)["states"].split(chain.batch)
-            return count, HiddenStates(list(batches), list(load_tokens(chain.tokens).split(chain.batch)))
+            folder = context.store.root / "scratch" if chain.mapped else None
+            device = chain.running.torch_device
+            return count, HiddenStates.of(
+                load_file(saved)["states"].to(device), load_tokens(chain.tokens), chain.batch, folder
+            )
     return 0, None
 
 
@@ -164,7 +198,7 @@ def _checkpoint(context: Context, key: str) -> Path:
 def _write(context: Context, path: Path, batches: list[Tensor], older: list[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    save_file({"states": torch.cat(batches)}, partial)
+    save_file({"states": torch.cat([batch.cpu() for batch in batches])}, partial)
     # Complete or absent: a reader never meets half a file. Only then are the ones before it of no more use.
     partial.rename(path)
     for name in older:

@@ -3,50 +3,57 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
 
 from pruning_core.calibration import collect
+from pruning_core.expert_statistics import PooledStatistics
 from pruning_core.staging import InputGroup
 from pruning_core.statistics import LayerStatistics
 from tasks.artifact import Artifact
 from tasks.progress import progress
-from tasks.states import DENSE, Chain, decoder_of, exclusive, keep_states, take_states
+from tasks.states import DENSE, chain_of, exclusive, keep_states, take_states
 from tasks.step import Context, step
 
 
-@step("statistics")
+@step("statistics", unkeyed=("states",))
 def statistics(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, context: Context) -> dict[str, Any]:
     """Hessians of a block of the dense model on dense inputs.
 
-    params: block (index), batch, trust_remote_code.
+    params: block (index), batch, trust_remote_code, device, dtype; states (memory | mapped).
     inputs: source, tokens.
-    writes: statistics.safetensors {"0": [in, in] float32 sum of x x^T of group 0, ...}; facts name the groups.
+    writes: statistics.safetensors {"0": [in, in] float32 sum of x x^T of group 0, ...}; facts name the groups, and of
+        those on all tokens of a layer how many were routed to each matrix.
     """
     index = params["block"]
-    chain = Chain(inputs["source"], inputs["tokens"], params["batch"], (None,) * index, params["trust_remote_code"])
+    chain = chain_of(params, inputs, (None,) * index)
     with exclusive:
         states = take_states(context, chain)
-        decoder = decoder_of(chain.source, chain.trust_remote_code)
+        decoder = chain.decoder()
         decoder.load_block(index)
-        collected = collect(decoder, index, states, progress=progress(f"statistics of block {index}"))
+        more = index + 1 < len(decoder)
+        collected = collect(decoder, index, states, advance=more, progress=progress(f"statistics of block {index}"))
         decoder.drop_block(index)
         keep_states(context, chain, DENSE, states)
     save_file(
-        {str(number): known.moment for number, (_, known) in enumerate(collected)},
+        {str(number): known.moment.cpu() for number, (_, known) in enumerate(collected)},
         out / "statistics.safetensors",
     )
-    groups = [
-        {"names": list(group.names), "tokens": known.tokens, "sequences": known.sequences} for group, known in collected
-    ]
-    return {"groups": groups}
+    return {"groups": [_facts(group, known) for group, known in collected]}
 
 
-def load_statistics(artifact: Artifact) -> list[tuple[InputGroup, LayerStatistics]]:
-    """The input groups of a block with what is known of their inputs."""
-    moments = load_file(artifact.path / "statistics.safetensors")
+def _facts(group: InputGroup, known: LayerStatistics) -> dict[str, Any]:
+    facts = {"names": list(group.names), "tokens": known.tokens, "sequences": known.sequences}
+    return facts | ({"routed": known.routed} if isinstance(known, PooledStatistics) else {})
+
+
+def load_statistics(artifact: Artifact, device: torch.device) -> list[tuple[InputGroup, LayerStatistics]]:
+    """The input groups of a block with what is known of their inputs, on the device."""
+    moments = load_file(artifact.path / "statistics.safetensors", device=str(device))
     loaded = []
     for number, group in enumerate(artifact.facts["groups"]):
         moment = moments[str(number)]
-        known = LayerStatistics(len(moment), True, group["tokens"], group["sequences"], moment)
+        fields = (len(moment), True, group["tokens"], group["sequences"], moment)
+        known = PooledStatistics(*fields, group["routed"]) if "routed" in group else LayerStatistics(*fields)
         loaded.append((InputGroup(tuple(group["names"])), known))
     return loaded

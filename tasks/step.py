@@ -71,6 +71,7 @@ class Step:
     name: str
     function: StepFunction
     modules: Callable[[dict[str, Any]], list[str]] | None = None
+    unkeyed: tuple[str, ...] = ()
 
     def __reduce__(self) -> tuple[Callable[..., "Step"], tuple[str, str]]:
         # Workers of a cluster are sent the name of a step, never its code.
@@ -84,6 +85,7 @@ class Step:
         """
         params = plain(params, "params")
         chosen = self.modules(params) if self.modules else []
+        params = {name: value for name, value in params.items() if name not in self.unkeyed}
         modules = module_digests([self.function.__module__, *chosen])
         return {
             "step": self.name,
@@ -126,15 +128,18 @@ class Step:
         return explanation(store, self.name, key, found)
 
 
-def step(name: str, modules: Callable[[dict[str, Any]], list[str]] | None = None) -> Callable[[StepFunction], Step]:
+def step(
+    name: str, modules: Callable[[dict[str, Any]], list[str]] | None = None, unkeyed: tuple[str, ...] = ()
+) -> Callable[[StepFunction], Step]:
     """Make a Step of a function.
 
     Args:
         name: also the kind of its artifacts.
         modules: dotted names of the modules that these params choose at run time (registered methods), which
             the imports of the step's own module do not show.
+        unkeyed: params that say how to compute and leave the result as it is; no part of the key.
     """
-    return lambda function: Step(name, function, modules)
+    return lambda function: Step(name, function, modules, unkeyed)
 
 
 def load_step(module: str, name: str) -> Step:

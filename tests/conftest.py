@@ -1,6 +1,7 @@
 """What all tests share: reference data, models small enough to be made anew, a workspace, one Prefect server."""
 
 import os
+import shutil
 
 # Triton reads it when it is first imported, which transformers does: the kernels are then interpreted, on the CPU.
 os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -13,7 +14,8 @@ import pytest
 import torch
 import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from torch import nn
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PretrainedConfig, PreTrainedTokenizerFast
 
 from tasks import prefect_settings
 
@@ -77,6 +79,41 @@ def tiny_directory(tiny_llama, tmp_path: Path) -> Path:
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0").save_pretrained(path)
     return path
+
+
+@pytest.fixture
+def mixture_directory(tiny_directory: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Writes a random mixture of experts of two blocks with a tokenizer, and gives its directory.
+
+    kind: of config, whose own keywords follow. starved: whether expert 0 of five never gets a token. fused: whether the
+    file keeps the experts fused as transformers runs them.
+    """
+    kin = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4}
+    kin |= {"num_key_value_heads": 2, "vocab_size": VOCABULARY, "max_position_embeddings": 64}
+
+    def build(kind: type[PretrainedConfig], *, starved: bool = False, fused: bool = False, **settings) -> Path:
+        config = kind(**kin | {"initializer_range": 0.3} | settings)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = AutoModelForCausalLM.from_config(config).eval()
+        if starved:
+            for block in model.model.layers:
+                starve(block)
+        path = tmp_path / "mixture"
+        model.save_pretrained(path, save_original_format=not fused)
+        for file in tiny_directory.glob("tokenizer*"):
+            shutil.copy(file, path)
+        return path
+
+    return build
+
+
+def starve(block: nn.Module) -> None:
+    """Of four scores v, -v, u and -u two are positive, so an expert whose score is 0 is never among the best two."""
+    router = getattr(block.mlp, "gate", None)
+    if router is not None:
+        v, u = router.weight.data[1:3].clone()
+        router.weight.data = torch.stack([torch.zeros_like(v), v, -v, u, -u])
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pydantic import model_validator
 from torch import Tensor
 
 from pruning_core.patterns import PATTERNS
-from pruning_core.selection import rounded_count, smallest
+from pruning_core.selection import kth_smallest, rounded_count, smallest
 from pruning_core.sweep import Choice
 
 
@@ -92,7 +92,7 @@ class Unstructured:
         counts = torch.full((rows,), low, dtype=torch.long, device=score.device)
         if spare > 0:
             # The extra zeros go to the rows whose next weight matters least.
-            following = score.kthvalue(low + 1, dim=1).values
+            following = kth_smallest(score, low + 1)
             counts += smallest(following.reshape(1, -1), spare).reshape(-1)
         return smallest(score, counts)
 

@@ -5,6 +5,7 @@ what a column may become. This module is the part that is the same for every ker
 update of all later columns. A kernel does the columns of one block.
 """
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -81,29 +82,28 @@ class SweepResult:
 KERNELS = ("numba", "torch", "triton")
 
 
-def kernel_for(name: str, device: torch.device) -> Kernel:
-    """The kernel of that name; "auto" takes the fastest one for the device.
+def kernel_name(name: str, device: torch.device) -> str:
+    """The kernel that `name` means on the device; "auto" is the fastest one. Nothing is imported or compiled.
 
     Raises:
         InputError: unknown name, or a kernel that does not run there.
     """
     if name == "auto":
-        name = "numba" if device.type == "cpu" else "triton" if device.type == "cuda" and _triton_exists() else "torch"
+        return "numba" if device.type == "cpu" else "triton" if device.type == "cuda" and _triton_exists() else "torch"
     if name not in KERNELS:
         raise InputError(
             f"{name!r} is not a known kernel{nearest(name, list(KERNELS))}; known: auto, {', '.join(KERNELS)}"
         )
-    if name == "torch":
-        from pruning_core.sweep.torch_kernel import fix_columns
-
-        return fix_columns
-    if name == "triton":
-        return _triton_kernel(device)
-    if device.type != "cpu":
+    if name == "numba" and device.type != "cpu":
         raise InputError(f"the numba kernel runs on the CPU, not on {device.type}; use kernel torch")
-    from pruning_core.sweep.numba_kernel import fix_columns
+    if name == "triton":
+        _check_triton(device)
+    return name
 
-    return fix_columns
+
+def kernel_for(name: str, device: torch.device) -> Kernel:
+    """The kernel of that name, ready to run; see `kernel_name`."""
+    return importlib.import_module(f"pruning_core.sweep.{kernel_name(name, device)}_kernel").fix_columns
 
 
 def _triton_exists() -> bool:
@@ -111,7 +111,7 @@ def _triton_exists() -> bool:
     return find_spec("triton") is not None
 
 
-def _triton_kernel(device: torch.device) -> Kernel:
+def _check_triton(device: torch.device) -> None:
     if not _triton_exists():
         raise InputError("the triton kernel needs the package triton, which is not installed; use kernel auto")
     from pruning_core.sweep import triton_kernel
@@ -121,7 +121,6 @@ def _triton_kernel(device: torch.device) -> Kernel:
             f"the triton kernel runs on a GPU, not on {device.type}; use kernel auto, "
             "or set TRITON_INTERPRET=1 to have it interpreted, which is slow"
         )
-    return triton_kernel.fix_columns
 
 
 def sweep(

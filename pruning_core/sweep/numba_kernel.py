@@ -1,68 +1,78 @@
 """The CPU kernel: the columns of a block fused into one pass over row tiles that stay in the first-level cache."""
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numba
 import numpy as np
-import torch
+from numba import types
 from torch import Tensor
 
 from pruning_core.quantizers.grids import BlockGrid
 from pruning_core.sweep import GroupRule
+from pruning_core.threads import share_rows
 
 TILE = 16
 """Rows that share one pass over U: 16 rows of 128 float32 are 8 KiB, and each row of U is read once per tile."""
+LEAST_ROWS = 2 * TILE
+"""Rows below which a second thread costs more than it gives."""
+
+_VIEW = types.Array(types.float32, 2, "A")
+_FLOATS = types.Array(types.float32, 2, "C")
+_BYTES = types.Array(types.uint8, 2, "C")
+_SIGNATURE = types.void(
+    types.int64,
+    types.int64,
+    _VIEW,
+    _FLOATS,
+    _BYTES,
+    _FLOATS,
+    types.Array(types.float32, 1, "C"),
+    types.UniTuple(types.int64, 3),
+    _FLOATS,
+    _FLOATS,
+    types.Array(types.int64, 1, "C"),
+    types.int64,
+    _BYTES,
+)
 
 
-@numba.njit(nogil=True, fastmath={"contract"})
-def _choose(row, removed, scale, first, last, count):
-    """Mark the `count` smallest w^2 * scale of row[first:last]; ties go to the lower index."""
-    for column in range(first, last):
-        removed[column] = False
-    for _ in range(count):
-        best = -1
-        lowest = np.float32(np.inf)
-        for column in range(first, last):
-            score = row[column] * row[column] * scale[column]
-            if not removed[column] and (best < 0 or score < lowest):
-                best = column
-                lowest = score
-        removed[best] = True
-
-
-@numba.njit(nogil=True, fastmath={"contract"})
-def _rounded(value, step, zero, top, codes, column):
-    """`value` on the grid; its code is noted."""
-    code = min(max(np.rint(value / step) + zero, np.float32(0.0)), np.float32(top))
-    codes[column] = np.uint8(code)
-    return step * (code - zero)
-
-
-@numba.njit(nogil=True, fastmath={"contract"})
-def _fix_rows(weight, upper, removed, error, scale, groups, steps, zeros, group, top, codes):
-    rows, width = weight.shape
+# One signature, compiled when this module is imported: numba would compile again for every memory layout it meets.
+@numba.njit(_SIGNATURE, nogil=True, error_model="numpy", fastmath={"contract"})
+def _fix_rows(begin, end, weight, upper, removed, error, scale, groups, steps, zeros, group, top, codes):
+    width = weight.shape[1]
     size, count, count_last = groups
-    for first in range(0, rows, TILE):
-        last = min(first + TILE, rows)
+    for first in range(begin, end, TILE):
+        last = min(first + TILE, end)
         for column in range(width):
             pivot = upper[column, column]
+            if size > 0 and column % size == 0:
+                stop = min(column + size, width)
+                chosen = count if stop - column == size else count_last
+                # The lowest w^2 * scale of the group go; ties to the lower index.
+                for row in range(first, last):
+                    for later in range(column, stop):
+                        removed[row, later] = 0
+                    for _ in range(chosen):
+                        best = -1
+                        lowest = np.float32(np.inf)
+                        for later in range(column, stop):
+                            score = weight[row, later] * weight[row, later] * scale[later]
+                            if removed[row, later] == 0 and (best < 0 or score < lowest):
+                                best = later
+                                lowest = score
+                        removed[row, best] = 1
             for row in range(first, last):
-                if size > 0 and column % size == 0:
-                    end = min(column + size, width)
-                    chosen = count if end - column == size else count_last
-                    _choose(weight[row], removed[row], scale, column, end, chosen)
                 current = weight[row, column]
-                final = current
-                if removed[row, column]:
-                    final = np.float32(0.0)
-                    if top > 0:
-                        codes[row, column] = np.uint8(zeros[row, group[column]])
-                elif top > 0:
-                    step = steps[row, group[column]]
-                    final = _rounded(current, step, zeros[row, group[column]], top, codes[row], column)
-                if final == current:
-                    error[row, column] = 0.0
-                    continue
+                final = np.float32(0.0)
+                if top == 0:
+                    if removed[row, column] == 0:
+                        continue
+                else:
+                    zero = zeros[row, group[column]]
+                    code = zero
+                    if removed[row, column] == 0:
+                        step = steps[row, group[column]]
+                        code = min(max(np.rint(current / step) + zero, np.float32(0.0)), np.float32(top))
+                        final = step * (code - zero)
+                    codes[row, column] = np.uint8(code)
                 push = (current - final) / pivot
                 error[row, column] = push
                 weight[row, column] = final
@@ -90,23 +100,11 @@ def fix_columns(
 ) -> None:
     """Fix the columns of one block (see `pruning_core.sweep.Kernel`); rows are independent, so threads share them."""
     rule = (groups.size, groups.removed, groups.removed_last) if groups else (0, 0, 0)
-    arrays = [tensor.numpy() for tensor in (weight, removed, error)]
-    factor, importance = upper.numpy(), scale.numpy()
-
-    def fix(part: slice) -> None:
-        steps, zeros, group, top, codes = _NO_GRID if grid is None else _arrays(grid, part)
-        own = [array[part] for array in arrays]
-        _fix_rows(own[0], factor, own[1], own[2], importance, rule, steps, zeros, group, top, codes)
-
-    threads = torch.get_num_threads()
-    rows = weight.shape[0]
-    if threads == 1 or rows < 4 * TILE:
-        fix(slice(0, rows))
-        return
-    share = -(-rows // threads)
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(fix, [slice(first, min(first + share, rows)) for first in range(0, rows, share)]))
+    error.zero_()
+    arrays = (weight.numpy(), upper.numpy(), removed.numpy().view(np.uint8), error.numpy(), scale.numpy())
+    rounding = _NO_GRID if grid is None else _arrays(grid)
+    share_rows(lambda first, last: _fix_rows(first, last, *arrays, rule, *rounding), weight.shape[0], LEAST_ROWS)
 
 
-def _arrays(grid: BlockGrid, part: slice) -> tuple:
-    return grid.scale[part].numpy(), grid.zero[part].numpy(), grid.group.numpy(), grid.top, grid.codes[part].numpy()
+def _arrays(grid: BlockGrid) -> tuple:
+    return grid.scale.numpy(), grid.zero.numpy(), grid.group.numpy(), grid.top, grid.codes.numpy()

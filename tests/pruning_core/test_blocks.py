@@ -7,9 +7,10 @@ import torch
 from transformers import AutoConfig, GPT2Config, GPT2LMHeadModel
 
 from pruning_core.blocks import compress_block, compress_block_from
-from pruning_core.calibration import HiddenStates, collect
+from pruning_core.calibration import collect
 from pruning_core.decoder import Decoder, matrix, set_matrix
 from pruning_core.errors import ComputationError
+from pruning_core.hidden_states import HiddenStates
 from pruning_core.invariants import check_layer
 from pruning_core.method_settings import build_method
 from pruning_core.patterns import PATTERNS

@@ -7,9 +7,10 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from pruning_core.calibration import HiddenStates, groups_of, propagate
+from pruning_core.calibration import groups_of, propagate
 from pruning_core.decoder import Decoder, matrix
 from pruning_core.errors import InputError
+from pruning_core.hidden_states import HiddenStates
 
 REAL = ("stories260K-llama", "stories260K-mistral", "shakespeare-char-818K-gpt2", "shakespeare-char-818K-opt")
 
@@ -25,7 +26,9 @@ KIN = {
 }
 """Sizes of the Llama-like families."""
 OLDER = {"vocab_size": 50, "hidden_size": 16}
+PLAIN = {"rope_type": "default", "rope_theta": 10000.0}
 WINDOW = {"sliding_window": 4}
+SOME = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12}
 CONFIGS = [
     transformers.MistralConfig(**KIN, **WINDOW),
     transformers.Qwen2Config(**KIN, **WINDOW, use_sliding_window=True, max_window_layers=1),
@@ -49,6 +52,29 @@ CONFIGS = [
         max_position_embeddings=32,
         pad_token_id=1,
     ),
+    transformers.MixtralConfig(**KIN, num_local_experts=4),
+    # Blocks with experts and without take turns.
+    transformers.Qwen2MoeConfig(**KIN, **SOME, decoder_sparse_step=2, shared_expert_intermediate_size=20),
+    transformers.Qwen3MoeConfig(**KIN, **SOME, head_dim=8, norm_topk_prob=True),
+    transformers.OlmoeConfig(**KIN, num_experts=4, num_experts_per_tok=2, eos_token_id=1),
+    # Stores its experts fused.
+    transformers.GraniteMoeConfig(**KIN, num_local_experts=4, num_experts_per_tok=2),
+    # Its routers are linear layers.
+    transformers.PhimoeConfig(**KIN, num_local_experts=4, num_experts_per_tok=2),
+    transformers.DeepseekV3Config(
+        **KIN | {"num_key_value_heads": 4},
+        n_routed_experts=8,
+        num_experts_per_tok=2,
+        moe_intermediate_size=12,
+        n_group=2,
+        topk_group=1,
+        first_k_dense_replace=1,
+        q_lora_rank=8,
+        kv_lora_rank=8,
+        qk_rope_head_dim=4,
+        qk_nope_head_dim=4,
+        v_head_dim=4,
+    ),
 ]
 
 
@@ -60,6 +86,7 @@ def assert_same_states(directory: Path, tokens: torch.Tensor) -> None:
     blocks = model.get_submodule(decoder.block_prefix)
     for block in blocks:
         block.register_forward_pre_hook(lambda module, args: entering.append(args[0]))
+    blocks[-1].register_forward_hook(lambda module, args, out: entering.append(out[0] if type(out) is tuple else out))
     with torch.no_grad():
         model(tokens)
     states = HiddenStates.at_entry(decoder, tokens, 4)
@@ -68,6 +95,7 @@ def assert_same_states(directory: Path, tokens: torch.Tensor) -> None:
         decoder.load_block(index)
         propagate(decoder, index, states)
         decoder.drop_block(index)
+    torch.testing.assert_close(torch.cat(states.batches), entering[-1], rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("name", REAL)
@@ -117,8 +145,9 @@ def test_a_config_that_is_not_the_weights_is_refused(tiny_directory: Path):
         Decoder(tiny_directory, config)
 
 
-def test_a_mixture_of_experts_is_refused_and_not_half_compressed(tmp_path: Path):
-    config = transformers.MixtralConfig(**KIN, num_local_experts=4)
-    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="mixture of experts"):
+@pytest.mark.parametrize("config", [transformers.GptOssConfig, transformers.Llama4TextConfig])
+def test_experts_of_another_kind_are_refused_and_not_half_compressed(config, tmp_path: Path):
+    small = config(**KIN, head_dim=8, num_local_experts=4, num_experts_per_tok=2, rope_parameters=PLAIN)
+    AutoModelForCausalLM.from_config(small).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="not made of a gate, an up and a down matrix without biases"):
         Decoder(tmp_path, AutoConfig.from_pretrained(tmp_path))

@@ -67,6 +67,18 @@ def test_a_good_file_becomes_typed_values():
             "propagate changes nothing",
         ),
         (
+            "variants/wanda-50",
+            {
+                "saliency": {"name": "magnitude"},
+                "pattern": {"name": "unstructured", "scope": "matrix"},
+                "sparsity": 0.5,
+                "few_tokens": "layer",
+            },
+            "few_tokens changes nothing",
+        ),
+        ("variants/wanda-50/few_tokens", "layers", "one of layer, magnitude, got 'layers' .did you mean 'layer'"),
+        ("variants/wanda-50/few_tokens", ["layer"], "one of layer, magnitude"),
+        (
             "variants/wanda-50/pattern",
             {"name": "unstructured", "scope": "matrix", "rounding": "floor"},
             "rounding floor goes with scope row, not matrix",

@@ -215,10 +215,10 @@ def test_checkpointed_states_are_those_of_the_run(workspace_root: Path, tmp_path
     monkeypatch.setattr("tasks.states.CHECKPOINT_SECONDS", 0.0)
     pipeline, _ = pipeline_of(other)
 
-    def stop(decoder, index, *rest):
+    def stop(decoder, index, *rest, **options):
         if index == 1:
             raise KeyboardInterrupt
-        return compress_block(decoder, index, *rest)
+        return compress_block(decoder, index, *rest, **options)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr("tasks.prune_block.compress_block", stop)

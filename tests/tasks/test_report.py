@@ -9,7 +9,10 @@ from browser import browser, needs_browser, text_of, wait_for
 from records import RECIPES, make_record, make_records
 
 from pruning_core.errors import InputError
+from tasks.layer_chart import layer_chart
+from tasks.layer_kinds import experts_together
 from tasks.report import comparison_table, write_report
+from tasks.variant_record import Layer
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +92,22 @@ def test_what_comes_from_outside_is_escaped(tmp_path):
     assert without_plotly.count("&lt;img src=x") >= 7
     assert "<img" not in without_plotly
     assert 'onerror="' not in without_plotly
+
+
+def test_the_matrices_of_experts_are_shown_together():
+    sizes = {"rows": 2, "columns": 8}
+    layers = tuple(
+        Layer(name=f"model.layers.{block}.mlp.{name}", **sizes, zeros=4 + expert, loss=float(expert))
+        for block in (0, 1)
+        for expert, name in enumerate(("experts.0.up_proj", "experts.1.up_proj", "gate_proj"))
+    )
+    together = experts_together(layers)
+    assert [layer.name for layer in together] == [
+        f"model.layers.{block}.mlp.{name}" for block in (0, 1) for name in ("experts.up_proj", "gate_proj")
+    ]
+    assert [(layer.rows, layer.zeros, layer.loss) for layer in together[:2]] == [(4, 9, 1.0), (2, 6, 2.0)]
+    assert together[0].sparsity == 9 / 32
+    assert layer_chart(layers).count(">mlp.experts.up_proj<") == 2
 
 
 @pytest.mark.slow
