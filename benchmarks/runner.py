@@ -18,9 +18,10 @@ from benchmarks.floor import multiplication_rate
 from benchmarks.published import compress as compress_as_published
 from benchmarks.sweep import measure as measure_sweep
 from pruning_core.blocks import compress_block, compress_block_from
-from pruning_core.calibration import HiddenStates, collect
+from pruning_core.calibration import collect
 from pruning_core.checkpoint import Checkpoint
 from pruning_core.decoder import Decoder
+from pruning_core.hidden_states import HiddenStates
 from pruning_core.method_settings import build_method
 from pruning_core.model_files import read_config
 from pruning_core.source import load_model
@@ -39,7 +40,7 @@ def espalier(job: Job) -> dict[str, float]:
     states = HiddenStates.at_entry(decoder, tokens, job["batch"])
     for index in range(len(decoder)):
         decoder.load_block(index)
-        outcome = compress_block(decoder, index, states, method, job["propagate"])
+        outcome = compress_block(decoder, index, states, method, job["propagate"], advance=index + 1 < len(decoder))
         decoder.drop_block(index)
         save_file(outcome.weights, out / f"block-{index}.safetensors")
     return {"seconds": time.perf_counter() - start}

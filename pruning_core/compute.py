@@ -23,16 +23,22 @@ class Compute:
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     states: Literal["memory", "mapped"] = "memory"
 
+    @property
+    def target(self) -> str:
+        """cpu or cuda, whether or not it is there."""
+        if self.device == "auto":
+            return "cuda" if torch.cuda.is_available() else "cpu"
+        return self.device
+
     def running(self) -> "Running":
         """What of it changes results.
 
         Raises:
             InputError: a device that is not there.
         """
-        found = torch.cuda.is_available()
-        if self.device == "cuda" and not found:
+        if self.device == "cuda" and not torch.cuda.is_available():
             raise InputError("compute.device is cuda, but torch finds no CUDA device; set it to auto or cpu")
-        return Running("cuda" if found and self.device != "cpu" else "cpu", self.dtype)
+        return Running(self.target, self.dtype)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import pydantic.dataclasses
+import torch
 from pydantic import Field
 
 from pruning_core.blocks import PROPAGATIONS, Propagation
@@ -124,18 +125,19 @@ def parse_settings(mapping: Any) -> Settings:
     trust = mapping.get("trust_remote_code", False)
     if not isinstance(trust, bool):
         raise InputError(f"trust_remote_code must be true or false, got {trust!r}")
+    compute = _section(Compute, mapping.get("compute", {}), "compute")
     return Settings(
         mapping["model"],
         trust,
         _section(Calibration, mapping["calibration"], "calibration"),
         _section(Evaluation, mapping["evaluation"], "evaluation"),
-        _variants(mapping["variants"]),
-        _section(Compute, mapping.get("compute", {}), "compute"),
+        _variants(mapping["variants"], compute.target),
+        compute,
     )
 
 
-def parse_recipe(name: str, spec: Any) -> Recipe:
-    """One entry of `variants`."""
+def parse_recipe(name: str, spec: Any, device: str = "cpu") -> Recipe:
+    """One entry of `variants`, for a model that runs on `device`."""
     where = f"variants.{name}"
     if not NAME.fullmatch(name) or name == BASELINE:
         raise InputError(
@@ -154,7 +156,7 @@ def parse_recipe(name: str, spec: Any) -> Recipe:
     allowed = spec.get("max_fallbacks", 0)
     if isinstance(allowed, bool) or not isinstance(allowed, int) or allowed < 0:
         raise InputError(f"{where}.max_fallbacks must be a whole number of matrices, 0 or more, got {allowed!r}")
-    recipe = Recipe(name, build_method(spec, where), propagate, dict(spec), allowed)
+    recipe = Recipe(name, build_method(spec, where, torch.device(device)), propagate, dict(spec), allowed)
     _refuse_unused(recipe, where)
     return recipe
 
@@ -177,10 +179,10 @@ def _refuse_unused(recipe: Recipe, where: str) -> None:
             raise InputError(f"{where}.{key} changes nothing for these methods; remove it")
 
 
-def _variants(mapping: Any) -> dict[str, Recipe]:
+def _variants(mapping: Any, device: str) -> dict[str, Recipe]:
     if not isinstance(mapping, Mapping) or not mapping:
         raise InputError("variants must be a mapping of at least one name to its recipe")
-    return {str(name): parse_recipe(str(name), spec) for name, spec in mapping.items()}
+    return {str(name): parse_recipe(str(name), spec, device) for name, spec in mapping.items()}
 
 
 def _section(cls: type, mapping: Any, where: str) -> Any:

@@ -22,7 +22,7 @@ from tasks.step import Context, step
 
 def method_modules(params: dict[str, Any]) -> list[str]:
     """The modules of the methods and the kernels that these params choose."""
-    method = build_method(params["method"])
+    method = build_method(params["method"], device=torch.device(params["device"]))
     return [*method.modules(), *(f"pruning_core.sweep.{kernel}_kernel" for kernel in KERNELS)]
 
 

@@ -22,9 +22,10 @@ from benchmarks.settings import QUICK, SETTINGS, Setting
 from benchmarks.speed import app
 from benchmarks.summary import Spread, ratio, sustained_rate
 from benchmarks.workloads import Workload, random_workload, shipped_workload
-from pruning_core.calibration import HiddenStates, collect
+from pruning_core.calibration import collect
 from pruning_core.decoder import Decoder
 from pruning_core.errors import ComputationError, InputError
+from pruning_core.hidden_states import HiddenStates
 from pruning_core.model_files import read_config
 
 BENCHMARKS = Path(llmcompressor_environment.__file__).parent

@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+import torch
 
 from pruning_core.errors import InputError
 from pruning_core.recipe import parse_settings
@@ -111,3 +112,14 @@ def test_a_missing_section_is_named():
 def test_an_unknown_variant_is_refused_with_the_nearest():
     with pytest.raises(InputError, match="did you mean 'wanda-50'"):
         parse_settings(GOOD).recipe("wnada-50")
+
+
+def test_a_kernel_has_to_run_on_the_device_of_the_section_compute(monkeypatch):
+    mapping = changed("variants/wanda-50/compensation", {"name": "sweep"})
+    mapping["variants"]["wanda-50"]["kernel"] = "numba"
+    assert parse_settings(mapping | {"compute": {"device": "cpu"}}).recipe("wanda-50").method.kernel == "numba"
+    with pytest.raises(InputError, match="numba kernel runs on the CPU, not on cuda"):
+        parse_settings(mapping | {"compute": {"device": "cuda"}})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(InputError, match="numba kernel runs on the CPU, not on cuda"):
+        parse_settings(mapping | {"compute": {"device": "auto"}})

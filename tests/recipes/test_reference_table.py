@@ -9,9 +9,9 @@ import torch
 from transformers import AutoConfig, AutoTokenizer
 
 from pruning_core.blocks import compress_block, compress_block_from, ungrouped
-from pruning_core.calibration import HiddenStates
 from pruning_core.decoder import Decoder
 from pruning_core.evaluation.perplexity import perplexity
+from pruning_core.hidden_states import HiddenStates
 from pruning_core.recipe import Recipe, parse_recipe
 from pruning_core.source import load_model
 from pruning_core.text import TEXTS
