@@ -6,9 +6,12 @@ import torch
 from torch import Tensor
 
 from pruning_core.errors import ComputationError
+from pruning_core.finite import all_finite
 
 DAMPING_CEILING = 1.0
 """Largest damping, as a fraction of the mean diagonal, that a retry may reach."""
+SMALL = 256
+"""Rows of a triangular matrix up to which it is inverted at once."""
 FACTOR_FAILED = "factor_failed"
 """The event of a Hessian that no rung of the ladder could factor."""
 
@@ -106,11 +109,31 @@ def _inverse_upper(prepared: Tensor, added: float, dtype: torch.dtype) -> Tensor
     Cholesky of the matrix with both axes reversed gives H = R R^T with R upper; then U = R^-1. That is half the work
     of inverting H and factoring the inverse, and never forms the inverse.
     """
-    damped = prepared.to(dtype, copy=True)
-    damped.diagonal().add_(added)
-    lower, info = torch.linalg.cholesky_ex(damped.flip(0, 1))
+    flipped = prepared.flip(0, 1).to(dtype)
+    flipped.diagonal().add_(added)
+    lower, info = torch.linalg.cholesky_ex(flipped)
+    del flipped
     if int(info) != 0:
         return None
-    identity = torch.eye(damped.shape[0], dtype=dtype, device=damped.device)
-    upper = torch.linalg.solve_triangular(lower.flip(0, 1), identity, upper=True).float()
-    return upper if torch.isfinite(upper).all() and bool((upper.diagonal() > 0).all()) else None
+    upper = lower.flip(0, 1)
+    del lower
+    _invert_upper(upper)
+    upper = upper.float()
+    return upper if all_finite(upper) and bool((upper.diagonal() > 0).all()) else None
+
+
+def _invert_upper(matrix: Tensor) -> None:
+    """Replace an upper triangular matrix by its inverse, in halves, so that nearly all of the work is matrix products.
+
+    [[A, B], [0, C]] has the inverse [[A^-1, -A^-1 B C^-1], [0, C^-1]].
+    """
+    size = len(matrix)
+    if size <= SMALL:
+        identity = torch.eye(size, dtype=matrix.dtype, device=matrix.device)
+        matrix.copy_(torch.linalg.solve_triangular(matrix, identity, upper=True))
+        return
+    half = size // 2
+    first, last, corner = matrix[:half, :half], matrix[half:, half:], matrix[:half, half:]
+    _invert_upper(first)
+    _invert_upper(last)
+    corner.copy_(torch.mm(first, corner) @ last).neg_()

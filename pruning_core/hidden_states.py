@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pruning_core.decoder import Decoder
 from pruning_core.errors import ComputationError
+from pruning_core.finite import all_finite
 
 TOKENS_PER_FORWARD = 2048
 """Tokens of a micro-batch whose size nobody set: large enough for full matrix speed, small enough for the caches."""
@@ -75,8 +76,7 @@ class HiddenStates:
         Raises:
             ComputationError: the output holds NaN or inf.
         """
-        # A sum is finite only where every entry is; where it is not the slower look decides.
-        if not torch.isfinite(output.sum()) and not torch.isfinite(output).all():
+        if not all_finite(output):
             raise ComputationError(
                 f"block {index} puts out NaN or inf on the calibration text; check the model with `espalier evaluate` "
                 "before compressing it"

@@ -1,9 +1,9 @@
 """What must hold after every step; a break fails the run."""
 
-import torch
 from torch import Tensor
 
 from pruning_core.errors import ComputationError
+from pruning_core.finite import all_finite
 from pruning_core.patterns import Pattern
 
 
@@ -13,10 +13,11 @@ def check_layer(name: str, weight: Tensor, keep: Tensor, pattern: Pattern | None
     Raises:
         ComputationError: names the layer and what is broken.
     """
-    if not torch.isfinite(weight).all():
+    if not all_finite(weight):
         raise ComputationError(f"{name} holds NaN or inf after compression")
-    if bool(weight[~keep].any()):
-        raise ComputationError(f"{name}: {int(weight[~keep].count_nonzero())} removed weights are not zero")
+    left = (weight != 0) & ~keep
+    if bool(left.any()):
+        raise ComputationError(f"{name}: {int(left.sum())} removed weights are not zero")
     fault = pattern.fault(keep, sparsity) if pattern else None
     if fault:
         raise ComputationError(f"{name}: {fault}")

@@ -200,9 +200,8 @@ def _natural(swept: Tensor, order: Tensor | None) -> Tensor:
     """The last dimension back from the order of the sweep to natural order."""
     if order is None:
         return swept
-    natural = torch.empty_like(swept)
-    natural[..., order] = swept
-    return natural
+    # Gathering by the inverse order is several times as fast as scattering by the order.
+    return swept.index_select(-1, order.argsort())
 
 
 def _coded(grids: Grids | None, order: Tensor | None) -> dict[str, Tensor]:

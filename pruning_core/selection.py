@@ -48,7 +48,8 @@ def kth_smallest(score: Tensor, rank: int) -> Tensor:
     if score.device.type == "cpu" and score.dtype == torch.float32:
         # NumPy's vectorized partition is about ten times as fast as torch's selection, and finds the same value.
         return torch.from_numpy(np.partition(score.numpy(), rank - 1, axis=1)[:, rank - 1 : rank].copy())
-    return score.kthvalue(rank, dim=1, keepdim=True).values
+    # On a GPU torch selects with one thread block per row, and sorts with all of them.
+    return score.sort(dim=1).values[:, rank - 1 : rank] if score.is_cuda else score.kthvalue(rank, 1, True).values
 
 
 def rounded_count(size: int, fraction: float) -> int:

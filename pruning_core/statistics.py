@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pruning_core.errors import ComputationError
+from pruning_core.finite import all_finite
 
 STRIPS = 6
 """Products that make up one triangle of a Hessian: few enough for full speed, enough to skip most of the other half."""
@@ -74,7 +75,7 @@ class LayerStatistics:
     def _normalised(self) -> Tensor:
         if self.moment is None or self.tokens == 0:
             raise ComputationError("the layer saw no calibration tokens")
-        if not torch.isfinite(self.moment).all():
+        if not all_finite(self.moment):
             raise ComputationError(
                 "the layer's inputs hold NaN or inf; check the model in float32 or bfloat16 before compressing it"
             )

@@ -149,7 +149,7 @@ def sweep(
     rule = _group_rule(choice, columns)
     if rule:
         block = max(block - block % rule.size, rule.size)
-    total = 0.0
+    total = torch.zeros((), dtype=torch.float64, device=work.device)
     for start in range(0, columns, block):
         stop = min(start + block, columns)
         if choice.block is not None:
@@ -162,10 +162,10 @@ def sweep(
         removed[:, start:stop] = gone
         if grid:
             grids.leave(grid, start, stop)
-        total += float(error.double().square().sum()) / 2
+        total += error.double().square().sum() / 2
         if stop < columns:
             work[:, stop:].addmm_(error, upper[start:stop, stop:], alpha=-1)
-    return SweepResult(work, ~removed, total)
+    return SweepResult(work, ~removed, float(total))
 
 
 def _group_rule(choice: Choice, columns: int) -> GroupRule | None:

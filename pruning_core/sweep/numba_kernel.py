@@ -39,45 +39,51 @@ _SIGNATURE = types.void(
 def _fix_rows(begin, end, weight, upper, removed, error, scale, groups, steps, zeros, group, top, codes):
     width = weight.shape[1]
     size, count, count_last = groups
+    # Contiguous, unlike the block of a wider matrix that `weight` is, so that the inner loop becomes vector code.
+    tile = np.empty((TILE, width), np.float32)
+    scores = np.empty(max(size, 1), np.float32)
     for first in range(begin, end, TILE):
-        last = min(first + TILE, end)
+        rows = min(TILE, end - first)
+        for row in range(rows):
+            for column in range(width):
+                tile[row, column] = weight[first + row, column]
         for column in range(width):
             pivot = upper[column, column]
             if size > 0 and column % size == 0:
                 stop = min(column + size, width)
                 chosen = count if stop - column == size else count_last
-                # The lowest w^2 * scale of the group go; ties to the lower index.
-                for row in range(first, last):
-                    for later in range(column, stop):
-                        removed[row, later] = 0
-                    for _ in range(chosen):
-                        best = -1
-                        lowest = np.float32(np.inf)
-                        for later in range(column, stop):
-                            score = weight[row, later] * weight[row, later] * scale[later]
-                            if removed[row, later] == 0 and (best < 0 or score < lowest):
-                                best = later
-                                lowest = score
-                        removed[row, best] = 1
-            for row in range(first, last):
-                current = weight[row, column]
-                final = np.float32(0.0)
-                if top == 0:
-                    if removed[row, column] == 0:
-                        continue
-                else:
-                    zero = zeros[row, group[column]]
+                for row in range(rows):
+                    for member in range(stop - column):
+                        value = tile[row, column + member]
+                        scores[member] = value * value * scale[column + member]
+                    # The lowest go, ties to the lower index: counting who comes before needs no branch.
+                    for member in range(stop - column):
+                        before = 0
+                        for other in range(member):
+                            before += scores[other] <= scores[member]
+                        for other in range(member + 1, stop - column):
+                            before += scores[other] < scores[member]
+                        removed[first + row, column + member] = before < chosen
+            for row in range(rows):
+                current = tile[row, column]
+                # Kept weights push nothing; pushing it anyway is faster than a branch that nobody can predict.
+                final = current - current * np.float32(removed[first + row, column])
+                if top > 0:
+                    zero = zeros[first + row, group[column]]
                     code = zero
-                    if removed[row, column] == 0:
-                        step = steps[row, group[column]]
+                    if removed[first + row, column] == 0:
+                        step = steps[first + row, group[column]]
                         code = min(max(np.rint(current / step) + zero, np.float32(0.0)), np.float32(top))
                         final = step * (code - zero)
-                    codes[row, column] = np.uint8(code)
+                    codes[first + row, column] = np.uint8(code)
                 push = (current - final) / pivot
-                error[row, column] = push
-                weight[row, column] = final
-                for later in range(column + 1, width):
-                    weight[row, later] -= push * upper[column, later]
+                error[first + row, column] = push
+                tile[row, column] = final
+                for later in range(width - column - 1):
+                    tile[row, column + 1 + later] -= push * upper[column, column + 1 + later]
+        for row in range(rows):
+            for column in range(width):
+                weight[first + row, column] = tile[row, column]
 
 
 _NO_GRID = (
@@ -100,7 +106,6 @@ def fix_columns(
 ) -> None:
     """Fix the columns of one block (see `pruning_core.sweep.Kernel`); rows are independent, so threads share them."""
     rule = (groups.size, groups.removed, groups.removed_last) if groups else (0, 0, 0)
-    error.zero_()
     arrays = (weight.numpy(), upper.numpy(), removed.numpy().view(np.uint8), error.numpy(), scale.numpy())
     rounding = _NO_GRID if grid is None else _arrays(grid)
     share_rows(lambda first, last: _fix_rows(first, last, *arrays, rule, *rounding), weight.shape[0], LEAST_ROWS)
