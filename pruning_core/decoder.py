@@ -35,8 +35,9 @@ class _Reached(Exception):
 class Decoder:
     """A causal LM whose weights stay on disk until a block is loaded.
 
-    Modules live on the meta device; embeddings are loaded at construction, a block by `load_block`, and `drop_block`
-    gives its memory back. Forward passes run in evaluation mode. Experts run unfused.
+    Modules live on the meta device. A block is loaded by `load_block` and its memory given back by `drop_block`; what
+    runs outside the blocks (embeddings) is loaded where it is needed and given back by `drop_outside`. Forward passes
+    run in evaluation mode. Experts run unfused.
 
     Args:
         directory: Hugging Face model directory with safetensors.
@@ -79,7 +80,13 @@ class Decoder:
         unfuse(self.model)
         self._stored = _complete(places, self.model, self.checkpoint)
         self._calls: dict[tuple[int, int], list[BlockCall]] = {}
-        self._load_outside()
+        skipped = _head_only(self.model)
+        self._outside = [
+            name
+            for name, parameter in self.model.named_parameters()
+            if not name.startswith(f"{self.block_prefix}.") and id(parameter) not in skipped
+        ]
+        self._outside_loaded = False
 
     def __len__(self) -> int:
         return len(self.blocks)
@@ -159,6 +166,7 @@ class Decoder:
     @torch.no_grad()
     def enter(self, tokens: Tensor) -> Tensor:
         """Hidden states that enter block 0: [batch, tokens, width], for `tokens` [batch, tokens] int64."""
+        self._load_outside()
         reached: list[Tensor] = []
 
         def stop(hidden: Tensor, *args: Any, **kwargs: Any) -> None:
@@ -192,6 +200,7 @@ class Decoder:
         return self._calls[shape]
 
     def _record_calls(self, tokens: Tensor) -> list[BlockCall]:
+        self._load_outside()
         recorded: list[BlockCall] = []
         returned: list[Any] = []
         original = self.blocks[0].forward
@@ -213,13 +222,22 @@ class Decoder:
 
     def _load_outside(self) -> None:
         """Load what runs outside the blocks, but for the output head, which calibration never reaches."""
-        skipped = _head_only(self.model)
-        for name, parameter in list(self.model.named_parameters()):
-            if name.startswith(f"{self.block_prefix}.") or id(parameter) in skipped:
-                continue
-            owner = self.model.get_submodule(name.rpartition(".")[0])
+        if self._outside_loaded:
+            return
+        for name in self._outside:
             value = self._placed(self.checkpoint.load(self.stored_name(name)))
-            setattr(owner, name.rpartition(".")[2], nn.Parameter(value, requires_grad=False))
+            self._set_parameter(name, value)
+        self._outside_loaded = True
+
+    def drop_outside(self) -> None:
+        """Give the memory of what runs outside the blocks back; it is loaded again where it is needed."""
+        for name in self._outside:
+            self._set_parameter(name, self.model.get_parameter(name).to("meta"))
+        self._outside_loaded = False
+
+    def _set_parameter(self, name: str, value: Tensor) -> None:
+        owner, _, own = name.rpartition(".")
+        setattr(self.model.get_submodule(owner), own, nn.Parameter(value, requires_grad=False))
 
 
 def matrix(module: nn.Module) -> Tensor:

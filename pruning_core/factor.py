@@ -69,12 +69,15 @@ def factorize(hessian: Tensor, damping: float) -> InverseFactor:
     Raises:
         ComputationError: every rung failed, and the damped diagonal is not positive, as that of any X^T X is.
     """
-    prepared = hessian.clone()
+    dead = hessian.diagonal() == 0
+    some = bool(dead.any())
+    # A copy is as large as a block of a small model: only where it differs.
+    prepared = hessian.clone() if some else hessian
+    if some:
+        prepared.diagonal()[dead] = 1.0
     diagonal = prepared.diagonal()
-    dead = diagonal == 0
-    diagonal[dead] = 1.0
     mean = float(diagonal.double().mean())
-    events = [{"event": "dead_columns", "count": int(dead.sum())}] if dead.any() else []
+    events = [{"event": "dead_columns", "count": int(dead.sum())}] if some else []
     for dtype in (torch.float32, torch.float64):
         for relative in _rungs(damping):
             upper = _inverse_upper(prepared, relative * mean, dtype)

@@ -49,9 +49,9 @@ class HiddenStates:
         return cls._placed((decoder.enter(part) for part in tokens), tokens, folder)
 
     @classmethod
-    def of(cls, states: Tensor, windows: Tensor, batch: int, folder: Path | None = None) -> "HiddenStates":
-        """`states` [sequences, tokens, width], which are those of `windows`; the other arguments as in `at_entry`."""
-        return cls._placed(iter(states.split(batch)), list(windows.split(batch)), folder)
+    def of(cls, batches: Iterator[Tensor], windows: Tensor, batch: int, folder: Path | None = None) -> "HiddenStates":
+        """The states of `windows` in micro-batches of `batch` sequences; the other arguments as in `at_entry`."""
+        return cls._placed(batches, list(windows.split(batch)), folder)
 
     @classmethod
     def _placed(cls, batches: Iterator[Tensor], tokens: list[Tensor], folder: Path | None) -> "HiddenStates":
@@ -96,6 +96,8 @@ class HiddenStates:
 
         # Looked up before any layer is watched: the first look runs block 0 once, which no statistics may count.
         calls = [decoder.calls(tokens)[index] for tokens in self.tokens]
+        # These states passed the embeddings, which may be larger than a block.
+        decoder.drop_outside()
 
         def forward(position: int) -> Callable[[], Tensor]:
             return lambda: calls[position].run(block, self.batches[position].to(decoder.device))

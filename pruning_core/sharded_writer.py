@@ -24,7 +24,7 @@ class ShardedWriter:
         InputError: the directory already holds weights.
     """
 
-    def __init__(self, directory: Path | str, max_shard_bytes: int = 2**31) -> None:
+    def __init__(self, directory: Path | str, max_shard_bytes: int = 2**30) -> None:
         self.directory = Path(directory)
         self.max_shard_bytes = max_shard_bytes
         self.directory.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,7 @@ import torch
 from problems import damped, layer
 
 from pruning_core.errors import ComputationError
-from pruning_core.factor import factorize
+from pruning_core.factor import _invert_upper, factorize
 from pruning_core.statistics import LayerStatistics
 
 
@@ -87,3 +87,15 @@ def test_the_hessian_given_is_not_modified():
     before = hessian.clone()
     factorize(hessian, 0.01)
     assert torch.equal(hessian, before)
+
+
+@pytest.mark.parametrize("size", [1, 5, 256, 257, 700])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_triangular_matrix_is_inverted_in_halves(size, dtype):
+    matrix = torch.randn(size, size, generator=torch.Generator().manual_seed(size), dtype=dtype).triu() / size
+    matrix.diagonal().add_(2.0)
+    inverse = matrix.clone()
+    _invert_upper(inverse)
+    assert torch.equal(inverse, inverse.triu())
+    error = (inverse @ matrix - torch.eye(size, dtype=dtype)).abs().max()
+    assert error < (1e-5 if dtype == torch.float32 else 1e-13)

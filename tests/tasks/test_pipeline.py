@@ -103,6 +103,19 @@ def test_variants_on_dense_statistics_share_them(workspace_root: Path):
     assert computed(seen) == ["magnitude-50 block 0", "magnitude-50 block 1", "magnitude-50 model"]
 
 
+def test_states_in_a_mapped_file_make_no_other_variant(workspace_root: Path):
+    pipeline, _ = pipeline_of(workspace_root)
+    in_memory = pipeline.model("sparsegpt-50")
+    pipeline, seen = pipeline_of(workspace_root, ["compute.states=mapped"])
+    assert pipeline.model("sparsegpt-50").digest == in_memory.digest
+    assert computed(seen) == []
+    other = workspace_root.parent / "mapped"
+    shutil.copytree(workspace_root, other, ignore=shutil.ignore_patterns(".espalier"))
+    pipeline, seen = pipeline_of(other, ["compute.states=mapped"])
+    assert pipeline.model("sparsegpt-50").digest == in_memory.digest
+    assert len(computed(seen)) > 2
+
+
 def test_two_workspaces_give_equal_digests(workspace_root: Path, tmp_path_factory):
     other = tmp_path_factory.mktemp("elsewhere")
     shutil.copy(workspace_root / "params.yaml", other)

@@ -71,6 +71,21 @@ def test_params_code_chosen_code_and_versions_are_in_the_key(context, monkeypatc
     assert len(keys) == 6
 
 
+def test_how_a_result_is_computed_is_given_to_the_step_and_not_to_its_key(context):
+    seen = []
+
+    @step("patient", unkeyed=("where",))
+    def patient(params, inputs, out, context):
+        seen.append(params)
+
+    first = patient.run(context, {"n": 1, "where": "memory"}, {})
+    again = patient.run(context, {"n": 1, "where": "disk"}, {})
+    assert again.hit and again.key == first.key
+    assert patient.run(context, {"n": 2, "where": "disk"}, {}).key != first.key
+    assert seen == [{"n": 1, "where": "memory"}, {"n": 2, "where": "disk"}]
+    assert first.manifest["params"] == {"n": 1}
+
+
 def test_an_edit_of_code_that_a_step_uses_changes_its_key(monkeypatch):
     before, real = number.key({"n": 1}, {}), step_module.module_digests
     monkeypatch.setattr(step_module, "module_digests", lambda names: {**real(names), __name__: "edited"})
