@@ -7,6 +7,9 @@ import yaml
 
 from pruning_core.errors import InputError
 
+OPTIONAL = ("compute",)
+"""Sections that a params.yaml may lack, and an override may still reach into."""
+
 
 class _UniqueKeyLoader(yaml.SafeLoader):
     """A second key of the same name would silently win; here it is an error."""
@@ -80,6 +83,8 @@ def _override(mapping: Any, override: str) -> None:
         value = yaml.load(text, Loader=_UniqueKeyLoader)
     except yaml.YAMLError:
         raise InputError(f"--set {override!r}: the value {text!r} is not YAML") from None
+    if parts[0] in OPTIONAL and isinstance(mapping, dict):
+        mapping.setdefault(parts[0], {})
     for part in parts[:-1]:
         mapping = mapping.get(part) if isinstance(mapping, dict) else None
         if not isinstance(mapping, dict):

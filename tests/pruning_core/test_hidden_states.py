@@ -68,7 +68,7 @@ def test_states_that_were_saved_go_on_where_they_were(tiny_directory: Path, tmp_
     decoder = decoder_of(tiny_directory)
     decoder.load_block(0)
     direct = HiddenStates.at_entry(decoder, WINDOWS, 4)
-    again = HiddenStates.of(torch.cat(direct.batches), WINDOWS, 4, tmp_path)
+    again = HiddenStates.of(iter(direct.batches), WINDOWS, 4, tmp_path)
     propagate(decoder, 0, direct)
     propagate(decoder, 0, again)
     assert torch.equal(torch.cat(direct.batches), torch.cat(again.batches))
@@ -92,13 +92,13 @@ def test_the_last_block_is_the_same_when_its_output_is_not_made(tiny_directory: 
     weights = []
     for advance in (True, False):
         decoder = decoder_of(tiny_directory)
-        decoder.load_block(0)
         states = HiddenStates.at_entry(decoder, WINDOWS, 3)
+        decoder.load_block(1)
         ran = []
-        decoder.blocks[0].mlp.down_proj.register_forward_hook(
+        decoder.blocks[1].mlp.down_proj.register_forward_hook(
             lambda module, args, output, ran=ran: ran.append(output.shape[1])
         )
-        weights.append(compress_block(decoder, 0, states, SPARSEGPT, propagation, advance=advance).weights)
+        weights.append(compress_block(decoder, 1, states, SPARSEGPT, propagation, advance=advance).weights)
         # A look at the order of the layers takes two tokens; the calibration windows have sixteen.
         assert (16 in ran) is advance
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
@@ -120,9 +120,11 @@ def test_a_model_can_run_in_half_precision_with_statistics_in_float32(tiny_direc
         decoder.load_block(0)
         states = HiddenStates.at_entry(decoder, WINDOWS, 3)
         assert states.batches[0].dtype == decoder.dtype
-        outcome = compress_block(decoder, 0, states, SPARSEGPT, "compressed")
+        outcome = compress_block(decoder, 0, HiddenStates(list(states.batches), states.tokens), SPARSEGPT, "compressed")
+        decoder.load_block(0)
+        propagate(decoder, 0, states)
         found.append((states.batches[0].float(), outcome))
-    torch.testing.assert_close(found[1][0], found[0][0], rtol=0.1, atol=0.1)
+    torch.testing.assert_close(found[1][0], found[0][0], rtol=0.05, atol=0.05)
     for name, tensor in found[0][1].weights.items():
         assert found[1][1].weights[name].dtype == tensor.dtype
     agreement = [(found[0][1].keep[name] == found[1][1].keep[name]).float().mean() for name in found[0][1].keep]

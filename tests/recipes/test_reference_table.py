@@ -44,7 +44,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "sparsegpt-0.5-int4": ("sparsegpt-50-int4", {"pattern": METHODS["sparsegpt"][1]}),
 }
 """Row of the table -> (recipe of recipes/papers.yaml, what the row changes in it)."""
-EXACT = [f"{method}-{sparsity}" for method in ("magnitude", "sparsegpt", "isc_code") for sparsity in (0.5, 0.8)]
+EXACT = ["magnitude-0.5", "sparsegpt-0.5", "isc_code-0.8"]
 
 
 @pytest.fixture(scope="module")
