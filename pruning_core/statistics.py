@@ -45,15 +45,17 @@ class LayerStatistics:
         """
         if inputs.shape[-1] != self.in_features:
             raise ValueError(f"statistics of {self.in_features} inputs cannot take {inputs.shape[-1]}")
-        rows = inputs.reshape(-1, self.in_features).float()
+        rows = inputs.reshape(-1, self.in_features)
+        if not rows.is_cuda:
+            rows = rows.float()
         if self.moment is None:
             shape = (self.in_features,) * (2 if self.full else 1)
             self.moment = torch.zeros(shape, dtype=torch.float32, device=inputs.device)
         if self.full:
             _add_outer(self.moment, rows)
         else:
-            for part in rows.split(ROWS):
-                self.moment += part.square().sum(dim=0)
+            for part in rows.split(ROWS if not rows.is_cuda else len(rows)):
+                self.moment += part.float().square().sum(dim=0)
         self.tokens += rows.shape[0]
         self.sequences += inputs.shape[0] if inputs.dim() == 3 else 1
         return self
@@ -94,7 +96,12 @@ def _strips(columns: int) -> Iterator[tuple[int, int]]:
 def _add_outer(moment: Tensor, rows: Tensor) -> None:
     """moment += rows^T rows in its upper triangle, by strips: about half the work of the whole product."""
     for start, stop in _strips(len(moment)):
-        moment[start:stop, start:].addmm_(rows[:, start:stop].T, rows[:, start:])
+        part = moment[start:stop, start:]
+        if rows.dtype == moment.dtype:
+            part.addmm_(rows[:, start:stop].T, rows[:, start:])
+        else:
+            # Products of two bfloat16 or float16 numbers are exact in float32, in which a GPU's tensor cores add them.
+            part += torch.mm(rows[:, start:stop].T, rows[:, start:], out_dtype=moment.dtype)
 
 
 def _mirror(matrix: Tensor) -> None:
