@@ -1,7 +1,6 @@
 """Starting a flow from the command line: Prefect's settings, a running server if there is one, progress."""
 
 import os
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ def run_flow(name: str, quiet: bool, overrides: list[str] | None, **parameters: 
                 highlight=False,
             )
 
-        server = _start_server()
+        server = temporary_servers.start()
         # Importing what computes takes as long as the server takes to start: both at once.
         from flows import variants
 
@@ -42,19 +41,6 @@ def run_flow(name: str, quiet: bool, overrides: list[str] | None, **parameters: 
             server.join()
         with listening(show):
             return getattr(variants, name)(root=str(workspace.root), overrides=overrides or [], **parameters)
-
-
-def _start_server() -> threading.Thread | None:
-    """Begin to start Prefect's temporary server, which a flow would start itself; None where another one is used."""
-    if "PREFECT_API_URL" in os.environ:
-        return None
-    from prefect.server.api.server import SubprocessASGIServer
-    from prefect.settings import get_current_settings
-
-    timeout = get_current_settings().server.ephemeral.startup_timeout_seconds
-    starting = threading.Thread(target=SubprocessASGIServer().start, args=(timeout,), daemon=True)
-    starting.start()
-    return starting
 
 
 def report_path() -> Path:

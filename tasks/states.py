@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from pruning_core.calibration import propagate
@@ -22,6 +21,7 @@ from pruning_core.compute import Running
 from pruning_core.decoder import Decoder
 from pruning_core.hidden_states import HiddenStates
 from pruning_core.model_files import read_config
+from pruning_core.safetensors_format import write_file
 from tasks.artifact import Artifact
 from tasks.step import Context
 
@@ -167,9 +167,9 @@ def _nearest_checkpoint(context: Context, chain: Chain) -> tuple[int, HiddenStat
         if saved.is_file():
             folder = context.store.root / "scratch" if chain.mapped else None
             device = chain.running.torch_device
-            return count, HiddenStates.of(
-                load_file(saved)["states"].to(device), load_tokens(chain.tokens), chain.batch, folder
-            )
+            stored = sorted(load_file(saved).items())
+            batches = (batch.to(device) for _, batch in stored)
+            return count, HiddenStates.of(batches, load_tokens(chain.tokens), chain.batch, folder)
     return 0, None
 
 
@@ -198,7 +198,8 @@ def _checkpoint(context: Context, key: str) -> Path:
 def _write(context: Context, path: Path, batches: list[Tensor], older: list[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    save_file({"states": torch.cat([batch.cpu() for batch in batches])}, partial)
+    # As they are: put together they would take their memory twice.
+    write_file(partial, {f"{position:09d}": batch.cpu() for position, batch in enumerate(batches)})
     # Complete or absent: a reader never meets half a file. Only then are the ones before it of no more use.
     partial.rename(path)
     for name in older:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import threading
 
 import psutil
 
@@ -15,6 +16,27 @@ def claim() -> None:
     """Every server that this process starts from now on tells whose it is."""
     own = psutil.Process()
     os.environ[OWNER] = f"{own.pid} {own.create_time()}"
+
+
+def start() -> threading.Thread | None:
+    """Begin to start the server that a flow would start itself; None where another one is used.
+
+    A start that fails is left to the flow, which tries again and says why.
+    """
+    if "PREFECT_API_URL" in os.environ:
+        return None
+    from prefect.server.api.server import SubprocessASGIServer
+    from prefect.settings import get_current_settings
+
+    timeout = get_current_settings().server.ephemeral.startup_timeout_seconds
+
+    def begin() -> None:
+        with contextlib.suppress(RuntimeError, OSError):
+            SubprocessASGIServer().start(timeout)
+
+    starting = threading.Thread(target=begin, daemon=True)
+    starting.start()
+    return starting
 
 
 def stop_orphans() -> list[int]:

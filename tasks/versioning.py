@@ -18,6 +18,7 @@ from pruning_core.progress import Progress, ignore_progress
 from pruning_core.recipe import BASELINE
 from tasks.artifact import Artifact
 from tasks.canonical import replace_bytes
+from tasks.evaluate import losses_of
 from tasks.store import Store
 
 OUTPUTS = Path("artifacts")
@@ -88,14 +89,10 @@ def place_figures(workspace: Path, name: str, evaluation: Artifact, baseline: Ar
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["window", "dense_loss", "loss_increase"])
-    pairs = zip(_losses(baseline), _losses(evaluation), strict=True)
+    pairs = zip(losses_of(baseline).tolist(), losses_of(evaluation).tolist(), strict=True)
     writer.writerows([window, dense, own - dense] for window, (dense, own) in enumerate(pairs))
     _replace(workspace / OUTPUTS / "metrics" / f"{name}.json", json.dumps(headline, indent=1) + "\n")
     _replace(workspace / OUTPUTS / "plots" / f"{name}.csv", table.getvalue())
-
-
-def _losses(evaluation: Artifact) -> list[float]:
-    return json.loads((evaluation.path / "windows.json").read_text())["losses"]
 
 
 def _replace(path: Path, text: str) -> None:

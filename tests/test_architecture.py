@@ -12,7 +12,7 @@ ALLOWED = {"pruning_core": {"pruning_core"}, "tasks": {"pruning_core", "tasks"},
 OWNERS = {
     "mlflow": {"tasks/tracking.py"},
     "dvc": {"tasks/versioning.py"},
-    "prefect": {"tasks/prefect_tasks.py", "tasks/prefect_cache.py", "flows/running.py", "flows/variants.py"},
+    "prefect": {"tasks/prefect_tasks.py", "tasks/prefect_cache.py", "tasks/temporary_servers.py", "flows/variants.py"},
 }
 PICKLES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 LONGEST = 300
