@@ -1,6 +1,7 @@
 # make demo   set up, compress the shipped model to several variants, compare them
 # make test   set up, run the tests
 # make benchmark   set up, measure speed and quality beside llm-compressor, write docs/benchmarks.md (an hour)
+# make results     set up, compress and judge the shipped model by every method, write docs/results.md (a quarter of an hour)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +9,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export HF_HUB_OFFLINE ?= 1
 export DO_NOT_TRACK = 1
 
-.PHONY: setup demo test lint lock clean benchmark
+.PHONY: setup demo test lint lock clean benchmark results
 
 demo: setup
 	espalier compare
@@ -18,6 +19,9 @@ test: setup
 
 benchmark: setup
 	python -m benchmarks.speed
+
+results: setup
+	python -m benchmarks.quality
 
 lint: setup
 	ruff check .

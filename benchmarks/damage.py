@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from benchmarks.workloads import Workload
 from pruning_core.errors import ComputationError
 from pruning_core.evaluation.comparison import paired_difference
-from pruning_core.evaluation.perplexity import perplexity
+from pruning_core.evaluation.perplexity import Perplexity, perplexity
 from pruning_core.source import load_model
 
 
@@ -22,28 +22,39 @@ def compressed_weights(folder: Path) -> dict[str, Tensor]:
     return {name: tensor for file in files for name, tensor in load_file(file).items()}
 
 
-def qualities(workload: Workload, folders: dict[str, Path]) -> dict[str, dict[str, Any]]:
-    """Label -> perplexity, difference of the mean loss to the dense model with its paired standard error, zeros.
+def qualities(workload: Workload, folders: dict[str, Path], references: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """Label -> perplexity, zeros, and how its mean loss differs from the dense model's and from its reference's.
 
-    "dense" comes first. "zeros" is the share of zeros among the matrices that were compressed.
+    Args:
+        folders: label -> where the compressed matrices lie.
+        references: label -> label of the result that it is held against; labels without one get no such difference.
+
+    Returns:
+        "dense" first. Differences are [nats per token, paired standard error]; "zeros" is the share of zeros among the
+        compressed matrices.
     """
     model = load_model(workload.model)
     dense = _state(model)
     windows = workload.held_out_tokens()
-    base = perplexity(model, windows)
-    found: dict[str, dict[str, Any]] = {"dense": {"perplexity": base.value}}
+    judged = {"dense": perplexity(model, windows)}
+    found: dict[str, dict[str, Any]] = {"dense": {"perplexity": judged["dense"].value}}
     for label, folder in folders.items():
         weights = compressed_weights(folder)
         model.load_state_dict(dense | weights)
-        judged = perplexity(model, windows)
-        difference = paired_difference(judged.losses, base.losses)
+        judged[label] = perplexity(model, windows)
         found[label] = {
-            "perplexity": judged.value,
-            "loss_difference": difference.mean,
-            "standard_error": difference.standard_error,
+            "perplexity": judged[label].value,
+            "to_dense": _difference(judged[label], judged["dense"]),
             "zeros": _zeros(weights),
         }
+    for label, reference in references.items():
+        found[label]["to_reference"] = _difference(judged[label], judged[reference])
     return found
+
+
+def _difference(one: Perplexity, other: Perplexity) -> list[float | None]:
+    difference = paired_difference(one.losses, other.losses)
+    return [difference.mean, difference.standard_error]
 
 
 @torch.no_grad()

@@ -64,12 +64,14 @@ def _machine(raw: dict[str, Any]) -> str:
     versions = machine["versions"] | {f"{name} (its own)": value for name, value in raw["peer"]["versions"].items()}
     text = (
         f"{machine['date']}; {machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB, "
-        f"{machine['system']}; {machine['threads']} threads; Python {machine['python']}; "
+        f"{machine['system']}; threads: {machine['threads']}; Python {machine['python']}; "
         + ", ".join(f"{name} {value}" for name, value in versions.items())
         + f". Load of the machine before the run: {machine['load']:.2f}."
     )
     if machine["load"] > 0.5:
-        text += " **Other work ran beside it: the ratios may hold, the seconds do not.**"
+        text += " **Other work ran on the machine: take all figures as rough.**"
+    if not raw["fresh"]:
+        text += " **A quick run at toy sizes, all in one process: it shows that the benchmark runs, and nothing else.**"
     return text
 
 
@@ -84,9 +86,9 @@ def _ratios(raw: dict[str, Any]) -> str:
             if value is not None
         ]
     caption = (
-        f"Medians over {raw['repeats']} interleaved rounds, in brackets the extremes. Espalier's time runs from the "
-        "model's files to the compressed weights on disk; for the others only the compression itself counts, not the "
-        "loading of the model and not the writing."
+        f"Medians over the interleaved rounds ({raw['repeats']}), in brackets the extremes. Espalier's time runs from "
+        "the model's files to the compressed weights on disk; for the others only the compression itself counts, not "
+        "the loading of the model and not the writing."
     )
     return f"{caption}\n\n{table(['method', 'ratio', 'median', 'aim'], rows)}"
 
@@ -144,33 +146,38 @@ def _floor(raw: dict[str, Any]) -> str:
 
 
 def _quality(raw: dict[str, Any]) -> str:
-    shipped, dense = raw["quality"]["shipped"], raw["quality"]["shipped"]["dense"]["perplexity"]
-    rows = [
+    shipped, random = raw["quality"]["shipped"], raw["quality"]["random"]
+    reference = NAMES[raw["reference"]]
+    judged = [
         [setting.title, NAMES[contestant], *_judged(shipped[f"{setting.name} {contestant}"])]
         for setting in SETTINGS
         for contestant in raw["contestants"]
     ]
-    random = [
-        [
-            NAMES[contestant],
-            *(f"{raw['quality']['random'][f'{s.name} {contestant}']['logit_error']:.3f}" for s in SETTINGS),
-        ]
-        for contestant in raw["contestants"]
+    moved = [
+        [NAMES[name], *(f"{random[f'{setting.name} {name}']['logit_error']:.3f}" for setting in SETTINGS)]
+        for name in raw["contestants"]
     ]
     return (
-        f"Perplexity of the shipped model on held-out text after each contestant's compression (dense: {dense:.3f}). "
-        "Differences of the mean loss to the dense model in nats per token, ± paired standard error:\n\n"
-        f"{table(['method', 'by', 'perplexity', 'loss', 'zeros'], rows)}\n\n"
+        "Perplexity of the shipped model on held-out text after each contestant's compression (dense: "
+        f"{shipped['dense']['perplexity']:.3f}). Mean loss in nats per token against the dense model's and against "
+        f"that of {reference}, ± paired standard error:\n\n"
+        f"{table(['method', 'by', 'perplexity', 'to dense', f'to {reference}', 'zeros'], judged)}\n\n"
         "The model that the times are taken on is random, so it has no perplexity worth the name; how far its logits "
         "moved on held-out random tokens, relative to their size:\n\n"
-        f"{table(['', *(setting.title for setting in SETTINGS)], random)}"
+        f"{table(['', *(setting.title for setting in SETTINGS)], moved)}"
     )
 
 
 def _judged(quality: dict[str, Any]) -> list[str]:
-    error = quality["standard_error"]
-    loss = f"{quality['loss_difference']:+.4f}" + (f" ± {error:.4f}" if error is not None else "")
-    return [f"{quality['perplexity']:.3f}", loss, f"{100 * quality['zeros']:.1f} %"]
+    differences = (_difference(quality.get(name)) for name in ("to_dense", "to_reference"))
+    return [f"{quality['perplexity']:.3f}", *differences, f"{100 * quality['zeros']:.1f} %"]
+
+
+def _difference(value: list[float | None] | None) -> str:
+    if value is None:
+        return ""
+    mean, error = value
+    return f"{mean:+.4f}" + (f" ± {error:.4f}" if error is not None else "")
 
 
 def _protocol(raw: dict[str, Any]) -> str:
@@ -188,7 +195,10 @@ def _protocol(raw: dict[str, Any]) -> str:
         "Every turn is a process of its own, contestants take turns within a round, and who begins changes. The clock "
         "starts after a first compression of a toy model in the same process, so that imports, just-in-time "
         "compilation and thread pools are out of it, for all alike.",
-        f"Espalier: `compress_block` block by block, `propagate: compressed`, {scale['batch']} sequences per forward.",
+        f"Espalier: `compress_block` block by block, `propagate: compressed`, {scale['batch']} sequences per forward: "
+        "within a block each layer is calibrated on what the compressed ones before it put out. The others calibrate a "
+        "whole block on its dense weights, then run it again. A further variant starts from statistics of the dense "
+        "model.",
         f"llm-compressor: `oneshot` with its sequential pipeline, {scale['peer_batch']} sequences per forward, the "
         "model in float32 in memory, telemetry and log off; everything else as it comes.",
         "Published loops: written in plain torch from the papers; one sequence per forward, one Hessian per layer, "

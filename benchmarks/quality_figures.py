@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ CERTAIN = 2.0
 """A difference of so many standard errors counts as one."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Figures:
     """What is known of one entry."""
 
@@ -161,8 +161,8 @@ class Results:
     settings: dict[str, Any] = field(repr=False)
 
     def of(self, group: Group) -> list[Figures]:
-        """The figures of a group in its order."""
-        return [self.figures[entry.name] for entry in group.entries]
+        """The figures of a group in its order, under its titles."""
+        return [replace(self.figures[entry.name], entry=entry) for entry in group.entries]
 
     def best(self, group: Group) -> Figures:
         """The lowest mean loss of a group."""

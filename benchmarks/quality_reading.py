@@ -68,9 +68,8 @@ def _rankings(results: Results) -> Iterator[str]:
     for group in results.groups:
         if group.name in pruning:
             best = results.best(group)
-            others = sorted(
-                (known for known in results.of(group) if known is not best), key=lambda o: o.above(best).mean
-            )
+            others = [known for known in results.of(group) if known.entry.name != best.entry.name]
+            others.sort(key=lambda known: float(known.losses.mean()))
             apart = {known.entry.name: known.above(best) for known in others}
             near = [known for known in others if not certain(apart[known.entry.name])]
             far = [known for known in others if certain(apart[known.entry.name])]

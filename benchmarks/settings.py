@@ -133,8 +133,8 @@ class Scale:
     repeats: int
 
 
-FULL = Scale(RandomModel(512, 1408, 8, 8, 4), 32, 512, "train", 64, 256, 96, 16, 8, 1.0, 2048, 3)
+FULL = Scale(RandomModel(512, 1408, 8, 8, 4), 32, 512, "train", 64, 256, 96, 4, 16, 1.0, 2048, 3)
 QUICK = Scale(RandomModel(64, 96, 2, 4, 2), 4, 32, "validation", 4, 64, 4, 2, 2, 0.01, 64, 1)
-WARM = RandomModel(256, 384, 2, 4, 2)
+WARM = RandomModel(128, 192, 2, 4, 2)
 """The model that every process compresses once before its time is taken: 4 sequences of 64 tokens."""
 WARM_SEQUENCES, WARM_LENGTH = 4, 64

@@ -74,10 +74,12 @@ def measure(launcher: Launcher, scale: Scale, repeats: int, folder: Path) -> dic
     sweep = launcher.run({"kind": "sweep", "size": scale.sweep_size, "repeats": repeats})
     shipped = shipped_workload(folder, scale)
     Contest(launcher, scale, shipped, None, folder, typer.echo).round(0)
+    reference = "llmcompressor" if launcher.peer else "published"
     config = read_config(workload.model)
     checkpoint = Checkpoint(workload.model)
     return {
         "machine": facts,
+        "fresh": launcher.fresh,
         "peer": {"versions": versions(launcher.peer) if launcher.peer else {}},
         "scale": asdict(scale),
         "parameters": sum(torch.Size(checkpoint.shape(name)).numel() for name in checkpoint.names()),
@@ -87,8 +89,9 @@ def measure(launcher: Launcher, scale: Scale, repeats: int, folder: Path) -> dic
         "rates": rates,
         "records": records,
         "sweep": sweep,
+        "reference": reference,
         "quality": {
-            "shipped": qualities(shipped, _results(timed, shipped)),
+            "shipped": qualities(shipped, _results(timed, shipped), _references(timed, reference)),
             "random": logit_errors(workload, _results(timed, workload)),
         },
     }
@@ -101,6 +104,12 @@ def _results(contest: Contest, workload: Workload) -> dict[str, Path]:
         for setting in SETTINGS
         for contestant in contest.contestants
     }
+
+
+def _references(contest: Contest, reference: str) -> dict[str, str]:
+    """ "setting contestant" -> "setting reference", for all others."""
+    others = [contestant for contestant in contest.contestants if contestant != reference]
+    return {f"{setting.name} {other}": f"{setting.name} {reference}" for setting in SETTINGS for other in others}
 
 
 def main() -> None:

@@ -113,6 +113,30 @@ def lineage(variant: VariantArgument, set_: SetOption = None, json_: JsonOption 
         print_lineage(found)
 
 
+@app.command(epilog="Example: `espalier plan sparsegpt-50 --set calibration.sequences=128`")
+def plan(
+    variant: RecipeArgument,
+    set_: SetOption = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(help="Floating point operations per second of matrix products, e.g. 5e10; default: measured."),
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Memory, disk, work and time of a variant, from the configuration alone; exit code 2 where it cannot fit."""
+    from flows.plan_table import print_plan
+    from flows.planning import plan_variant
+    from pruning_core.errors import InputError
+
+    found = plan_variant(variant, set_, rate)
+    if json_:
+        as_json(found)
+    else:
+        print_plan(found)
+    if found["refused"]:
+        raise InputError(found["refused"])
+
+
 @app.command(epilog="Example: `espalier step prune wanda-50` (what dvc.yaml runs)")
 def step(
     name: Annotated[str, typer.Argument(help="tokens, prune or evaluate.")],

@@ -3,6 +3,7 @@
 from typing import Any
 
 from flows.bars import shown_bars
+from flows.planning import check_room
 from pruning_core.errors import InputError
 from pruning_core.recipe import BASELINE
 from tasks.pipeline import Pipeline
@@ -25,6 +26,8 @@ def run_stage(name: str, variant: str | None, overrides: list[str] | None) -> li
     if (variant is None) != (name == "tokens"):
         raise InputError(f"stage {name!r} {'takes no' if name == 'tokens' else 'needs a'} variant")
     workspace = Workspace.open(None, overrides)
+    if name == "prune" and variant != BASELINE:
+        check_room(workspace, [variant], evaluates=False)
     plain = workspace.context()
     seen = StepsSeen(plain.run)
     pipeline = Pipeline(Context(plain.store, plain.workspace, seen), workspace.settings)

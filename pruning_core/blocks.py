@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pruning_core.allocator import return_freed_memory
 from pruning_core.calibration import collect, collect_in_stages, propagate
 from pruning_core.decoder import Decoder, matrix, set_matrix
 from pruning_core.errors import ComputationError, InputError
@@ -19,6 +20,8 @@ from pruning_core.statistics import LayerStatistics
 
 Propagation = Literal["dense", "blockwise", "compressed"]
 PROPAGATIONS: tuple[str, ...] = ("dense", "blockwise", "compressed")
+WIDE = 4096
+"""Inputs from which on a Hessian is so large (64 MiB) that freed memory is given back before it is factored."""
 
 
 @dataclass
@@ -51,6 +54,8 @@ class BlockCompressor:
         """Compress every matrix of the group and put the result into the running block."""
         try:
             method = self._method_for(statistics)
+            if statistics is not None and statistics.full and statistics.in_features >= WIDE:
+                return_freed_memory()
             prepared = method.prepare(statistics)
             for name in group.names:
                 self._store(name, method.compress(matrix(self.linears[name]), prepared), statistics)

@@ -68,6 +68,7 @@ def collect(
 
     def arrive(group: int, inputs: Tensor) -> None:
         statistics[group].add(inputs)
+        states.release()
         if not advance and group == len(groups) - 1:
             raise _SeenAll
 
@@ -102,6 +103,10 @@ def collect_in_stages(
     groups = groups_of(decoder, index, states)
     statistics = [_empty(linears, group, full, pool) for group in groups]
 
+    def arrive(group: int, inputs: Tensor) -> None:
+        statistics[group].add(inputs)
+        states.release()
+
     def finish(group: int) -> None:
         collected, statistics[group] = statistics[group], None
         for part, known in _parts(groups[group], collected, states):
@@ -115,7 +120,7 @@ def collect_in_stages(
         states.forwards(decoder, index),
         linears,
         groups,
-        lambda group, inputs: statistics[group].add(inputs),
+        arrive,
         finish,
         leave if advance else None,
     )

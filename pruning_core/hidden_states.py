@@ -83,6 +83,11 @@ class HiddenStates:
             )
         self._put(position, output)
 
+    def release(self) -> None:
+        """Keep no page of a mapped file that was read; nothing to do for states in memory."""
+        if self.mapped is not None:
+            self.mapped.release()
+
     def _put(self, position: int, output: Tensor) -> None:
         if self.mapped is None:
             self.batches[position] = output

@@ -12,6 +12,9 @@ from pruning_core.checkpoint import INDEX_FILE, SINGLE_FILE
 from pruning_core.errors import ComputationError, InputError
 from pruning_core.safetensors_format import write_file
 
+SHARD_BYTES = 2**30
+"""Of a shard: it is in memory whole before it is written."""
+
 
 class ShardedWriter:
     """Writes tensors as they come into shards of at most `max_shard_bytes`, named as Hugging Face names them.
@@ -24,7 +27,7 @@ class ShardedWriter:
         InputError: the directory already holds weights.
     """
 
-    def __init__(self, directory: Path | str, max_shard_bytes: int = 2**30) -> None:
+    def __init__(self, directory: Path | str, max_shard_bytes: int = SHARD_BYTES) -> None:
         self.directory = Path(directory)
         self.max_shard_bytes = max_shard_bytes
         self.directory.mkdir(parents=True, exist_ok=True)

@@ -63,6 +63,7 @@ WRONG = {
     "long windows": (["step", "tokens", "--set", "calibration.length=64"], "context of 32"),
     "hub id offline": (["explain", "magnitude-50", "--set", "model=someone/something@main"], "someone/something"),
     "override without value": (["explain", "magnitude-50", "--set", "model"], "KEY=VALUE"),
+    "no such file of sections": (["explain", "magnitude-50", "--set", "@nowhere.yaml"], "no file .*nowhere.yaml"),
     "not computed yet": (["lineage", "sparsegpt-50"], "espalier compress sparsegpt-50"),
     "unknown stage": (["step", "prun", "sparsegpt-50"], "tokens, prune, evaluate"),
     "stage without variant": (["step", "prune"], "needs a variant"),
@@ -148,6 +149,13 @@ def test_explain_names_the_setting_that_changed(espalier, story: dict):
     reasons = {step["label"]: step["reason"] for step in steps if not step["cached"]}
     assert "sparsity: 0.5 -> 0.25" in reasons["sparsegpt-50 block 0"]
     assert not any(label.startswith(("dense", "calibration", "evaluation")) for label in reasons)
+
+
+def test_a_recipe_of_the_papers_is_explained_from_its_file(espalier, story: dict):
+    recipes = Path(__file__).resolve().parents[2] / "recipes" / "papers.yaml"
+    done = espalier(story["root"], "explain", "gptq-int3", "--json", "--set", f"@{recipes}")
+    blocks = [step for step in json.loads(done.out) if "gptq-int3 block" in step["label"]]
+    assert len(blocks) == 2 and "method.quantizer.bits" in blocks[0]["reason"]
 
 
 def test_a_stage_prints_what_it_computed_and_what_it_found(story: dict):

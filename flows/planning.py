@@ -1,0 +1,146 @@
+"""What a run would take, told beforehand; and a run that cannot fit refused before anything is loaded."""
+
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from pruning_core.checkpoint import INDEX_FILE, SINGLE_FILE, Checkpoint
+from pruning_core.errors import InputError
+from pruning_core.hub_snapshot import is_hub_id, snapshot
+from pruning_core.model_files import read_config
+from pruning_core.plan.estimate import EVALUATE, Plan, Planner
+from pruning_core.plan.speed import measured_speed
+from tasks import room
+from tasks.versioning import is_repository
+from tasks.workspace import Workspace
+
+GB = 1e9
+
+
+def plan_variant(name: str, overrides: list[str] | None, rate: float | None = None) -> dict[str, Any]:
+    """Memory, disk, work and time of one variant, and whether they fit.
+
+    Args:
+        rate: floating point operations per second of matrix products; measured where absent.
+
+    Raises:
+        InputError: anything in params.yaml is wrong, or the model cannot be compressed.
+    """
+    if rate is not None and not rate > 0:
+        raise InputError(f"--rate is a number of floating point operations per second, got {rate:g}; give e.g. 5e10")
+    workspace = Workspace.open(None, overrides)
+    recipe = workspace.settings.recipe(name)
+    planner = _planner(workspace, evaluates=True)
+    plan = planner.plan(recipe)
+    running = planner.running
+    speed = measured_speed(running.torch_device, running.torch_dtype, rate)
+    seconds = plan.seconds(speed)
+    return plan.facts() | {
+        "seconds": seconds | {"total": sum(seconds.values())},
+        "rate": speed.operations,
+        "load": psutil.getloadavg()[0],
+        "available": _available(workspace, plan),
+        "refused": _shortfall(workspace, plan),
+    }
+
+
+def check_room(workspace: Workspace, names: list[str], evaluates: bool) -> None:
+    """Refuse what cannot fit, from the configuration alone.
+
+    Args:
+        names: variants.
+        evaluates: whether the run also evaluates them.
+
+    Raises:
+        InputError: the run needs more memory or disk than there is.
+    """
+    planner = _planner(workspace, evaluates)
+    for name in names:
+        fault = _shortfall(workspace, planner.plan(workspace.settings.recipe(name)))
+        if fault:
+            raise InputError(fault)
+
+
+def _planner(workspace: Workspace, evaluates: bool) -> Planner:
+    settings = workspace.settings
+    directory = _directory(workspace)
+    config = read_config(directory, trust_remote_code=settings.trust_remote_code)
+    copies = 2 if is_repository(workspace.root) else 1
+    return Planner(config, settings, stored=_stored(directory), evaluates=evaluates, copies=copies)
+
+
+def _directory(workspace: Workspace) -> Path:
+    """The model's directory, which needs no weights for this."""
+    settings = workspace.settings
+    local = workspace.root / Path(settings.model).expanduser()
+    if local.is_dir() or not is_hub_id(settings.model):
+        return local
+    return snapshot(settings.model, with_code=settings.trust_remote_code)[0]
+
+
+def _stored(directory: Path) -> float | None:
+    """Mean bytes of a weight in the files, by their headers; None where there are no files."""
+    if not any((directory / name).is_file() for name in (SINGLE_FILE, INDEX_FILE)):
+        return None
+    checkpoint = Checkpoint(directory)
+    names = checkpoint.names()
+    return sum(checkpoint.bytes(name) for name in names) / sum(torch.Size(checkpoint.shape(n)).numel() for n in names)
+
+
+def _available(workspace: Workspace, plan: Plan) -> dict[str, int]:
+    found = {"ram": room.free_memory(), "disk": room.free_disk(workspace.hidden)}
+    return found | ({"vram": room.free_device_memory()} if plan.device == "cuda" else {})
+
+
+def _shortfall(workspace: Workspace, plan: Plan) -> str | None:
+    """One sentence on what is missing and what would help; None where everything fits."""
+    free = _available(workspace, plan)
+    if plan.ram > free["ram"]:
+        phase = max(plan.memory, key=lambda name: plan.memory[name].ram)
+        return (
+            f"{plan.variant} needs {_gb(plan.ram)} of memory ({phase}) and {_gb(free['ram'])} are there; "
+            f"{_advice(workspace, plan, phase)}"
+        )
+    if plan.vram > free.get("vram", plan.vram):
+        phase = max(plan.memory, key=lambda name: plan.memory[name].vram)
+        return (
+            f"{plan.variant} needs {_gb(plan.vram)} on the device ({phase}) and {_gb(free['vram'])} are there; "
+            f"{_advice(workspace, plan, phase)}, or compute.device: cpu"
+        )
+    need = plan.disk.total - _written(workspace)
+    if need > free["disk"]:
+        return (
+            f"{plan.variant} writes {_gb(need)} and {_gb(free['disk'])} are free on the disk of {workspace.hidden}; "
+            "free some, or move the workspace to a larger disk"
+        )
+    return None
+
+
+def _written(workspace: Workspace) -> int:
+    """Bytes that are in the store already, a part of this variant perhaps: a run that resumes must not be refused."""
+    objects = workspace.hidden / "objects"
+    return sum(file.stat().st_size for file in objects.glob("*/*") if file.is_file())
+
+
+def _advice(workspace: Workspace, plan: Plan, phase: str) -> str:
+    settings = workspace.settings
+    recipe = settings.recipe(plan.variant)
+    if phase == EVALUATE:
+        return "evaluation loads whole models: compress with `espalier step prune`, and evaluate on a larger machine"
+    if phase == "assemble" or not recipe.calibrates:
+        return "use a larger machine"
+    ways = []
+    if plan.model.batch > 1:
+        ways.append("calibration.batch: 1")
+    ways.append(f"fewer calibration.sequences than {settings.calibration.sequences}")
+    if settings.compute.states != "mapped":
+        ways.append("compute.states: mapped")
+    if recipe.propagate == "compressed":
+        ways.append("propagate: blockwise")
+    return f"try {', '.join(ways[:-1])} or {ways[-1]}" if len(ways) > 1 else f"try {ways[0]}"
+
+
+def _gb(size: float) -> str:
+    return f"{size / GB:.1f} GB" if size >= GB / 10 else f"{size / 1e6:.1f} MB"

@@ -1,0 +1,85 @@
+"""How many bytes a run writes, and where."""
+
+from dataclasses import asdict, dataclass
+
+from pruning_core.plan.anatomy import Anatomy, Block
+from pruning_core.recipe import Recipe
+
+FLOAT = 4
+MAPPED = "mapped"
+
+
+@dataclass(frozen=True)
+class Disk:
+    """Bytes, each kind by itself."""
+
+    blocks: int
+    """Compressed matrices, bit masks, and codes of quantized ones: kept, for they are what a run resumes at."""
+    variant: int
+    """The model directory."""
+    copies: int
+    """The variant once more where DVC's stages expect it, and in DVC's cache where the folder is under DVC."""
+    statistics: int
+    """Hessians of the dense model, which all variants share; propagate dense only."""
+    states: int
+    """Hidden states: checkpoints, of which a new one is written before the old one goes, and the mapped file."""
+
+    @property
+    def total(self) -> int:
+        return sum(asdict(self).values())
+
+    @property
+    def kept(self) -> int:
+        """What is left when the run is over."""
+        return self.total - self.states
+
+
+def disk_of(
+    model: Anatomy, recipe: Recipe, sequences: int, stored: float, dtype: int, states: str, copies: int
+) -> Disk:
+    """The disk of one variant.
+
+    Args:
+        stored: bytes per weight in the checkpoint.
+        dtype: bytes per value of the hidden states.
+        states: memory or mapped.
+        copies: of the finished variant beside the store.
+    """
+    weights = model.weights
+    extra = masks(model) + codes(model, recipe)
+    variant = int(model.parameters * stored) + extra
+    hidden = sequences * model.length * model.width * dtype if recipe.calibrates else 0
+    dense = recipe.calibrates and recipe.propagate == "dense"
+    return Disk(
+        blocks=int(weights * stored) + extra,
+        variant=variant,
+        copies=copies * variant,
+        statistics=sum(block.count * moments(block) for block in model.blocks) if dense else 0,
+        states=hidden * (3 if states == MAPPED else 2),
+    )
+
+
+def masks(model: Anatomy) -> int:
+    """Bytes of all bit masks, whose rows end with a whole byte."""
+    groups = [(block.count, group) for block in model.blocks for group in block.groups]
+    return sum(count * group.experts * sum(group.rows) * -(-group.columns // 8) for count, group in groups)
+
+
+def codes(model: Anatomy, recipe: Recipe) -> int:
+    """Bytes of the integers and grids of quantized matrices: a byte a weight, a scale and a zero for each group."""
+    quantizer = recipe.method.quantizer
+    if quantizer is None:
+        return 0
+    total = 0
+    for block in model.blocks:
+        for group in block.groups:
+            grids = -(-group.columns // (quantizer.group_size or group.columns))
+            rows = sum(group.rows)
+            each = rows * group.columns + 2 * FLOAT * rows * grids + FLOAT * group.columns * len(group.rows)
+            total += block.count * group.experts * each
+    return total
+
+
+def moments(block: Block) -> int:
+    """Bytes of the Hessians of a block, one for each distinct input."""
+    return sum(FLOAT * group.experts * group.columns**2 for group in block.groups)

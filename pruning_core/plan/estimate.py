@@ -1,0 +1,134 @@
+"""The plan of one variant: memory, disk, work and time put together."""
+
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from transformers import PretrainedConfig
+
+from pruning_core.hidden_states import micro_batch
+from pruning_core.plan.anatomy import Anatomy, anatomy
+from pruning_core.plan.disk import Disk, disk_of
+from pruning_core.plan.memory import Memory, MemoryModel
+from pruning_core.plan.speed import START_SECONDS, Speed
+from pruning_core.plan.work import Work, work_of
+from pruning_core.recipe import Recipe, Settings
+
+EVALUATE = "evaluate"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one variant takes."""
+
+    variant: str
+    model: Anatomy
+    memory: dict[str, Memory]
+    """By phase, in their order; `evaluate` is there where the run evaluates."""
+    disk: Disk
+    work: Work
+    source_bytes: float
+    device: str
+
+    @property
+    def ram(self) -> int:
+        """Most resident bytes of all phases."""
+        return max(memory.ram for memory in self.memory.values())
+
+    @property
+    def vram(self) -> int:
+        """Most bytes on the device."""
+        return max(memory.vram for memory in self.memory.values())
+
+    @property
+    def worst(self) -> str:
+        """The phase that needs the most, on the device where there is one."""
+        held = {name: (memory.vram, memory.ram) for name, memory in self.memory.items()}
+        return max(held, key=held.__getitem__)
+
+    def seconds(self, speed: Speed) -> dict[str, float]:
+        """By kind of work; evaluation is not counted."""
+        storing = speed.storing(self.source_bytes, self.disk.kept)
+        return {"start": START_SECONDS} | speed.computing(self.work) | {"store": storing}
+
+    def facts(self) -> dict[str, Any]:
+        """As JSON; bytes and floating point operations."""
+        return {
+            "variant": self.variant,
+            "parameters": self.model.parameters,
+            "prunable": self.model.weights,
+            "blocks": sum(block.count for block in self.model.blocks),
+            "device": self.device,
+            "ram": {name: memory.ram for name, memory in self.memory.items()} | {"peak": self.ram},
+            "vram": {name: memory.vram for name, memory in self.memory.items()} | {"peak": self.vram},
+            "disk": asdict(self.disk) | {"total": self.disk.total, "kept": self.disk.kept},
+            "flops": self.work.by_kind() | {"total": self.work.operations},
+        }
+
+
+class Planner:
+    """Plans the variants of one params.yaml.
+
+    Args:
+        config: the model's configuration.
+        settings: a checked params.yaml.
+        stored: bytes per weight in the checkpoint; what the configuration says where absent.
+        evaluates: whether the run also evaluates what it made.
+        copies: of a finished variant, beside the one in the store.
+    """
+
+    def __init__(
+        self,
+        config: PretrainedConfig,
+        settings: Settings,
+        *,
+        stored: float | None = None,
+        evaluates: bool = False,
+        copies: int = 1,
+    ) -> None:
+        self.config = config
+        self.settings = settings
+        self.running = settings.compute.running()
+        self.stored = stored or float(stored_bytes(config))
+        self.evaluates = evaluates
+        self.copies = copies
+
+    @cached_property
+    def model(self) -> Anatomy:
+        """Taken apart once for all variants."""
+        chosen = self.settings.calibration
+        batch = min(micro_batch(chosen.length, chosen.batch), chosen.sequences)
+        trust = self.settings.trust_remote_code
+        return anatomy(self.config, batch, chosen.length, self.running.torch_dtype, trust)
+
+    def plan(self, recipe: Recipe) -> Plan:
+        """The plan of one variant.
+
+        Raises:
+            InputError: the model is none that can be compressed.
+        """
+        sequences, states = self.settings.calibration.sequences, self.settings.compute.states
+        width = self.running.torch_dtype.itemsize
+        held = MemoryModel(self.model, recipe, sequences, self.stored, width, states, self.running.device)
+        memory = held.phases()
+        if self.evaluates:
+            chosen = self.settings.evaluation
+            memory[EVALUATE] = held.evaluation(chosen.batch, chosen.length)
+        return Plan(
+            recipe.name,
+            self.model,
+            memory,
+            disk_of(self.model, recipe, sequences, self.stored, width, states, self.copies),
+            work_of(self.model, recipe, sequences),
+            self.stored * self.model.parameters,
+            self.running.device,
+        )
+
+
+def stored_bytes(config: PretrainedConfig) -> int:
+    """Bytes per weight that the configuration promises; those of float32 where it does not say."""
+    dtype = config.get_text_config().dtype or getattr(config, "dtype", None)
+    if isinstance(dtype, str):
+        dtype = getattr(torch, dtype, None)
+    return dtype.itemsize if isinstance(dtype, torch.dtype) else 4

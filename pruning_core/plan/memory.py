@@ -1,0 +1,188 @@
+"""How much memory a run holds at its worst moment, phase by phase."""
+
+from dataclasses import dataclass
+
+from pruning_core.evaluation.forward import CHUNK_NUMBERS, LOGITS_BYTES
+from pruning_core.plan.anatomy import Anatomy, Block, Group
+from pruning_core.plan.disk import FLOAT, MAPPED, codes, masks, moments
+from pruning_core.plan.work import pooled_tokens
+from pruning_core.recipe import Recipe
+from pruning_core.sharded_writer import SHARD_BYTES
+
+BASE = {"cpu": 600_000_000, "cuda": 2_000_000_000}
+"""A process that imported everything and computed nothing yet, math library and compiled kernels included."""
+CONTEXT = 600_000_000
+"""What CUDA takes on the device for itself."""
+GAPS = 300_000_000
+"""Freed memory between tensors that the C library keeps, at most: tensors of up to 32 MiB leave it behind."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes at the worst moment of a phase."""
+
+    ram: int
+    """Resident in the process."""
+    vram: int = 0
+    """On the device."""
+
+
+@dataclass(frozen=True)
+class MemoryModel:
+    """What is in memory while one variant is made.
+
+    Args:
+        model: its anatomy, of a full micro-batch.
+        recipe: the variant.
+        sequences: of calibration.
+        stored: bytes per weight in the checkpoint.
+        dtype: bytes per value while blocks run.
+        states: memory or mapped.
+        device: cpu or cuda.
+    """
+
+    model: Anatomy
+    recipe: Recipe
+    sequences: int
+    stored: float
+    dtype: int
+    states: str
+    device: str
+
+    def phases(self) -> dict[str, Memory]:
+        """The worst moment of each phase, without evaluation."""
+        blocks = self.model.blocks
+        found = {"enter": self._enter()} if self.recipe.calibrates else {}
+        if self.recipe.calibrates:
+            found["forward and statistics"] = _worst(self._forward(block) for block in blocks)
+        if self.recipe.method.statistics == "full":
+            found["factor"] = _worst(self._factor(block, at) for block in blocks for at in range(len(block.groups)))
+        found["sweep"] = _worst(self._sweep(block, at) for block in blocks for at in range(len(block.groups)))
+        found["assemble"] = self._assemble()
+        return found
+
+    def evaluation(self, batch: int, length: int) -> Memory:
+        """Two whole models in float32 on the CPU and their logits; what `compress` and `compare` do at the end."""
+        row = 2 * FLOAT * length * self.model.vocabulary
+        logits = max(row, min(batch * row, LOGITS_BYTES))
+        chunks = 3 * FLOAT * CHUNK_NUMBERS
+        return Memory(BASE[self.device] + 2 * FLOAT * self.model.parameters + logits + chunks)
+
+    @property
+    def _batches(self) -> int:
+        return -(-self.sequences // self.model.batch)
+
+    @property
+    def _batch_states(self) -> int:
+        return self.model.batch * self.model.length * self.model.width * self.dtype
+
+    @property
+    def _held_states(self) -> int:
+        if not self.recipe.calibrates or self._stored_statistics:
+            return 0
+        # Pages of a mapped file are given back after every micro-batch.
+        return self._batch_states * (1 if self.states == MAPPED else self._batches)
+
+    @property
+    def _stored_statistics(self) -> bool:
+        return self.recipe.calibrates and self.recipe.propagate == "dense"
+
+    @property
+    def _in_stages(self) -> bool:
+        return self.recipe.calibrates and self.recipe.propagate == "compressed"
+
+    def _placed(self, on_device: float, on_host: float = 0) -> Memory:
+        gaps = min(GAPS, on_device // 4)
+        if self.device == "cpu":
+            return Memory(int(BASE["cpu"] + gaps + on_device + on_host))
+        return Memory(int(BASE["cuda"] + on_host), int(CONTEXT + gaps + on_device))
+
+    def _enter(self) -> Memory:
+        """The embeddings, all states, and the first block with one micro-batch, which shows how blocks are called."""
+        first = self.model.blocks[0]
+        peak = max(segment.peak for segment in first.segments)
+        states = self._batch_states * (1 if self.states == MAPPED else self._batches)
+        on_device = self.dtype * (self.model.outside + first.parameters) + states + peak
+        return self._placed(on_device, self._read())
+
+    def _forward(self, block: Block) -> Memory:
+        worst = 0
+        previous = 0
+        full = self.recipe.method.statistics == "full" or self._stored_statistics
+        groups = block.groups
+        whole = sum(self._moment(group, full) for group in groups)
+        for at, segment in enumerate(block.segments):
+            waiting = (self._batches - 1) * max(previous, segment.live) if self._in_stages else 0
+            known = self._moment(groups[at], full) if at < len(groups) else 0
+            # Statistics are float32 whatever the forward is.
+            copied = self._batch_states // self.dtype * FLOAT if self.dtype != FLOAT else 0
+            worst = max(worst, waiting + segment.peak + (known if self._in_stages else whole) + copied)
+            previous = segment.live
+        states = self._batch_states * (1 if self.states == MAPPED else self._batches)
+        return self._placed(self.dtype * block.parameters + states + worst, self._outcome(block, len(groups)))
+
+    def _factor(self, block: Block, at: int) -> Memory:
+        """The Hessian, and the two matrices of its size that its factor is made of, beside its sum."""
+        columns = block.groups[at].columns
+        ordered = getattr(self.recipe.method.quantizer, "order", "natural") != "natural"
+        matrices = (4 if ordered else 3) * FLOAT * columns**2
+        return self._placed(self._waiting(block, at) + matrices, self._outcome(block, at))
+
+    def _sweep(self, block: Block, at: int) -> Memory:
+        """The matrix in float32, what it becomes, its mask and scores, and the factor."""
+        group = block.groups[at]
+        factor = FLOAT * group.columns**2 if self.recipe.method.statistics == "full" else 0
+        each = _bytes_per_weight(self.recipe) + (0 if self.dtype == FLOAT else FLOAT)
+        return self._placed(self._waiting(block, at) + factor + each * group.largest, self._outcome(block, at + 1))
+
+    def _waiting(self, block: Block, at: int) -> float:
+        """The block, what the paused micro-batches hold, the states behind them, and the statistics not yet used."""
+        full = self.recipe.method.statistics == "full"
+        held = self.dtype * block.parameters + self._held_states
+        if self._in_stages:
+            return held + self._batches * block.segments[at].live + self._moment(block.groups[at], full)
+        if self._stored_statistics:
+            return held + moments(block)
+        return held + sum(self._moment(group, full) for group in block.groups)
+
+    def _moment(self, group: Group, full: bool) -> int:
+        if not self.recipe.calibrates:
+            return 0
+        each = FLOAT * group.columns ** (2 if full else 1)
+        batch = self.model.batch * self.model.length
+        pooled = group.experts > 1 and (self.recipe.method.few_tokens == "layer" or self._stored_statistics)
+        if not pooled or not pooled_tokens(group, batch, self.sequences * self.model.length):
+            return group.experts * each
+        return (group.experts + 1 if group.alike else 2 * group.experts) * each
+
+    def _outcome(self, block: Block, count: int) -> float:
+        """Compressed matrices of the first `count` groups in the checkpoint's dtype, masks of a byte each, codes."""
+        coded = 1 if self.recipe.method.quantizer else 0
+        return sum(group.weights for group in block.groups[:count]) * (self.stored + 1 + coded)
+
+    def _read(self) -> float:
+        """A tensor of the checkpoint on its way into memory: a page of the file, and a copy."""
+        return 2 * self.stored * self.model.largest
+
+    def _assemble(self) -> Memory:
+        """One shard, the block whose matrices go into it, and the masks of the whole model."""
+        block = max(block.weights for block in self.model.blocks)
+        shard = max(min(SHARD_BYTES, self.model.parameters * self.stored), self.model.largest * self.stored)
+        extra = masks(self.model) + codes(self.model, self.recipe)
+        return Memory(int(BASE[self.device] + GAPS + shard + block * self.stored + extra + self._read()))
+
+
+def _bytes_per_weight(recipe: Recipe) -> int:
+    """Of the matrix that is being compressed, beside its weights in the block."""
+    method = recipe.method
+    blockwise = getattr(method.pattern, "scope", None) == "block" or getattr(method.pattern, "name", "") == "n_of_m"
+    # Start, result, removed, kept; where the whole matrix competes also scores, and what selects among them.
+    each = 10 if method.compensates and (blockwise or method.pattern is None) else 22
+    if method.quantizer is None:
+        return each
+    return each + (2 if method.compensates else 16)
+
+
+def _worst(found) -> Memory:
+    found = list(found)
+    return Memory(max(one.ram for one in found), max(one.vram for one in found))
