@@ -15,6 +15,7 @@ from pruning_core.hidden_states import HiddenStates
 from pruning_core.invariants import check_layer
 from pruning_core.method import CompressedLayer, Method
 from pruning_core.progress import Progress, ignore_progress
+from pruning_core.stack import stacks
 from pruning_core.staging import InputGroup
 from pruning_core.statistics import LayerStatistics
 
@@ -57,8 +58,10 @@ class BlockCompressor:
             if statistics is not None and statistics.full and statistics.in_features >= WIDE:
                 return_freed_memory()
             prepared = method.prepare(statistics)
-            for name in group.names:
-                self._store(name, method.compress(matrix(self.linears[name]), prepared), statistics)
+            for names in stacks({name: self.linears[name].weight.numel() for name in group.names}):
+                weights = [matrix(self.linears[name]) for name in names]
+                for name, done in zip(names, method.compress_stacked(weights, prepared), strict=True):
+                    self._store(name, done, statistics)
         except (ComputationError, InputError) as error:
             # Experts with few tokens may share a group of hundreds of matrices.
             more = f" and {len(group.names) - 4} more" if len(group.names) > 4 else ""

@@ -14,6 +14,7 @@ from pruning_core.quantizers import Quantizer
 from pruning_core.quantizers.affine import codes_of
 from pruning_core.quantizers.grids import Grids
 from pruning_core.saliency import SALIENCIES, ColumnStatistics, Saliency
+from pruning_core.stack import Stack
 from pruning_core.statistics import LayerStatistics
 from pruning_core.sweep import Choice, SweepResult, kernel_for, sweep
 
@@ -124,33 +125,47 @@ class Method:
 
     def compress(self, weight: Tensor, prepared: Prepared) -> CompressedLayer:
         """Prune and quantize `weight` ([out, in], any float dtype; not modified)."""
-        dense = weight.detach().float()
+        return self.compress_stacked([weight], prepared)[0]
+
+    def compress_stacked(self, weights: list[Tensor], prepared: Prepared) -> list[CompressedLayer]:
+        """Prune and quantize matrices that read one input ([out, in] each), in one sweep over all their rows.
+
+        Rows never meet in a sweep but where a pattern lets them compete, and that stays within each matrix.
+        """
+        stack = Stack(tuple(len(weight) for weight in weights))
+        dense = torch.cat([weight.detach().float() for weight in weights])
         if self.pattern:
             self.pattern.check(dense.shape[1])
-        start, events = dense.clone(), ()
+        start, events = dense, ()
         if prepared.factor is not None:
-            start[:, _natural(prepared.factor.dead, prepared.order)] = 0.0
             events = prepared.factor.events
+            if prepared.factor.dead.any():
+                start = dense.masked_fill(_natural(prepared.factor.dead, prepared.order), 0.0)
         # A grid for whole rows is fitted on the dense weight, as in the GPTQ code; groups on what will be rounded.
         whole_rows = self.quantizer is not None and self.quantizer.group_size is None
         grids = Grids(self.quantizer, dense if whole_rows else start, prepared.order) if self.quantizer else None
         work = self._swept if self.compensates else self._direct
-        done = work(start, prepared, grids)
-        order = prepared.order if self.compensates else None
-        return CompressedLayer(done.weight, done.keep, done.loss, events, **_coded(grids, order))
+        done = work(start, prepared, grids, stack)
+        coded = _coded(grids, prepared.order if self.compensates else None, stack)
+        losses = (
+            [None] * len(weights) if done.row_loss is None else [float(part.sum()) for part in stack(done.row_loss)]
+        )
+        parts = zip(stack(done.weight), stack(done.keep), losses, coded, strict=True)
+        return [CompressedLayer(weight, keep, loss, events, **codes) for weight, keep, loss, codes in parts]
 
-    def _swept(self, start: Tensor, prepared: Prepared, grids: Grids | None) -> SweepResult:
+    def _swept(self, start: Tensor, prepared: Prepared, grids: Grids | None, stack: Stack) -> SweepResult:
         order = prepared.order
         scale = self._scale(prepared.columns, start)
-        choice = self._choice(start, prepared, scale)
+        choice = stack.choice([self._choice(part, prepared, scale) for part in stack(start)])
         kernel = kernel_for(self.kernel, start.device)
         if order is not None:
             start, scale = start[:, order], scale[order]
         done = sweep(start, prepared.factor.upper, scale, choice, self.compensation.block, kernel, grids)
-        return SweepResult(_natural(done.weight, order), _natural(done.keep, order), done.loss)
+        return SweepResult(_natural(done.weight, order), _natural(done.keep, order), done.row_loss)
 
-    def _direct(self, start: Tensor, prepared: Prepared, grids: Grids | None) -> SweepResult:
-        removed = self._removed(start, self._scale(prepared.columns, start))
+    def _direct(self, start: Tensor, prepared: Prepared, grids: Grids | None, stack: Stack) -> SweepResult:
+        scale = self._scale(prepared.columns, start)
+        removed = torch.cat([self._removed(part, scale) for part in stack(start)])
         final = start.masked_fill(removed, 0.0)
         if grids:
             natural = grids.enter(start, 0, start.shape[1])
@@ -189,11 +204,11 @@ class Method:
         static = replace(prepared.columns, factor_diag=prepared.columns.inverse_diag.sqrt())
         return Choice(fixed=self._removed(weight, self._scale(static, weight))[:, prepared.order])
 
-    def _loss(self, change: Tensor, prepared: Prepared) -> float | None:
+    def _loss(self, change: Tensor, prepared: Prepared) -> Tensor | None:
         if prepared.factor is None:
             return None
         damped = prepared.hessian + prepared.factor.damping * torch.eye(len(prepared.hessian), device=change.device)
-        return float(((change @ damped).double() * change).sum()) / 2
+        return ((change @ damped).double() * change).sum(dim=1) / 2
 
 
 def _natural(swept: Tensor, order: Tensor | None) -> Tensor:
@@ -204,8 +219,10 @@ def _natural(swept: Tensor, order: Tensor | None) -> Tensor:
     return swept.index_select(-1, order.argsort())
 
 
-def _coded(grids: Grids | None, order: Tensor | None) -> dict[str, Tensor]:
+def _coded(grids: Grids | None, order: Tensor | None, stack: Stack) -> list[dict[str, Tensor]]:
+    """What `CompressedLayer` says of the codes of each matrix; empty without a quantizer."""
     if grids is None:
-        return {}
+        return [{} for _ in stack.rows]
     codes, group = _natural(grids.codes, order), _natural(grids.group, order)
-    return {"codes": codes, "scale": grids.scale, "zero": grids.zero, "group": group}
+    parts = zip(stack(codes), stack(grids.scale), stack(grids.zero), strict=True)
+    return [{"codes": own, "scale": scale, "zero": zero, "group": group} for own, scale, zero in parts]

@@ -72,11 +72,16 @@ class Kernel(Protocol):
 
 @dataclass(frozen=True)
 class SweepResult:
-    """weight [rows, in] float32; keep [rows, in] bool; loss = 0.5 tr(D H_d D^T), summed from the errors."""
+    """weight [rows, in] float32; keep [rows, in] bool; what each row adds to 0.5 tr(D H_d D^T), [rows] float64."""
 
     weight: Tensor
     keep: Tensor
-    loss: float
+    row_loss: Tensor | None
+
+    @property
+    def loss(self) -> float:
+        """0.5 tr(D H_d D^T), D = change of the weight."""
+        return float(self.row_loss.sum())
 
 
 KERNELS = ("numba", "torch", "triton")
@@ -149,7 +154,7 @@ def sweep(
     rule = _group_rule(choice, columns)
     if rule:
         block = max(block - block % rule.size, rule.size)
-    total = torch.zeros((), dtype=torch.float64, device=work.device)
+    total = torch.zeros(rows, dtype=torch.float64, device=work.device)
     for start in range(0, columns, block):
         stop = min(start + block, columns)
         if choice.block is not None:
@@ -162,10 +167,10 @@ def sweep(
         removed[:, start:stop] = gone
         if grid:
             grids.leave(grid, start, stop)
-        total += error.double().square().sum() / 2
+        total += error.square().sum(dim=1, dtype=torch.float64) / 2
         if stop < columns:
             work[:, stop:].addmm_(error, upper[start:stop, stop:], alpha=-1)
-    return SweepResult(work, ~removed, float(total))
+    return SweepResult(work, ~removed, total)
 
 
 def _group_rule(choice: Choice, columns: int) -> GroupRule | None:
