@@ -27,6 +27,14 @@ def print_plan(plan: dict[str, Any]) -> None:
     console.print(_work(plan))
     console.print()
     console.print(_totals(plan))
+    console.print(
+        f"\nSeconds at {plan['rate'] / 1e9:,.1f} GFLOP/s in matrix products, measured at a load of {plan['load']:.1f}; "
+        "evaluation is not counted.",
+        style="dim",
+        highlight=False,
+    )
+    if plan["not_evaluated"]:
+        console.print(f"\n{plan['not_evaluated']}", highlight=False)
 
 
 def _memory(plan: dict[str, Any]) -> Table:
@@ -34,6 +42,10 @@ def _memory(plan: dict[str, Any]) -> Table:
     table = _table("phase", "RAM", *(["VRAM"] if device else []))
     for phase, size in plan["ram"].items():
         table.add_row(phase, _gb(size), *([_gb(plan["vram"][phase])] if device else []))
+    table.add_row("then evaluate", _gb(plan["evaluation_ram"]))
+    for what, size in plan["available"].items():
+        if what != "disk":
+            table.add_row(f"there are ({what.upper()})", _gb(size))
     return table
 
 
@@ -52,7 +64,7 @@ def _totals(plan: dict[str, Any]) -> Table:
     table = _table("disk", "bytes")
     for what, size in plan["disk"].items():
         table.add_row(what, _gb(size))
-    table.add_row("free", _gb(plan["available"]["disk"]))
+    table.add_row("free now", _gb(plan["available"]["disk"]))
     return table
 
 

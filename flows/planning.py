@@ -10,13 +10,15 @@ from pruning_core.checkpoint import INDEX_FILE, SINGLE_FILE, Checkpoint
 from pruning_core.errors import InputError
 from pruning_core.hub_snapshot import is_hub_id, snapshot
 from pruning_core.model_files import read_config
-from pruning_core.plan.estimate import EVALUATE, Plan, Planner
+from pruning_core.plan.estimate import Plan, Planner
 from pruning_core.plan.speed import measured_speed
 from tasks import room
 from tasks.versioning import is_repository
 from tasks.workspace import Workspace
 
 GB = 1e9
+SMALL = 1_500_000_000
+"""Bytes of memory below which no run is refused: most of them are the libraries', whatever the model."""
 
 
 def plan_variant(name: str, overrides: list[str] | None, rate: float | None = None) -> dict[str, Any]:
@@ -32,7 +34,7 @@ def plan_variant(name: str, overrides: list[str] | None, rate: float | None = No
         raise InputError(f"--rate is a number of floating point operations per second, got {rate:g}; give e.g. 5e10")
     workspace = Workspace.open(None, overrides)
     recipe = workspace.settings.recipe(name)
-    planner = _planner(workspace, evaluates=True)
+    planner = _planner(workspace)
     plan = planner.plan(recipe)
     running = planner.running
     speed = measured_speed(running.torch_device, running.torch_dtype, rate)
@@ -42,7 +44,8 @@ def plan_variant(name: str, overrides: list[str] | None, rate: float | None = No
         "rate": speed.operations,
         "load": psutil.getloadavg()[0],
         "available": _available(workspace, plan),
-        "refused": _shortfall(workspace, plan),
+        "refused": _memory_shortfall(workspace, plan) or _disk_shortfall(workspace, [plan]),
+        "not_evaluated": _evaluation_shortfall(plan),
     }
 
 
@@ -56,27 +59,34 @@ def check_room(workspace: Workspace, names: list[str], evaluates: bool) -> None:
     Raises:
         InputError: the run needs more memory or disk than there is.
     """
-    planner = _planner(workspace, evaluates)
-    for name in names:
-        fault = _shortfall(workspace, planner.plan(workspace.settings.recipe(name)))
-        if fault:
-            raise InputError(fault)
+    planner = _planner(workspace)
+    plans = [planner.plan(workspace.settings.recipe(name)) for name in names]
+    faults = [_memory_shortfall(workspace, plan) for plan in plans]
+    if evaluates:
+        faults += [_evaluation_shortfall(plan) for plan in plans]
+    fault = next((fault for fault in faults if fault), None) or _disk_shortfall(workspace, plans)
+    if fault:
+        raise InputError(fault)
 
 
-def _planner(workspace: Workspace, evaluates: bool) -> Planner:
+def _planner(workspace: Workspace) -> Planner:
     settings = workspace.settings
     directory = _directory(workspace)
     config = read_config(directory, trust_remote_code=settings.trust_remote_code)
     copies = 2 if is_repository(workspace.root) else 1
-    return Planner(config, settings, stored=_stored(directory), evaluates=evaluates, copies=copies)
+    return Planner(config, settings, stored=_stored(directory), copies=copies)
 
 
 def _directory(workspace: Workspace) -> Path:
     """The model's directory, which needs no weights for this."""
     settings = workspace.settings
     local = workspace.root / Path(settings.model).expanduser()
-    if local.is_dir() or not is_hub_id(settings.model):
+    if local.is_dir():
         return local
+    if not is_hub_id(settings.model):
+        raise InputError(
+            f"the model directory {str(local)!r} does not exist; point `model:` to a directory with a config.json"
+        )
     return snapshot(settings.model, with_code=settings.trust_remote_code)[0]
 
 
@@ -94,28 +104,46 @@ def _available(workspace: Workspace, plan: Plan) -> dict[str, int]:
     return found | ({"vram": room.free_device_memory()} if plan.device == "cuda" else {})
 
 
-def _shortfall(workspace: Workspace, plan: Plan) -> str | None:
-    """One sentence on what is missing and what would help; None where everything fits."""
-    free = _available(workspace, plan)
-    if plan.ram > free["ram"]:
+def _memory_shortfall(workspace: Workspace, plan: Plan) -> str | None:
+    """One sentence on what is missing and what would help; None where it fits."""
+    free = room.free_memory()
+    if plan.ram > max(free, SMALL):
         phase = max(plan.memory, key=lambda name: plan.memory[name].ram)
-        return (
-            f"{plan.variant} needs {_gb(plan.ram)} of memory ({phase}) and {_gb(free['ram'])} are there; "
-            f"{_advice(workspace, plan, phase)}"
-        )
-    if plan.vram > free.get("vram", plan.vram):
+        return f"{_needs(plan, plan.ram, phase, 'memory', free)}; {_advice(workspace, plan, phase)}"
+    if plan.device == "cuda" and plan.vram > room.free_device_memory():
         phase = max(plan.memory, key=lambda name: plan.memory[name].vram)
-        return (
-            f"{plan.variant} needs {_gb(plan.vram)} on the device ({phase}) and {_gb(free['vram'])} are there; "
-            f"{_advice(workspace, plan, phase)}, or compute.device: cpu"
-        )
-    need = plan.disk.total - _written(workspace)
-    if need > free["disk"]:
-        return (
-            f"{plan.variant} writes {_gb(need)} and {_gb(free['disk'])} are free on the disk of {workspace.hidden}; "
-            "free some, or move the workspace to a larger disk"
-        )
+        missing = _needs(plan, plan.vram, phase, "device memory", room.free_device_memory())
+        return f"{missing}; {_advice(workspace, plan, phase)}, or set compute.device to cpu"
     return None
+
+
+def _evaluation_shortfall(plan: Plan) -> str | None:
+    free = room.free_memory()
+    if plan.evaluation.ram <= max(free, SMALL):
+        return None
+    return (
+        f"{_needs(plan, plan.evaluation.ram, 'evaluation', 'memory', free)}; evaluation loads the dense and the "
+        "compressed model whole: compress with `espalier step prune`, which does not evaluate"
+    )
+
+
+def _disk_shortfall(workspace: Workspace, plans: list[Plan]) -> str | None:
+    # Statistics of the dense model are shared, and states go when a variant is done.
+    need = sum(plan.disk.kept - plan.disk.statistics for plan in plans)
+    need += max(plan.disk.statistics for plan in plans) + max(plan.disk.states for plan in plans)
+    need -= _written(workspace)
+    free = room.free_disk(workspace.hidden)
+    if need <= free:
+        return None
+    names = plans[0].variant if len(plans) == 1 else f"these {len(plans)} variants"
+    return (
+        f"{names}: {_gb(need)} are to be written and {_gb(free)} are free on the disk of {workspace.hidden}; "
+        "free some, or move the workspace to a larger disk"
+    )
+
+
+def _needs(plan: Plan, need: int, phase: str, what: str, free: int) -> str:
+    return f"{plan.variant} needs {_gb(need)} of {what} ({phase}), and {_gb(free)} are there"
 
 
 def _written(workspace: Workspace) -> int:
@@ -127,8 +155,6 @@ def _written(workspace: Workspace) -> int:
 def _advice(workspace: Workspace, plan: Plan, phase: str) -> str:
     settings = workspace.settings
     recipe = settings.recipe(plan.variant)
-    if phase == EVALUATE:
-        return "evaluation loads whole models: compress with `espalier step prune`, and evaluate on a larger machine"
     if phase == "assemble" or not recipe.calibrates:
         return "use a larger machine"
     ways = []
@@ -139,7 +165,7 @@ def _advice(workspace: Workspace, plan: Plan, phase: str) -> str:
         ways.append("compute.states: mapped")
     if recipe.propagate == "compressed":
         ways.append("propagate: blockwise")
-    return f"try {', '.join(ways[:-1])} or {ways[-1]}" if len(ways) > 1 else f"try {ways[0]}"
+    return f"try {', '.join(ways)}"
 
 
 def _gb(size: float) -> str:

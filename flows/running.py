@@ -36,7 +36,10 @@ def run_flow(name: str, quiet: bool, overrides: list[str] | None, **parameters: 
         server = temporary_servers.start()
         # Importing what computes takes as long as the server takes to start: both at once.
         from flows import variants
+        from flows.planning import check_room
 
+        named = [parameters["variant"]] if "variant" in parameters else list(workspace.settings.variants)
+        check_room(workspace, named, evaluates=True)
         if server:
             server.join()
         with listening(show):

@@ -15,8 +15,6 @@ from pruning_core.plan.speed import START_SECONDS, Speed
 from pruning_core.plan.work import Work, work_of
 from pruning_core.recipe import Recipe, Settings
 
-EVALUATE = "evaluate"
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -25,27 +23,23 @@ class Plan:
     variant: str
     model: Anatomy
     memory: dict[str, Memory]
-    """By phase, in their order; `evaluate` is there where the run evaluates."""
+    """By phase, in their order."""
     disk: Disk
     work: Work
     source_bytes: float
     device: str
+    evaluation: Memory
+    """Of evaluating the variant, which `compress` and `compare` do."""
 
     @property
     def ram(self) -> int:
-        """Most resident bytes of all phases."""
+        """Most resident bytes of all phases, without evaluation."""
         return max(memory.ram for memory in self.memory.values())
 
     @property
     def vram(self) -> int:
         """Most bytes on the device."""
         return max(memory.vram for memory in self.memory.values())
-
-    @property
-    def worst(self) -> str:
-        """The phase that needs the most, on the device where there is one."""
-        held = {name: (memory.vram, memory.ram) for name, memory in self.memory.items()}
-        return max(held, key=held.__getitem__)
 
     def seconds(self, speed: Speed) -> dict[str, float]:
         """By kind of work; evaluation is not counted."""
@@ -61,6 +55,7 @@ class Plan:
             "blocks": sum(block.count for block in self.model.blocks),
             "device": self.device,
             "ram": {name: memory.ram for name, memory in self.memory.items()} | {"peak": self.ram},
+            "evaluation_ram": self.evaluation.ram,
             "vram": {name: memory.vram for name, memory in self.memory.items()} | {"peak": self.vram},
             "disk": asdict(self.disk) | {"total": self.disk.total, "kept": self.disk.kept},
             "flops": self.work.by_kind() | {"total": self.work.operations},
@@ -74,7 +69,6 @@ class Planner:
         config: the model's configuration.
         settings: a checked params.yaml.
         stored: bytes per weight in the checkpoint; what the configuration says where absent.
-        evaluates: whether the run also evaluates what it made.
         copies: of a finished variant, beside the one in the store.
     """
 
@@ -84,14 +78,12 @@ class Planner:
         settings: Settings,
         *,
         stored: float | None = None,
-        evaluates: bool = False,
         copies: int = 1,
     ) -> None:
         self.config = config
         self.settings = settings
         self.running = settings.compute.running()
         self.stored = stored or float(stored_bytes(config))
-        self.evaluates = evaluates
         self.copies = copies
 
     @cached_property
@@ -111,18 +103,16 @@ class Planner:
         sequences, states = self.settings.calibration.sequences, self.settings.compute.states
         width = self.running.torch_dtype.itemsize
         held = MemoryModel(self.model, recipe, sequences, self.stored, width, states, self.running.device)
-        memory = held.phases()
-        if self.evaluates:
-            chosen = self.settings.evaluation
-            memory[EVALUATE] = held.evaluation(chosen.batch, chosen.length)
+        chosen = self.settings.evaluation
         return Plan(
             recipe.name,
             self.model,
-            memory,
+            held.phases(),
             disk_of(self.model, recipe, sequences, self.stored, width, states, self.copies),
             work_of(self.model, recipe, sequences),
             self.stored * self.model.parameters,
             self.running.device,
+            held.evaluation(chosen.batch, chosen.length),
         )
 
 
