@@ -33,7 +33,7 @@ def print_plan(plan: dict[str, Any]) -> None:
         style="dim",
         highlight=False,
     )
-    if plan["not_evaluated"]:
+    if plan["not_evaluated"] and not plan["refused"]:
         console.print(f"\n{plan['not_evaluated']}", highlight=False)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,8 +11,9 @@ from pruning_core.plan.work import Work
 
 SIDE = 1024
 """Of the square matrices that the rate is taken from."""
-REPEATS = 8
-SHARE = {"products": 1.0, "attention": 0.5, "statistics": 0.95, "factor": 0.3, "sweep": 0.2}
+PROBE_SECONDS = 0.3
+"""Of each of the three measurements: longer than the turns in which a busy system deals out its processors."""
+SHARE = {"products": 1.0, "attention": 0.5, "statistics": 0.95, "factor": 0.4, "sweep": 0.17}
 """Of the rate of matrix products, as measured on a CPU with the sizes of a model of a billion parameters."""
 HASHED = 2**23
 """Bytes that the rate of digests is taken from."""
@@ -55,26 +57,31 @@ def _operations(device: torch.device, dtype: torch.dtype) -> float:
     draw = torch.Generator().manual_seed(0)
     left = torch.randn(SIDE, SIDE, generator=draw).to(device, dtype)
     out = torch.empty_like(left)
-    return 2 * SIDE**3 / _median(lambda: torch.mm(left, left, out=out), device)
+    return 2 * SIDE**3 / _mean(lambda: torch.mm(left, left, out=out), device)
 
 
 def _moved(device: torch.device) -> float:
     values = torch.ones(2**22, device=device)
-    return values.nbytes / _median(lambda: torch.nn.functional.silu(values), device)
+    return values.nbytes / _mean(lambda: torch.nn.functional.silu(values), device)
 
 
 def _hashed() -> float:
     content = bytes(HASHED)
-    return HASHED / _median(lambda: hashlib.sha256(content), torch.device("cpu"))
+    return HASHED / _mean(lambda: hashlib.sha256(content), torch.device("cpu"))
 
 
-def _median(work, device: torch.device) -> float:
-    """Seconds; the first time is warming up."""
-    taken = []
-    for _ in range(REPEATS + 1):
-        start = time.perf_counter()
+def _mean(work: Callable[[], object], device: torch.device) -> float:
+    """Seconds of one turn. The mean, since other work on the machine will slow the run down as well."""
+    work()
+    _wait(device)
+    start, turns = time.perf_counter(), 0
+    while time.perf_counter() - start < PROBE_SECONDS:
         work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        taken.append(time.perf_counter() - start)
-    return sorted(taken[1:])[REPEATS // 2]
+        _wait(device)
+        turns += 1
+    return (time.perf_counter() - start) / turns
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

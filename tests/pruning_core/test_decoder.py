@@ -151,3 +151,17 @@ def test_experts_of_another_kind_are_refused_and_not_half_compressed(config, tmp
     AutoModelForCausalLM.from_config(small).save_pretrained(tmp_path)
     with pytest.raises(InputError, match="not made of a gate, an up and a down matrix without biases"):
         Decoder(tmp_path, AutoConfig.from_pretrained(tmp_path))
+
+
+def test_embeddings_are_in_memory_only_while_they_are_needed(tiny_directory: Path):
+    decoder = Decoder(tiny_directory, AutoConfig.from_pretrained(tiny_directory))
+    embedding = decoder.model.get_input_embeddings
+    tokens = torch.arange(32).reshape(4, 8)
+    assert embedding().weight.is_meta
+    states = HiddenStates.at_entry(decoder, tokens, 2)
+    assert not embedding().weight.is_meta
+    entered = torch.cat(states.batches)
+    decoder.load_block(0)
+    propagate(decoder, 0, states)
+    assert embedding().weight.is_meta
+    assert torch.equal(torch.cat(HiddenStates.at_entry(decoder, tokens, 2).batches), entered)

@@ -1,0 +1,56 @@
+"""The planned disk against the bytes of real artifacts."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from pruning_core.model_files import read_config
+from pruning_core.plan.disk import disk_of
+from pruning_core.plan.estimate import Planner
+from tasks.pipeline import Pipeline
+from tasks.step import Context
+from tasks.store import Store
+from tasks.workspace import Workspace
+
+SWEEP = {"name": "sweep", "block": 8}
+SPARSEGPT = {
+    "saliency": {"name": "obs"},
+    "pattern": {"name": "unstructured"},
+    "sparsity": 0.5,
+    "compensation": SWEEP,
+}
+VARIANTS = {
+    "sparsegpt": SPARSEGPT,
+    "shared": SPARSEGPT | {"propagate": "dense"},
+    "gptq": {"compensation": SWEEP, "quantizer": {"name": "affine", "bits": 4, "group_size": 8}},
+    "magnitude": {
+        "saliency": {"name": "magnitude"},
+        "pattern": {"name": "unstructured", "scope": "row"},
+        "sparsity": 0.5,
+    },
+}
+
+
+@pytest.mark.parametrize("variant", ["sparsegpt", "shared", "gptq", "magnitude"])
+def test_the_disk_is_what_is_written(workspace_root: Path, variant):
+    spec = json.dumps(VARIANTS[variant])
+    workspace = Workspace.open(workspace_root, [f"variants={{{variant}: {spec}}}"])
+    store = Store(workspace.hidden)
+    Pipeline(Context(store, workspace.root), workspace.settings).model(variant)
+    written: Counter = Counter()
+    for artifact in store.artifacts():
+        for file in artifact.path.glob("*.safetensors"):
+            written[artifact.kind] += sum(tensor.nbytes for tensor in load_file(file).values())
+    config = read_config(workspace_root / "tiny")
+    planner = Planner(config, workspace.settings, stored=4.0)
+    recipe = workspace.settings.recipe(variant)
+    disk = planner.plan(recipe).disk
+    assert disk.blocks == written["prune_block"]
+    assert disk.variant == disk.copies == written["variant"]
+    assert disk.statistics == written["statistics"]
+    hidden = 8 * 16 * 16 * 4 if recipe.calibrates else 0
+    assert disk.states == 2 * hidden
+    assert disk_of(planner.model, recipe, 8, 4.0, 4, "mapped", 0).states == 3 * hidden
