@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pruning_core.allocator import keep_freed_memory
 from pruning_core.decoder import Decoder
 from pruning_core.errors import ComputationError
 from pruning_core.finite import all_finite
@@ -55,6 +56,7 @@ class HiddenStates:
 
     @classmethod
     def _placed(cls, batches: Iterator[Tensor], tokens: list[Tensor], folder: Path | None) -> "HiddenStates":
+        keep_freed_memory()
         if folder is None:
             return cls(list(batches), tokens)
         first = next(batches)
