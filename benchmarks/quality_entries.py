@@ -47,6 +47,8 @@ class Group:
     title: str
     reference: str
     entries: tuple[Entry, ...]
+    beside: tuple[str, ...] = ()
+    """Names of entries that are shown for comparison only."""
 
 
 def groups(papers: Mapping[str, Recipe]) -> list[Group]:
@@ -128,7 +130,7 @@ def _joint(papers: Mapping[str, Recipe]) -> Group:
         Entry("gptq-int4-on-zeros", "SparseGPT, then GPTQ on its zeros", papers["gptq-int4"] | on_zeros, pruned.name),
         Entry("rtn-int4-on-zeros", "SparseGPT, then rounding", _rounding(4) | on_zeros, pruned.name),
     )
-    return Group("joint", "50 % unstructured and 4 bits", "sparsegpt-50-int4", entries)
+    return Group("joint", "50 % unstructured and 4 bits", "sparsegpt-50-int4", entries, (pruned.name,))
 
 
 def _propagated(papers: Mapping[str, Recipe], sparsity: float) -> Group:

@@ -165,8 +165,9 @@ class Results:
         return [replace(self.figures[entry.name], entry=entry) for entry in group.entries]
 
     def best(self, group: Group) -> Figures:
-        """The lowest mean loss of a group."""
-        return min(self.of(group), key=lambda known: float(known.losses.mean()))
+        """The lowest mean loss of a group, among those that compete."""
+        competing = [known for known in self.of(group) if known.entry.name not in group.beside]
+        return min(competing, key=lambda known: float(known.losses.mean()))
 
 
 def measured(bench: Bench, groups: list[Group], say: Callable[[str], None]) -> Results:

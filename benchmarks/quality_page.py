@@ -84,7 +84,7 @@ def _choices(results: Results) -> list[str]:
     rows = [list(row) for row in choices(results)]
     if not rows:
         return []
-    return ["What one choice changes, everything else equal:", table(["choice", "loss", ""], rows)]
+    return ["What one choice changes, everything else equal:", table(["choice", "loss", "verdict"], rows)]
 
 
 def _table(results: Results, group: Group) -> str:
@@ -92,7 +92,10 @@ def _table(results: Results, group: Group) -> str:
     best = results.best(group)
     header = ["", "perplexity", "loss above dense", f"above {reference.entry.title}", "KL", "zeros", "bits", "ledger"]
     rows = [_row(results.dense, results, None, None)]
-    rows += [_row(known, results, reference, best) for known in results.of(group)]
+    rows += [
+        _row(known, results, reference, None if known.entry.name in group.beside else best)
+        for known in results.of(group)
+    ]
     return table(header, rows)
 
 
@@ -151,12 +154,20 @@ def _settings(results: Results) -> str:
     lines = {
         "model": f"`{known['model']}`, digest `{known['model_digest']}`",
         "calibration": f"{known['sequences']} windows of {known['length']} tokens, sampling {calibration['sampling']}, "
-        f"seed {known['seed']}, of {calibration['source']}",
+        f"seed {known['seed']}, of {_source(calibration)}",
         "calibration digests": f"text `{calibration['text_digest']}`, tokens `{calibration['token_digest']}`",
         "evaluation": f"{evaluation['windows']} windows of {evaluation['length']} tokens ({known['predictions']:,} "
-        f"predictions), {evaluation['dtype']}, of {evaluation['source']}",
+        f"predictions), {evaluation['dtype']}, of {_source(evaluation)}",
         "evaluation digests": f"text `{evaluation['text']}`, tokens `{evaluation['tokens']}`, protocol "
         f"`{evaluation['digest']}`",
         "versions": ", ".join(f"{name} {version}" for name, version in known["versions"].items()),
     }
     return _bullets(f"{name}: {value}" for name, value in lines.items())
+
+
+def _source(text: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in sorted(text["source"].items(), key=_name_first))
+
+
+def _name_first(fact: tuple[str, Any]) -> tuple[bool, str]:
+    return fact[0] != "name", fact[0]

@@ -101,18 +101,18 @@ def _scores(results: Results) -> Iterator[str]:
 
 def _draws(results: Results) -> Iterator[str]:
     for sparsity in DRAWN_AT:
-        shown, found = percent(sparsity), {}
+        shown, parts = percent(sparsity), []
         for method in SWEPT[1:]:
             names = [(f"{method}-{shown}-draw{seed}", f"{SWEPT[0]}-{shown}-draw{seed}") for seed in DRAWS]
             if all({*pair} <= results.figures.keys() for pair in names):
-                found[method] = [results.figures[left].above(results.figures[right]).mean for left, right in names]
-        if found:
-            stable = [method for method, means in found.items() if min(means) > 0 or max(means) < 0]
-            titles = [results.figures[f"{method}-{shown}-draw{DRAWS[0]}"].entry.title for method in stable]
-            text = " and ".join(titles) if titles else "none of them"
+                changes = [results.figures[left].above(results.figures[right]) for left, right in names]
+                means, sure = [change.mean for change in changes], sum(map(certain, changes))
+                title = results.figures[names[0][0]].entry.title
+                parts.append(f"{title} {min(means):+.4f} to {max(means):+.4f} (certain in {sure} of {len(DRAWS)})")
+        if parts:
             yield (
-                f"**Other calibration windows, {shown} %**: the difference to SparseGPT's score has the same sign in "
-                f"all {len(DRAWS)} draws for {text}."
+                f"**Calibration windows drawn {len(DRAWS)} times, {shown} %**, difference to SparseGPT's score: "
+                f"{', '.join(parts)}."
             )
 
 

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -108,11 +109,24 @@ def small_disk(workspace: Path) -> Iterator[Callable[[str], None]]:
 
 
 def test_a_full_disk_is_told_in_a_sentence_and_the_run_goes_on_when_there_is_room(
-    espalier, workspace: Path, uninterrupted: str, small_disk
+    espalier, start, workspace: Path, uninterrupted: str, small_disk
 ):
-    full = espalier(workspace, "step", "prune", VARIANT)
+    refused = espalier(workspace, "step", "prune", VARIANT)
+    assert refused.code == 2 and "are to be written and" in refused.err and "Traceback" not in refused.err, refused
+    assert not list((workspace / ".espalier").glob("objects/*"))
+
+    # Room as planned, until somebody else takes it.
+    small_disk("64m")
+    running = start(workspace, "espalier", "step", "prune", VARIANT)
+    objects = workspace / ".espalier" / "objects"
+    deadline = time.monotonic() + 120
+    while len(list(objects.glob("*/manifest.json"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    usage = shutil.disk_usage(objects)
+    small_disk(str(usage.used + 100_000))
+    full = running.wait()
     assert full.code == 2 and "Traceback" not in full.err, full
-    [sentence] = [line for line in full.err.splitlines() if line.strip()]
+    sentence = full.err.splitlines()[-1]
     assert sentence.startswith("espalier: the disk that holds") and str(workspace) in sentence
     assert_nothing_half(workspace)
     assert not list((workspace / ".espalier" / "tmp").iterdir())
