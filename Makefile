@@ -20,8 +20,9 @@ test: setup
 benchmark: setup
 	python -m benchmarks.speed
 
+# Threads that wait asleep: beside other work, those that spin take three times the time.
 results: setup
-	python -m benchmarks.quality
+	OMP_WAIT_POLICY=PASSIVE python -m benchmarks.quality
 
 lint: setup
 	ruff check .
