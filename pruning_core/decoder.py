@@ -6,13 +6,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PretrainedConfig
+from transformers import PretrainedConfig
 from transformers.pytorch_utils import Conv1D
 
+from pruning_core.block_list import find_blocks
 from pruning_core.checkpoint import Checkpoint
 from pruning_core.errors import InputError
 from pruning_core.experts import Experts, in_stages, routing, unfuse
 from pruning_core.stored_names import Place, by_stored_tensor, stored_places
+from pruning_core.structured.loading import from_config
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,7 @@ class Decoder:
         self.checkpoint = Checkpoint(directory)
         self.device, self.dtype = torch.device(device), dtype
         with init_empty_weights(include_buffers=False):
-            self.model = AutoModelForCausalLM.from_config(
-                config, dtype=dtype, trust_remote_code=trust_remote_code
-            ).eval()
+            self.model = from_config(config, dtype, trust_remote_code=trust_remote_code).eval()
         for name, buffer in list(self.model.named_buffers()):
             if not buffer.is_meta:
                 owner, _, own = name.rpartition(".")
@@ -75,7 +75,7 @@ class Decoder:
         # Modules made on the meta device lose the sharing of tied weights.
         self.model.tie_weights()
         self.model.config.use_cache = False
-        self.block_prefix, self.blocks = _find_blocks(self.model, config)
+        self.block_prefix, self.blocks = find_blocks(self.model, config)
         places = stored_places(self.model, self.checkpoint)
         unfuse(self.model)
         self._stored = _complete(places, self.model, self.checkpoint)
@@ -249,22 +249,6 @@ def set_matrix(module: nn.Module, weight: Tensor) -> None:
     """Replace the weight by `weight` ([out, in]), keeping the module's own layout."""
     own = weight.T.contiguous() if isinstance(module, Conv1D) else weight
     module.weight = nn.Parameter(own, requires_grad=False)
-
-
-def _find_blocks(model: nn.Module, config: PretrainedConfig) -> tuple[str, nn.ModuleList]:
-    depth = config.get_text_config().num_hidden_layers
-    found = [
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) == depth
-    ]
-    if not found:
-        raise InputError(
-            f"{type(model).__name__} has no list of {depth} blocks; Espalier compresses decoder-only models "
-            "(Llama, Mistral, GPT-2, OPT and their kin)"
-        )
-    # A block may hold short lists of its own (experts): the outermost list is the decoder's.
-    return min(found, key=lambda item: item[0].count("."))
 
 
 def _head_only(model: nn.Module) -> set[int]:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from pruning_core.errors import InputError
@@ -23,10 +24,10 @@ def read_config(path: Path, *, trust_remote_code: bool = False) -> PretrainedCon
         )
     try:
         return AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(
-            f"transformers cannot read {path / 'config.json'} (model_type {kind!r}): {first_line(error)}"
-        ) from error
+    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
+        # A config that is not valid as a whole says why in the cause alone.
+        reason = first_line(error.__cause__ or error if isinstance(error, StrictDataclassError) else error)
+        raise InputError(f"transformers cannot read {path / 'config.json'} (model_type {kind!r}): {reason}") from error
 
 
 def read_tokenizer(path: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:

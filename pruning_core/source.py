@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from pruning_core.checkpoint import Checkpoint, file_sha256
@@ -19,6 +19,7 @@ from pruning_core.context_length import context_length
 from pruning_core.errors import ComputationError, InputError
 from pruning_core.hub_snapshot import REMOTE_CODE, is_hub_id, snapshot
 from pruning_core.model_files import first_line, read_config, read_tokenizer
+from pruning_core.structured.loading import model_class
 
 VOCABULARIES = (
     "tokenizer.json",
@@ -149,11 +150,11 @@ def load_model(path: Path | str, dtype: str = "float32", *, trust_remote_code: b
     path = Path(path)
     if dtype not in DTYPES:
         raise InputError(f"{dtype!r} is not a dtype to load a model in; allowed: {', '.join(DTYPES)}")
-    read_config(path, trust_remote_code=trust_remote_code)
+    loader = model_class(read_config(path, trust_remote_code=trust_remote_code))
     Checkpoint(path)
     try:
         with _without_bars():
-            model, report = AutoModelForCausalLM.from_pretrained(
+            model, report = loader.from_pretrained(
                 path,
                 dtype=DTYPES[dtype],
                 local_files_only=True,

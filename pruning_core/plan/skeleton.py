@@ -5,10 +5,12 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PretrainedConfig
+from transformers import PretrainedConfig
 
-from pruning_core.decoder import Decoder, _find_blocks, _head_only
+from pruning_core.block_list import find_blocks
+from pruning_core.decoder import Decoder, _head_only
 from pruning_core.experts import Experts, Routed, unfuse
+from pruning_core.structured.loading import from_config
 
 
 class Skeleton(Decoder):
@@ -25,10 +27,10 @@ class Skeleton(Decoder):
         # A model writes into its configuration.
         own = copy.deepcopy(config)
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(own, dtype=dtype, trust_remote_code=trust_remote_code)
+            model = from_config(own, dtype, trust_remote_code=trust_remote_code)
         self.model = model.eval()
         self.model.config.use_cache = False
-        self.block_prefix, self.blocks = _find_blocks(self.model, own)
+        self.block_prefix, self.blocks = find_blocks(self.model, own)
         unfuse(self.model)
         for module in self.model.modules():
             if isinstance(module, Experts):

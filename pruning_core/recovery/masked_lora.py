@@ -1,0 +1,46 @@
+"""LoRA under a mask: low-rank changes that are masked in the forward, so that merging them changes nothing."""
+
+from typing import Annotated
+
+from pydantic import Field
+from torch import nn
+
+from pruning_core.errors import InputError
+from pruning_core.recovery import RECOVERIES
+from pruning_core.recovery.language import LanguageObjective
+from pruning_core.recovery.parametrizations import MaskedLowRank, own_layout, parametrized
+from pruning_core.recovery.runs import checkpoints_of
+from pruning_core.recovery.settings import LanguageTraining
+from pruning_core.recovery.subject import Recovered, Subject, check_masks, require_zeros
+from pruning_core.recovery.training import seeded, train
+
+
+@RECOVERIES.register("masked_lora")
+class MaskedLora(LanguageTraining):
+    """W' = m o (W + (alpha / rank) B A) for every prunable matrix, with A and B trained.
+
+    The mask is a part of the forward: the merged model computes what was trained, and its zeros are those of the mask
+    by construction. LoRA (arXiv:2106.09685) masked only when it is merged would be another function than the trained.
+    """
+
+    rank: Annotated[int, Field(ge=1)] = 8
+    alpha: Annotated[float, Field(gt=0)] = 16.0
+
+    def recover(self, subject: Subject) -> Recovered:
+        """See `Recovery`; InputError where there is no mask to keep."""
+        if not subject.masks:
+            raise InputError("masked_lora keeps masks and this model has none; use lora")
+        check_masks(subject)
+        modules = subject.matrices()
+        with seeded(self.seed):
+            made = {name: self._change(modules[name], keep) for name, keep in subject.masks.items()}
+        parameters = {f"{name}.{part}": getattr(one, part) for name, one in made.items() for part in ("a", "b")}
+        with parametrized({modules[name]: one for name, one in made.items()}):
+            objective = LanguageObjective(subject, self, parameters)
+            checkpoints = checkpoints_of(subject, self, subject.checkpoints)
+            curve = train(objective, self, checkpoints, subject.progress)
+        require_zeros(subject, subject.masks)
+        return Recovered([f"{name}.weight" for name in made], subject.masks, {"model": curve})
+
+    def _change(self, module: nn.Module, keep) -> MaskedLowRank:
+        return MaskedLowRank(own_layout(module, keep), self.rank, self.alpha / self.rank)

@@ -1,0 +1,40 @@
+"""Sparse fine-tuning: every weight that survived is trained, removed ones stay removed."""
+
+from typing import Literal
+
+from pruning_core.recovery import RECOVERIES
+from pruning_core.recovery.language import LanguageObjective
+from pruning_core.recovery.parametrizations import Masked, own_layout, parametrized
+from pruning_core.recovery.runs import checkpoints_of, freeze, trainable
+from pruning_core.recovery.settings import LanguageTraining
+from pruning_core.recovery.subject import Recovered, Subject, check_masks, require_zeros
+from pruning_core.recovery.training import train
+
+
+@RECOVERIES.register("sparse_finetune")
+class SparseFinetune(LanguageTraining):
+    """Fine-tuning under a frozen mask; of a model without masks, plain fine-tuning.
+
+    form: how the mask is held. `projection` masks gradients before they are clipped, and after every step the weights
+        and the optimizer's moments. `product` trains V with W = m o V. Both take the same steps.
+    trained: the prunable matrices alone, or embeddings, norms, biases and the head too.
+    """
+
+    form: Literal["projection", "product"] = "projection"
+    trained: Literal["all", "matrices"] = "all"
+
+    def recover(self, subject: Subject) -> Recovered:
+        """See `Recovery`."""
+        check_masks(subject)
+        modules = subject.matrices()
+        parameters = trainable(subject, None if self.trained == "all" else modules)
+        masks = {name: own_layout(modules[name], keep) for name, keep in subject.masks.items()}
+        product = {modules[name]: Masked(keep) for name, keep in masks.items()} if self.form == "product" else {}
+        projected = {} if product else {f"{name}.weight": keep for name, keep in masks.items()}
+        with parametrized(product):
+            objective = LanguageObjective(subject, self, parameters, projected)
+            checkpoints = checkpoints_of(subject, self, subject.checkpoints)
+            curve = train(objective, self, checkpoints, subject.progress)
+        freeze(parameters)
+        require_zeros(subject, subject.masks)
+        return Recovered(list(parameters), subject.masks, {"model": curve})

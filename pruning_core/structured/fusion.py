@@ -1,0 +1,68 @@
+"""How much fine and coarse estimates each count for in a block."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import Tensor
+
+from pruning_core.structured.groups import Site
+
+Fusion = Literal["probes_and_prior", "probes", "prior", "half", "fine", "coarse"]
+FIXED = {"half": (0.5, 0.5), "fine": (1.0, 0.0), "coarse": (0.0, 1.0)}
+
+
+def fusion_weights(
+    fusion: Fusion, evidence: Sequence[float] | None, block: int, depth: int, temperature: float, prior: float
+) -> tuple[float, float]:
+    """(weight of fine, of coarse), which sum to one; the formula is that of `Hybrid`.
+
+    Args:
+        evidence: for fine and for coarse; only a fusion by probes asks for it.
+    """
+    if fusion in FIXED:
+        return FIXED[fusion]
+    lead = (evidence[0] - evidence[1]) / temperature if "probes" in fusion else 0.0
+    early = 1 - 2 * block / (depth - 1) if depth > 1 else 0.0
+    belief = 2 * prior * early if "prior" in fusion else 0.0
+    # The softmax of two numbers depends on their difference alone.
+    fine = 1 / (1 + math.exp(-(lead + belief)))
+    return fine, 1 - fine
+
+
+def correlations(rises: Tensor, groups: Sequence[int], fine: Tensor, coarse: Tensor) -> list[float]:
+    """Evidence of single groups: rank correlations of fine and coarse [all groups] with the rises of `groups`."""
+    return [spearman(rises, estimate[list(groups)]) for estimate in (fine, coarse)]
+
+
+def relative_savings(rises: Tensor) -> list[float]:
+    """Evidence of sets: minus the rise in loss of the set that each estimate holds least, over their mean size."""
+    scale = float(rises.abs().mean())
+    return [-float(rise) / scale if scale > 0 else 0.0 for rise in rises]
+
+
+def interpolated(sites: Sequence[Site], known: dict[str, list[float]]) -> dict[str, list[float]]:
+    """The evidence of every site, family by family: what was not measured lies between its neighbours, by distance."""
+    found = {}
+    for site in sites:
+        measured = [other for other in sites if other.family == site.family and other.name in known]
+        below = max((other for other in measured if other.block <= site.block), key=lambda other: other.block)
+        above = min((other for other in measured if other.block >= site.block), key=lambda other: other.block)
+        way = (site.block - below.block) / (above.block - below.block) if above is not below else 0.0
+        pairs = zip(known[below.name], known[above.name], strict=True)
+        found[site.name] = [(1 - way) * low + way * high for low, high in pairs]
+    return found
+
+
+def spearman(one: Tensor, two: Tensor) -> float:
+    """Rank correlation; 0 where one of the two does not vary."""
+    first, second = (ranks(values) - (len(values) + 1) / 2 for values in (one, two))
+    scale = first.norm() * second.norm()
+    return float(first @ second / scale) if scale > 0 else 0.0
+
+
+def ranks(values: Tensor) -> Tensor:
+    """[n] float64: 1 for the smallest; equal values share their mean rank."""
+    below = (values[:, None] > values).sum(1)
+    equal = (values[:, None] == values).sum(1)
+    return below.double() + (equal.double() + 1) / 2

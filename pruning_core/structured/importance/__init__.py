@@ -1,0 +1,23 @@
+"""Importances of coupled groups; larger means keep."""
+
+from typing import ClassVar, Protocol
+
+from pruning_core.progress import Progress, ignore_progress
+from pruning_core.registry import Registry
+from pruning_core.structured.scores import Scores
+from pruning_core.structured.subject import Subject
+
+
+class Importance(Protocol):
+    """A frozen dataclass registered under its name; its fields are its params.yaml keys."""
+
+    name: ClassVar[str]
+    needs: ClassVar[frozenset[str]]
+    """Subset of {"tokens", "whole"}: calibration windows; every weight in memory at once."""
+
+    def score(self, subject: Subject, progress: Progress = ignore_progress) -> Scores:
+        """The scores of all groups of all sites of the subject."""
+        ...
+
+
+IMPORTANCES: Registry[Importance] = Registry("importance", "pruning_core.structured.importance")

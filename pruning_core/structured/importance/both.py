@@ -1,0 +1,17 @@
+"""Row and column together."""
+
+from pruning_core.progress import Progress, ignore_progress
+from pruning_core.structured.activation_weighted import row_and_column
+from pruning_core.structured.importance import IMPORTANCES
+from pruning_core.structured.scores import Scores, combined
+from pruning_core.structured.subject import Subject
+
+
+@IMPORTANCES.register("both")
+class Both:
+    """Mean of `row` and `column`, each divided by its mean over the groups of a block."""
+
+    needs = frozenset({"tokens"})
+
+    def score(self, subject: Subject, progress: Progress = ignore_progress) -> Scores:
+        return Scores(combined(subject.sites, *row_and_column(subject, progress)))

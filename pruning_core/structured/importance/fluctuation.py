@@ -1,0 +1,42 @@
+"""Fluctuation: how much what a group computes varies; what is constant a bias can replace."""
+
+import torch
+from torch import Tensor
+from transformers.pytorch_utils import Conv1D
+
+from pruning_core.progress import Progress, ignore_progress
+from pruning_core.structured.groups import Site
+from pruning_core.structured.importance import IMPORTANCES
+from pruning_core.structured.scores import Scores
+from pruning_core.structured.spread import Spread, consumer_inputs
+from pruning_core.structured.subject import Subject
+
+
+@IMPORTANCES.register("fluctuation")
+class Fluctuation:
+    """FLAP's WIFV (arXiv:2312.11983): variance of input c times ||w_c||^2, column c of the consumer.
+
+    That of attention is squared, as the authors' code does. Both are standardised over the inputs of a matrix, so that
+    blocks compare, and averaged over the inputs that a group owns. The variance is around the true mean.
+    """
+
+    needs = frozenset({"tokens"})
+
+    def score(self, subject: Subject, progress: Progress = ignore_progress) -> Scores:
+        values = {}
+        for index, spreads in consumer_inputs(subject, progress):
+            for site in subject.of_block(index):
+                values[site.name] = self._of(subject, site, spreads[site.consumer.matrix]).cpu()
+        # Standardised scores have no unit: that of a head stands for it as a channel's does.
+        return Scores(values, per_parameter=False)
+
+    def _of(self, subject: Subject, site: Site, spread: Spread) -> Tensor:
+        consumer = site.consumer
+        weight = subject.weight(consumer.name).double()
+        transposed = isinstance(subject.decoder.model.get_submodule(consumer.matrix), Conv1D)
+        metric = spread.variance * weight.square().sum(1 if transposed else 0)
+        if site.family != "mlp":
+            metric = metric.square()
+        deviation = metric.std(correction=0)
+        standard = (metric - metric.mean()) / deviation if deviation > 0 else torch.zeros_like(metric)
+        return standard[consumer.index].mean(1)

@@ -1,0 +1,22 @@
+"""Magnitude: how long the vector of all that a group owns is."""
+
+from pruning_core.progress import Progress, ignore_progress
+from pruning_core.structured.importance import IMPORTANCES
+from pruning_core.structured.scores import Scores
+from pruning_core.structured.subject import Subject
+
+
+@IMPORTANCES.register("magnitude")
+class Magnitude:
+    """The Euclidean norm of all members of a group, biases included."""
+
+    needs = frozenset()
+
+    def score(self, subject: Subject, progress: Progress = ignore_progress) -> Scores:
+        values = {}
+        for index, _ in subject.blocks():
+            for site in subject.of_block(index):
+                squares = (m.per_group(subject.weight(m.name).double().square()) for m in site.members)
+                values[site.name] = sum(squares).sqrt().cpu()
+            progress(index + 1, len(subject.decoder))
+        return Scores(values)

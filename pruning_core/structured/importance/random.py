@@ -1,0 +1,26 @@
+"""Chance: the baseline that every other importance has to beat."""
+
+import torch
+
+from pruning_core.progress import Progress, ignore_progress
+from pruning_core.structured.importance import IMPORTANCES
+from pruning_core.structured.scores import Scores
+from pruning_core.structured.subject import Subject
+
+
+@IMPORTANCES.register("random")
+class Random:
+    """Uniform draws from [0, 1).
+
+    seed: of the draws; the same seed gives the same scores on every machine.
+    """
+
+    needs = frozenset()
+
+    seed: int = 0
+
+    def score(self, subject: Subject, progress: Progress = ignore_progress) -> Scores:
+        draw = torch.Generator().manual_seed(self.seed)
+        values = {site.name: torch.rand(site.groups, generator=draw, dtype=torch.float64) for site in subject.sites}
+        # A group's chance must not depend on its size.
+        return Scores(values, per_parameter=False)

@@ -1,0 +1,61 @@
+"""Taylor: how much the loss would change, as LLM-Pruner estimates it."""
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from pruning_core.progress import Progress, ignore_progress
+from pruning_core.structured.gradients import GradientMoments, gradient_moments
+from pruning_core.structured.groups import Member, Site
+from pruning_core.structured.importance import IMPORTANCES
+from pruning_core.structured.scores import Scores
+from pruning_core.structured.subject import Subject
+
+
+@IMPORTANCES.register("taylor")
+class Taylor:
+    """Taylor expansion of the loss around w (LLM-Pruner, arXiv:2305.11627, eqs. 3 to 5; F is the diagonal Fisher).
+
+    order: of each row or column that a group owns: vectorize |sum of w g|; first: sum of |w g|; second: sum of w^2 F;
+        mixed: sum of |w g - w^2 F / 2|.
+    grouping: over the matrices of a group: sum, mean, max or prod of their scores, or that of the first (gate or query)
+        or the last (down or out) alone.
+    samples: calibration windows that are looked at; None: all.
+    """
+
+    needs = frozenset({"tokens", "whole"})
+
+    order: Literal["vectorize", "first", "second", "mixed"] = "mixed"
+    grouping: Literal["sum", "mean", "max", "prod", "first", "last"] = "sum"
+    samples: Annotated[int, Field(ge=1)] | None = None
+
+    def score(self, subject: Subject, progress: Progress = ignore_progress) -> Scores:
+        windows = subject.text()[: self.samples]
+        moments = gradient_moments(subject.decoder.model, subject.sites, windows, progress)
+        model = subject.decoder.model
+        values = {site.name: self._grouped(model, site, moments).cpu() for site in subject.sites}
+        return Scores(values, notes={"windows": len(windows)})
+
+    def _grouped(self, model: nn.Module, site: Site, moments: GradientMoments) -> Tensor:
+        # A bias belongs to the row of its matrix.
+        own = {
+            part: [m for m in site.members if m.part == part] for part in dict.fromkeys(m.part for m in site.members)
+        }
+        scores = torch.stack([sum(self._of(model, m, moments) for m in members) for members in own.values()])
+        if self.grouping in ("first", "last"):
+            return scores[0 if self.grouping == "first" else -1]
+        if self.grouping == "max":
+            return scores.amax(0)
+        return {"sum": torch.sum, "mean": torch.mean, "prod": torch.prod}[self.grouping](scores, dim=0)
+
+    def _of(self, model: nn.Module, member: Member, moments: GradientMoments) -> Tensor:
+        weight = model.get_parameter(member.name).detach().double()
+        slope = moments.mean[member.name].double() * weight
+        curvature = moments.fisher[member.name].double() * weight.square()
+        if self.order == "vectorize":
+            vectors = slope.movedim(member.axis, 0).flatten(1).sum(1) if slope.dim() > 1 else slope
+            return vectors.abs()[member.index].sum(1)
+        terms = {"first": slope.abs(), "second": curvature, "mixed": (slope - curvature / 2).abs()}
+        return member.per_group(terms[self.order])

@@ -1,0 +1,83 @@
+"""What importances look at: a model, its groups, and a text."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from pruning_core.calibration import collect
+from pruning_core.decoder import Decoder
+from pruning_core.errors import InputError
+from pruning_core.hidden_states import HiddenStates, micro_batch
+from pruning_core.progress import Progress, ignore_progress
+from pruning_core.structured.groups import Site
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A model whose groups are to be scored.
+
+    Args:
+        decoder: by `pruning_core.whole_model.load_whole` for importances that need "whole".
+        sites: its groups.
+        windows: calibration windows [sequences, tokens] int64, for importances that need "tokens".
+        batch: sequences per forward; None takes `pruning_core.hidden_states.micro_batch`.
+    """
+
+    decoder: Decoder
+    sites: tuple[Site, ...]
+    windows: Tensor | None = field(default=None, repr=False)
+    batch: int | None = None
+
+    def text(self) -> Tensor:
+        """The windows.
+
+        Raises:
+            InputError: there are none.
+        """
+        if self.windows is None or not len(self.windows):
+            raise InputError("this importance looks at a text; give it calibration windows")
+        return self.windows
+
+    def states(self) -> HiddenStates:
+        """The hidden states that enter block 0."""
+        return HiddenStates.at_entry(self.decoder, self.text(), micro_batch(self.text().shape[1], self.batch))
+
+    def blocks(self) -> Iterator[tuple[int, nn.Module]]:
+        """Every block with its number; one that was on disk is in memory while it is looked at."""
+        for index, block in enumerate(self.decoder.blocks):
+            with loaded(self.decoder, index):
+                yield index, block
+
+    def of_block(self, index: int) -> list[Site]:
+        """The sites of a block."""
+        return [site for site in self.sites if site.block == index]
+
+    def weight(self, name: str) -> Tensor:
+        """A parameter of a block in memory."""
+        return self.decoder.model.get_parameter(name).detach()
+
+
+@contextmanager
+def loaded(decoder: Decoder, index: int) -> Iterator[nn.Module]:
+    """The block in memory; one that was there before stays."""
+    absent = next(decoder.blocks[index].parameters()).is_meta
+    if absent:
+        decoder.load_block(index)
+    try:
+        yield decoder.blocks[index]
+    finally:
+        if absent:
+            decoder.drop_block(index)
+
+
+def input_squares(subject: Subject, progress: Progress = ignore_progress) -> Iterator[tuple[int, dict[str, Tensor]]]:
+    """Block by block, with the block in memory: name of every matrix -> mean squares of its inputs [in] float64."""
+    states = subject.states()
+    for index, _ in subject.blocks():
+        last = index + 1 == len(subject.decoder)
+        collected = collect(subject.decoder, index, states, full=False, advance=not last)
+        squares = {name: known.hessian_diag().double() for group, known in collected for name in group.names}
+        yield index, squares
+        progress(index + 1, len(subject.decoder))
