@@ -23,4 +23,6 @@ def share_rows(work: Callable[[int, int], None], rows: int, least: int) -> None:
         work(0, rows)
         return
     bounds = [rows * part // threads for part in range(threads + 1)]
-    list(_pool(threads).map(work, bounds[:-1], bounds[1:]))
+    others = _pool(threads - 1).map(work, bounds[1:-1], bounds[2:])
+    work(bounds[0], bounds[1])
+    list(others)

@@ -1,4 +1,7 @@
-"""The CPU kernel: the columns of a block fused into one pass over row tiles that stay in the first-level cache."""
+"""The CPU kernel: the columns of a block fused into one pass over row tiles that stay in the nearest caches."""
+
+import functools
+from collections.abc import Callable
 
 import numba
 import numpy as np
@@ -9,90 +12,136 @@ from pruning_core.quantizers.grids import BlockGrid
 from pruning_core.sweep import GroupRule
 from pruning_core.threads import share_rows
 
-TILE = 16
-"""Rows that share one pass over U: 16 rows of 128 float32 are 8 KiB, and each row of U is read once per tile."""
-LEAST_ROWS = 2 * TILE
+LANES = 64
+"""Rows that are swept together, side by side in memory: one column of them is eight AVX registers."""
+CHUNK = 4
+"""Columns that are fixed before their pushes reach the later ones, which are then loaded and stored once for all."""
+LEAST_ROWS = 2 * LANES
 """Rows below which a second thread costs more than it gives."""
 
 _VIEW = types.Array(types.float32, 2, "A")
 _FLOATS = types.Array(types.float32, 2, "C")
 _BYTES = types.Array(types.uint8, 2, "C")
-_SIGNATURE = types.void(
-    types.int64,
-    types.int64,
-    _VIEW,
-    _FLOATS,
-    _BYTES,
-    _FLOATS,
-    types.Array(types.float32, 1, "C"),
-    types.UniTuple(types.int64, 3),
-    _FLOATS,
-    _FLOATS,
-    types.Array(types.int64, 1, "C"),
-    types.int64,
-    _BYTES,
-)
+_GROUPS = (types.Array(types.float32, 1, "C"), types.UniTuple(types.int64, 3))
+_GRID = (_FLOATS, _FLOATS, types.Array(types.int64, 1, "C"), types.float32, _BYTES)
 
 
-# One signature, compiled when this module is imported: numba would compile again for every memory layout it meets.
-@numba.njit(_SIGNATURE, nogil=True, error_model="numpy", fastmath={"contract"})
+@functools.cache
+def _compiled(chooses: bool, rounds: bool) -> Callable[..., None]:
+    """The kernel for sweeps that choose groups of N:M or not, and round to a grid or not.
+
+    Arguments that are None take their branches out of the code. Compiled for one signature: left to itself numba
+    would compile again for every memory layout it meets.
+    """
+    groups = _GROUPS if chooses else (types.none,) * len(_GROUPS)
+    grid = _GRID if rounds else (types.none,) * len(_GRID)
+    signature = types.void(types.int64, types.int64, _VIEW, _FLOATS, _BYTES, _FLOATS, *groups, *grid)
+    return numba.njit(signature, nogil=True, error_model="numpy", fastmath={"contract"})(_fix_rows)
+
+
 def _fix_rows(begin, end, weight, upper, removed, error, scale, groups, steps, zeros, group, top, codes):
     width = weight.shape[1]
-    size, count, count_last = groups
-    # Contiguous, unlike the block of a wider matrix that `weight` is, so that the inner loop becomes vector code.
-    tile = np.empty((TILE, width), np.float32)
-    scores = np.empty(max(size, 1), np.float32)
-    for first in range(begin, end, TILE):
-        rows = min(TILE, end - first)
+    size, count, count_last = (0, 0, 0) if groups is None else groups
+    # Transposed, so that every inner loop runs over rows: they are independent, and as many for the last column of a
+    # block as for the first. Lanes without a row stay zero.
+    tile = np.zeros((width, LANES), np.float32)
+    gone = np.zeros((width, LANES), np.float32)
+    push = np.zeros((width, LANES), np.float32)
+    scores = np.zeros((max(size, 1), LANES), np.float32)
+    before = np.zeros(LANES, np.int32)
+    step = np.ones(LANES, np.float32)
+    zero = np.zeros(LANES, np.float32)
+    rounded = np.zeros(LANES, np.float32)
+    # A number that the compiler does not know: it would unroll loops of known length rather than make vector code.
+    lanes = tile.shape[1] + (begin >> 60)
+    for first in range(begin, end, LANES):
+        rows = min(LANES, end - first)
+        held = -1
         for row in range(rows):
             for column in range(width):
-                tile[row, column] = weight[first + row, column]
-        for column in range(width):
-            pivot = upper[column, column]
-            if size > 0 and column % size == 0:
-                stop = min(column + size, width)
-                chosen = count if stop - column == size else count_last
-                for row in range(rows):
-                    for member in range(stop - column):
-                        value = tile[row, column + member]
-                        scores[member] = value * value * scale[column + member]
+                tile[column, row] = weight[first + row, column]
+                gone[column, row] = removed[first + row, column]
+        start = 0
+        while start < width:
+            stop = min(start + CHUNK, width)
+            if groups is not None:
+                # All earlier pushes must have reached the members of a group when it is chosen.
+                following = start + size - start % size
+                if following < stop < following + size:
+                    stop = following
+            for column in range(start, stop):
+                if groups is not None and column % size == 0:
+                    members = min(size, width - column)
+                    chosen = count if members == size else count_last
+                    for member in range(members):
+                        factor = scale[column + member]
+                        for lane in range(lanes):
+                            value = tile[column + member, lane]
+                            scores[member, lane] = value * value * factor
                     # The lowest go, ties to the lower index: counting who comes before needs no branch.
-                    for member in range(stop - column):
-                        before = 0
+                    for member in range(members):
+                        before[:] = 0
                         for other in range(member):
-                            before += scores[other] <= scores[member]
-                        for other in range(member + 1, stop - column):
-                            before += scores[other] < scores[member]
-                        removed[first + row, column + member] = before < chosen
-            for row in range(rows):
-                current = tile[row, column]
-                # Kept weights push nothing; pushing it anyway is faster than a branch that nobody can predict.
-                final = current - current * np.float32(removed[first + row, column])
-                if top > 0:
-                    zero = zeros[first + row, group[column]]
-                    code = zero
-                    if removed[first + row, column] == 0:
-                        step = steps[first + row, group[column]]
-                        code = min(max(np.rint(current / step) + zero, np.float32(0.0)), np.float32(top))
-                        final = step * (code - zero)
-                    codes[first + row, column] = np.uint8(code)
-                push = (current - final) / pivot
-                error[first + row, column] = push
-                tile[row, column] = final
-                for later in range(width - column - 1):
-                    tile[row, column + 1 + later] -= push * upper[column, column + 1 + later]
+                            for lane in range(lanes):
+                                before[lane] += scores[other, lane] <= scores[member, lane]
+                        for other in range(member + 1, members):
+                            for lane in range(lanes):
+                                before[lane] += scores[other, lane] < scores[member, lane]
+                        for lane in range(lanes):
+                            gone[column + member, lane] = np.float32(before[lane] < chosen)
+                pivot = upper[column, column]
+                if steps is not None:
+                    if group[column] != held:
+                        held = group[column]
+                        for row in range(rows):
+                            step[row] = steps[first + row, held]
+                            zero[row] = zeros[first + row, held]
+                    for lane in range(lanes):
+                        current = tile[column, lane]
+                        code = np.rint(current / step[lane]) + zero[lane]
+                        code = min(max(code, np.float32(0.0)), top)
+                        code = zero[lane] if gone[column, lane] > 0 else code
+                        final = step[lane] * (code - zero[lane])
+                        tile[column, lane] = final
+                        push[column, lane] = (current - final) / pivot
+                        rounded[lane] = code
+                    for row in range(rows):
+                        codes[first + row, column] = np.uint8(rounded[row])
+                else:
+                    # Kept weights push nothing; pushing it anyway is faster than a branch that nobody can predict.
+                    for lane in range(lanes):
+                        current = tile[column, lane]
+                        final = current - current * gone[column, lane]
+                        tile[column, lane] = final
+                        push[column, lane] = (current - final) / pivot
+                for later in range(column + 1, stop):
+                    reach = upper[column, later]
+                    for lane in range(lanes):
+                        tile[later, lane] -= push[column, lane] * reach
+            if stop - start == CHUNK:
+                for later in range(stop, width):
+                    # Read before the loop over lanes, whose stores might change them for all the compiler knows.
+                    first_reach, second_reach = upper[start, later], upper[start + 1, later]
+                    third_reach, fourth_reach = upper[start + 2, later], upper[start + 3, later]
+                    for lane in range(lanes):
+                        value = tile[later, lane]
+                        value -= push[start, lane] * first_reach
+                        value -= push[start + 1, lane] * second_reach
+                        value -= push[start + 2, lane] * third_reach
+                        value -= push[start + 3, lane] * fourth_reach
+                        tile[later, lane] = value
+            else:
+                for column in range(start, stop):
+                    for later in range(stop, width):
+                        reach = upper[column, later]
+                        for lane in range(lanes):
+                            tile[later, lane] -= push[column, lane] * reach
+            start = stop
         for row in range(rows):
             for column in range(width):
-                weight[first + row, column] = tile[row, column]
-
-
-_NO_GRID = (
-    np.zeros((0, 1), np.float32),
-    np.zeros((0, 1), np.float32),
-    np.zeros(0, np.int64),
-    0,
-    np.zeros((0, 0), np.uint8),
-)
+                weight[first + row, column] = tile[column, row]
+                error[first + row, column] = push[column, row]
+                removed[first + row, column] = np.uint8(gone[column, row])
 
 
 def fix_columns(
@@ -105,11 +154,12 @@ def fix_columns(
     grid: BlockGrid | None,
 ) -> None:
     """Fix the columns of one block (see `pruning_core.sweep.Kernel`); rows are independent, so threads share them."""
-    rule = (groups.size, groups.removed, groups.removed_last) if groups else (0, 0, 0)
-    arrays = (weight.numpy(), upper.numpy(), removed.numpy().view(np.uint8), error.numpy(), scale.numpy())
-    rounding = _NO_GRID if grid is None else _arrays(grid)
-    share_rows(lambda first, last: _fix_rows(first, last, *arrays, rule, *rounding), weight.shape[0], LEAST_ROWS)
+    arrays = (weight.numpy(), upper.numpy(), removed.numpy().view(np.uint8), error.numpy())
+    rule = (None, None) if groups is None else (scale.numpy(), (groups.size, groups.removed, groups.removed_last))
+    rounding = (None,) * len(_GRID) if grid is None else _arrays(grid)
+    fix_rows = _compiled(groups is not None, grid is not None)
+    share_rows(lambda first, last: fix_rows(first, last, *arrays, *rule, *rounding), weight.shape[0], LEAST_ROWS)
 
 
 def _arrays(grid: BlockGrid) -> tuple:
-    return grid.scale.numpy(), grid.zero.numpy(), grid.group.numpy(), grid.top, grid.codes.numpy()
+    return grid.scale.numpy(), grid.zero.numpy(), grid.group.numpy(), np.float32(grid.top), grid.codes.numpy()
