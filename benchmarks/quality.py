@@ -1,7 +1,7 @@
 """python -m benchmarks.quality: every one-shot method on one model, judged on the same held-out windows.
 
-Writes a page with tables and a reading of them, a plot, and the figures as JSON. The work is done by the steps of the
-pipeline and kept in .espalier: a second run, and one that was stopped, find what is there.
+Writes a section of the results page with tables and a reading of them, a plot, and the figures as JSON. The work is
+done by the steps of the pipeline and kept in .espalier: a second run, and one that was stopped, find what is there.
 """
 
 import json
@@ -15,6 +15,7 @@ from benchmarks.curves import curves
 from benchmarks.quality_entries import METHODS, Group, groups
 from benchmarks.quality_figures import Bench, Results, measured
 from benchmarks.quality_page import page, raw
+from benchmarks.sections import put_section
 from pruning_core.errors import ComputationError, InputError
 from tasks.params import read_params
 
@@ -37,7 +38,7 @@ def quality(
         list[str] | None, typer.Option(help="A group, by name or the beginning of it; may be repeated.")
     ] = None,
 ) -> None:
-    """Compress, judge, and write the page."""
+    """Compress, judge, and write the section."""
     wanted = chosen(groups(read_params(PAPERS)["variants"]), only)
     overrides = [f"@{settings.resolve()}", *(set_ or [])]
     bench = Bench(Path.cwd(), overrides, [entry for group in wanted for entry in group.entries])
@@ -47,7 +48,7 @@ def quality(
     drawn = curves(lines(results), results.dense.perplexity, "sparsity of the prunable weights", "perplexity")
     if drawn:
         plot.write_text(drawn, encoding="utf-8")
-    out.write_text(page(results, plot.name if drawn else None), encoding="utf-8")
+    put_section(out, "methods", page(results, plot.name if drawn else None))
     out.with_suffix(".json").write_text(json.dumps(raw(results), indent=1) + "\n", encoding="utf-8")
     typer.echo(f"page       {out}")
 
