@@ -28,6 +28,7 @@ results: export OMP_WAIT_POLICY = PASSIVE
 results: setup
 	python -m benchmarks.quality
 	python -m benchmarks.ladder
+	python -m benchmarks.starts
 	python -m benchmarks.studies calibration-size
 	python -m benchmarks.studies probes
 	python -m benchmarks.studies fisher-hessian

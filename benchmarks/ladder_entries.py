@@ -26,7 +26,7 @@ SCORES = {
     "isc-code": ({"name": "isc", "form": "code"}, "ISC, as coded"),
     "wanda-squared": ({"name": "wanda_squared"}, "Wanda² in the sweep"),
 }
-MIXED = {"name": "rank_interval", "sensitivity": {"name": "hutchinson"}}
+MIXED = {"name": "rank_interval", "sensitivity": {"name": "hutchinson", "sequences": 8}}
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,17 @@ class Ladder:
     """(rung, seed) -> the variant."""
 
 
-def ladders(papers: Mapping[str, Recipe], seeds: tuple[int, ...] = SEEDS) -> list[Ladder]:
+def ladders(
+    papers: Mapping[str, Recipe], seeds: tuple[int, ...] = SEEDS, search: Mapping[str, Any] | None = None
+) -> list[Ladder]:
     """All ladders: each method at each sparsity, and at a mean of 2 of 8.
 
     Args:
         papers: the variants of recipes/papers.yaml.
+        search: settings of the evolutionary allocation other than its defaults.
     """
+    title, defaults = RUNGS["search"]
+    rungs = RUNGS | {"search": (title, defaults | dict(search or {}))}
     found = []
     for method, (name, title) in METHODS.items():
         for sparsity in SPARSITIES:
@@ -54,10 +59,10 @@ def ladders(papers: Mapping[str, Recipe], seeds: tuple[int, ...] = SEEDS) -> lis
             if method == "wanda":
                 recipe["pattern"] = {"name": "unstructured", "scope": "row"}
             shown = percent(sparsity)
-            found.append(_ladder(f"{method}-{shown}", f"{title}, {shown} %", recipe, seeds))
+            found.append(_ladder(f"{method}-{shown}", f"{title}, {shown} %", recipe, seeds, rungs))
         recipe = {key: value for key, value in papers[name].items() if key != "sparsity"}
         recipe["pattern"] = {"name": "n_of_m", "n": N_OF_8, "m": 8}
-        found.append(_ladder(f"{method}-nof8", f"{title}, N of 8, 75 %", recipe, seeds))
+        found.append(_ladder(f"{method}-nof8", f"{title}, N of 8, 75 %", recipe, seeds, rungs))
     return found
 
 
@@ -76,7 +81,7 @@ def _ladder(
     title: str,
     recipe: Recipe,
     seeds: tuple[int, ...],
-    rungs: Mapping[str, tuple[str, Recipe | None]] = RUNGS,
+    rungs: Mapping[str, tuple[str, Recipe | None]],
 ) -> Ladder:
     entries = {}
     for rung, (rung_title, allocation) in rungs.items():

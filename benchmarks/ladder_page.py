@@ -23,8 +23,13 @@ def raw(
     dense: Figures,
     wanted: list[Ladder],
     figures: Mapping[str, Mapping[tuple[str, int], Figures]],
+    searches: Mapping[str, list[dict[str, Any]]],
 ) -> dict[str, Any]:
-    """The figures as JSON; the section is made of them alone."""
+    """The figures as JSON; the section is made of them alone.
+
+    Args:
+        searches: ladder -> per seed what is known of its search.
+    """
     base = float(dense.losses.mean())
     return {
         "name": name,
@@ -44,6 +49,7 @@ def raw(
                     }
                     for rung, title in one.rungs.items()
                 ],
+                "searches": searches[one.name],
             }
             for one in wanted
         ],
@@ -75,8 +81,27 @@ def section(facts: Mapping[str, Any]) -> str:
         CAPTION,
     ]
     for one in facts["ladders"]:
-        parts += [f"## {one['title']}", _table(one)]
+        parts += [f"## {one['title']}", _table(one), *_said(one)]
     return "\n\n".join(parts)
+
+
+def _said(ladder: Mapping[str, Any]) -> list[str]:
+    """What its searches took, and whether they were worth it on text that they never saw."""
+    runs = ladder["searches"]
+    if not runs:
+        return []
+    tokens = [run["tokens"] / 1e6 for run in runs]
+    saved = [100 * run["forwards_saved"] for run in runs]
+    kept = sum(run["fitness"] <= min(start["fitness"] for start in run["initial"]) for run in runs)
+    searched = next(rung for rung in ladder["rungs"] if rung["name"] == "search")
+    others = [_losses(rung) for rung in ladder["rungs"] if rung is not searched]
+    ahead = sum(own <= min(other) for own, *other in zip(_losses(searched), *others, strict=True))
+    return [
+        f"Searches: {fmean(run['generations'] for run in runs):.0f} generations and {fmean(tokens):.2f} M tokens each, "
+        f"{fmean(saved):.0f} % of the block forwards saved by kept prefixes; on their validation text never worse than "
+        f"their best start in {kept} of {len(runs)}; on the held-out text of this table ahead of every other rung in "
+        f"{ahead} of {len(runs)}."
+    ]
 
 
 def _table(ladder: Mapping[str, Any]) -> str:

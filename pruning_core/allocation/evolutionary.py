@@ -50,7 +50,7 @@ class Evolutionary:
     seed: of the search text's windows and of every draw.
     """
 
-    generations: Annotated[int, Field(ge=1)] = 40
+    generations: Annotated[int, Field(ge=1)] = 30
     offspring: Annotated[int, Field(ge=1)] = 16
     survivors: list[Annotated[int, Field(ge=1)]] = field(default_factory=lambda: [4, 1])
     tokens: list[Annotated[int, Field(ge=1)]] = field(default_factory=lambda: [1024, 4096])
@@ -73,7 +73,7 @@ class Evolutionary:
     length: Annotated[int, Field(ge=2)] = 256
     windows: Annotated[int, Field(ge=1)] = 128
     validation: Annotated[int, Field(ge=1)] = 32
-    patience: Annotated[int, Field(ge=1)] = 20
+    patience: Annotated[int, Field(ge=1)] = 15
     improvement: Annotated[float, Field(ge=0, lt=1)] = 0.002
     top: Annotated[int, Field(ge=1)] = 512
     seed: Annotated[int, Field(ge=0)] = 0
