@@ -23,8 +23,8 @@ def search_variant(name: str, overrides: list[str] | None, quiet: bool) -> dict[
 
     Returns:
         variant, target, sparsity, fitness (KL to dense on the validation windows, nats per token), initial (label and
-        fitness of every start, best first), generations, tokens, tokens_per_second (of the process that finished it, None
-        where unknown), forwards_saved, ledger, path and page.
+        fitness of every start, best first), generations, tokens, tokens_per_second (of the process that finished it,
+        None where unknown), forwards_saved, ledger, path and page.
     """
     workspace = Workspace.open(None, overrides)
     recipe = searching(workspace.settings.recipe(name), workspace.settings.compute.target)
