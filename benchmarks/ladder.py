@@ -6,19 +6,19 @@ section of the results page and the figures as JSON; work that is done is found 
 """
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 import yaml
 
+from benchmarks.command import run_command
 from benchmarks.ladder_entries import SEEDS, Ladder, ladders, saliencies
 from benchmarks.ladder_page import raw, section
 from benchmarks.quality import PAPERS, SETTINGS
 from benchmarks.quality_figures import Bench, Figures
 from benchmarks.sections import put_section
-from pruning_core.errors import ComputationError, InputError
+from pruning_core.errors import InputError
 from tasks.params import read_params
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -79,14 +79,5 @@ def _searches(bench: Bench, ladder: Ladder) -> list[dict[str, Any]]:
     ]
 
 
-def main() -> None:
-    """The command, with errors as one sentence: exit code 2 for wrong input, 1 for a failed run."""
-    try:
-        app()
-    except (InputError, ComputationError) as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(2 if isinstance(error, InputError) else 1)
-
-
 if __name__ == "__main__":
-    main()
+    run_command(app)

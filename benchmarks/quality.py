@@ -5,18 +5,18 @@ done by the steps of the pipeline and kept in .espalier: a second run, and one t
 """
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from benchmarks.command import run_command
 from benchmarks.curves import curves
 from benchmarks.quality_entries import METHODS, Group, groups
 from benchmarks.quality_figures import Bench, Results, measured
 from benchmarks.quality_page import page, raw
 from benchmarks.sections import put_section
-from pruning_core.errors import ComputationError, InputError
+from pruning_core.errors import InputError
 from tasks.params import read_params
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -76,14 +76,5 @@ def lines(results: Results) -> dict[str, list[tuple[float, float]]]:
     return {title: points for title, points in drawn.items() if points}
 
 
-def main() -> None:
-    """The command, with errors as one sentence: exit code 2 for wrong input, 1 for a failed run."""
-    try:
-        app()
-    except (InputError, ComputationError) as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(2 if isinstance(error, InputError) else 1)
-
-
 if __name__ == "__main__":
-    main()
+    run_command(app)

@@ -5,7 +5,6 @@ candidates drawn anew for every seed. Writes a section of the results page and t
 """
 
 import json
-import sys
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any
@@ -13,13 +12,14 @@ from typing import Annotated, Any
 import typer
 import yaml
 
+from benchmarks.command import run_command
 from benchmarks.ladder_entries import SEEDS, ladders
 from benchmarks.page import table
 from benchmarks.quality import PAPERS, SETTINGS
 from benchmarks.quality_entries import Entry
 from benchmarks.quality_figures import Bench
 from benchmarks.sections import put_section
-from pruning_core.errors import ComputationError, InputError
+from pruning_core.errors import InputError
 from tasks.params import read_params
 from tasks.search import RESULT
 
@@ -121,14 +121,5 @@ def _reached(starts: dict[str, list[dict[str, Any]]], other: str) -> str:
     )
 
 
-def main() -> None:
-    """The command, with errors as one sentence: exit code 2 for wrong input, 1 for a failed run."""
-    try:
-        app()
-    except (InputError, ComputationError) as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(2 if isinstance(error, InputError) else 1)
-
-
 if __name__ == "__main__":
-    main()
+    run_command(app)

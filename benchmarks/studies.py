@@ -4,7 +4,6 @@ Every study writes a section of the results page, a plot, and its figures as JSO
 """
 
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -20,10 +19,10 @@ from benchmarks import (
     study_probes,
     study_probes_page,
 )
+from benchmarks.command import run_command
 from benchmarks.quality import PAPERS, SETTINGS
 from benchmarks.sections import put_section
 from benchmarks.study import Plan
-from pruning_core.errors import ComputationError, InputError
 from tasks.params import read_params
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help=__doc__)
@@ -107,14 +106,5 @@ def _write(out: Path, study: str, facts: Mapping[str, Any], page: ModuleType) ->
     typer.echo(f"page       {out}")
 
 
-def main() -> None:
-    """The command, with errors as one sentence: exit code 2 for wrong input, 1 for a failed run."""
-    try:
-        app()
-    except (InputError, ComputationError) as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(2 if isinstance(error, InputError) else 1)
-
-
 if __name__ == "__main__":
-    main()
+    run_command(app)
