@@ -14,6 +14,7 @@ import typer
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.command import run_command
 from benchmarks.launch import QUIET, ROOT
 from benchmarks.machine import machine
 from benchmarks.memory_model import PARAMS, VARIANT, make_model, make_workspace, tinyllama_config
@@ -21,7 +22,7 @@ from benchmarks.memory_page import page
 from benchmarks.memory_runs import digests, exactly_sparse, resume, run
 from pruning_core.blocks import compress_block
 from pruning_core.decoder import Decoder
-from pruning_core.errors import ComputationError, InputError
+from pruning_core.errors import ComputationError
 from pruning_core.hidden_states import HiddenStates
 from pruning_core.model_files import read_config
 from pruning_core.recipe import parse_recipe
@@ -143,17 +144,5 @@ def counted(directory: Path) -> dict[str, float]:
     return found | {"total": sum(found.values())}
 
 
-def main() -> None:
-    """The command, with errors as one sentence: exit code 2 for wrong input, 1 for a failed run."""
-    try:
-        app()
-    except InputError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(2)
-    except ComputationError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(1)
-
-
 if __name__ == "__main__":
-    main()
+    run_command(app)

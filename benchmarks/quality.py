@@ -1,21 +1,22 @@
 """python -m benchmarks.quality: every one-shot method on one model, judged on the same held-out windows.
 
-Writes a page with tables and a reading of them, a plot, and the figures as JSON. The work is done by the steps of the
-pipeline and kept in .espalier: a second run, and one that was stopped, find what is there.
+Writes a section of the results page with tables and a reading of them, a plot, and the figures as JSON. The work is
+done by the steps of the pipeline and kept in .espalier: a second run, and one that was stopped, find what is there.
 """
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from benchmarks.command import run_command
 from benchmarks.curves import curves
 from benchmarks.quality_entries import METHODS, Group, groups
 from benchmarks.quality_figures import Bench, Results, measured
 from benchmarks.quality_page import page, raw
-from pruning_core.errors import ComputationError, InputError
+from benchmarks.sections import put_section
+from pruning_core.errors import InputError
 from tasks.params import read_params
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -37,7 +38,7 @@ def quality(
         list[str] | None, typer.Option(help="A group, by name or the beginning of it; may be repeated.")
     ] = None,
 ) -> None:
-    """Compress, judge, and write the page."""
+    """Compress, judge, and write the section."""
     wanted = chosen(groups(read_params(PAPERS)["variants"]), only)
     overrides = [f"@{settings.resolve()}", *(set_ or [])]
     bench = Bench(Path.cwd(), overrides, [entry for group in wanted for entry in group.entries])
@@ -47,7 +48,7 @@ def quality(
     drawn = curves(lines(results), results.dense.perplexity, "sparsity of the prunable weights", "perplexity")
     if drawn:
         plot.write_text(drawn, encoding="utf-8")
-    out.write_text(page(results, plot.name if drawn else None), encoding="utf-8")
+    put_section(out, "methods", page(results, plot.name if drawn else None))
     out.with_suffix(".json").write_text(json.dumps(raw(results), indent=1) + "\n", encoding="utf-8")
     typer.echo(f"page       {out}")
 
@@ -75,14 +76,5 @@ def lines(results: Results) -> dict[str, list[tuple[float, float]]]:
     return {title: points for title, points in drawn.items() if points}
 
 
-def main() -> None:
-    """The command, with errors as one sentence: exit code 2 for wrong input, 1 for a failed run."""
-    try:
-        app()
-    except (InputError, ComputationError) as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(2 if isinstance(error, InputError) else 1)
-
-
 if __name__ == "__main__":
-    main()
+    run_command(app)

@@ -37,6 +37,8 @@ class Entry:
     """The entry whose compressed model this one starts from, instead of the dense model."""
     seed: int | None = None
     """Of the calibration windows; None: as the settings say."""
+    overrides: tuple[str, ...] = ()
+    """KEY=VALUE: settings that differ for this entry."""
 
 
 @dataclass(frozen=True)

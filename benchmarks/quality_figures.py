@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmarks.quality_entries import Entry, Group
 from pruning_core.evaluation.comparison import PairedDifference, paired_difference
-from pruning_core.recipe import BASELINE
+from pruning_core.recipe import BASELINE, Settings
 from tasks.artifact import Artifact
 from tasks.evaluate import evaluate, losses_of
 from tasks.pipeline import Pipeline
@@ -32,9 +32,9 @@ class Figures:
     losses: Tensor = field(repr=False)
     """[windows] float64, nats per token."""
     perplexity: float | None
-    kl: float
-    """To the dense model, nats per token."""
-    top1: float
+    kl: float | None
+    """To the dense model, nats per token; None where the bench does not measure it."""
+    top1: float | None
     zeros: float
     """Share of the prunable weights that are zero, counted in the model."""
     bits: float
@@ -59,35 +59,47 @@ class Bench:
         root: the folder of params.yaml.
         overrides: on top of it.
         entries: all that will be asked for.
+        make: makes the pipelines.
+        divergence: whether the predictions are compared with the dense model's, which doubles the time of judging.
     """
 
-    def __init__(self, root: Path, overrides: list[str], entries: Iterable[Entry]) -> None:
+    def __init__(
+        self,
+        root: Path,
+        overrides: list[str],
+        entries: Iterable[Entry],
+        make: Callable[[Context, Settings], Pipeline] = Pipeline,
+        divergence: bool = True,
+    ) -> None:
         self.root = root
+        self.make = make
+        self.divergence = divergence
         self.overrides = overrides
         self.entries = {entry.name: entry for entry in entries}
         plain = Workspace.open(root, overrides).context()
         self.context = Context(plain.store, plain.workspace, StepsSeen(plain.run))
-        self.pipeline = cache(self._pipeline)
+        self._made = cache(self._pipeline)
 
     @property
     def home(self) -> Pipeline:
         """The pipeline of the settings as they are, which judges everything."""
-        return self.pipeline(None, None)
+        return self._made(None, None, ())
+
+    def pipeline(self, entry: Entry) -> Pipeline:
+        """The one that makes an entry."""
+        return self._made(entry.seed, entry.base, entry.overrides)
 
     def model(self, entry: Entry) -> Artifact:
         """The entry's compressed model."""
-        return self.pipeline(entry.seed, entry.base).model(entry.name)
+        return self.pipeline(entry).model(entry.name)
 
     def evaluated(self, entry: Entry) -> Artifact:
-        """Its quality beside the dense model, whatever it was made from."""
+        """Its quality, beside the dense model whatever it was made from."""
         home = self.home
         params = {"batch": home.settings.evaluation.batch, "trust_remote_code": home.trust}
-        inputs = {
-            "model": self.model(entry),
-            "tokens": home.evaluation,
-            "source": home.source,
-            "baseline": home.evaluated(BASELINE),
-        }
+        inputs = {"model": self.model(entry), "tokens": home.evaluation}
+        if self.divergence:
+            inputs |= {"source": home.source, "baseline": home.evaluated(BASELINE)}
         return self.context.run(evaluate, params, inputs, f"{entry.name} evaluation")
 
     def figures(self, entry: Entry) -> Figures:
@@ -101,8 +113,8 @@ class Bench:
             entry,
             losses_of(quality),
             metrics["perplexity"],
-            metrics["kl_to_dense"],
-            metrics["top1_agreement"],
+            metrics["kl_to_dense"] if self.divergence else None,
+            metrics["top1_agreement"] if self.divergence else None,
             sum(layer["zeros"] for layer in facts["layers"]) / facts["parameters"]["prunable"],
             min(facts["bits_per_weight"].values()),
             dict(sorted(Counter(event["event"] for event in ledger).items())),
@@ -131,14 +143,14 @@ class Bench:
             "versions": made.manifest["versions"],
         }
 
-    def _pipeline(self, seed: int | None, base: str | None) -> Pipeline:
+    def _pipeline(self, seed: int | None, base: str | None, overrides: tuple[str, ...]) -> Pipeline:
         recipes = {entry.name: entry.recipe for entry in self.entries.values()}
         given = [*self.overrides, f"variants={yaml.safe_dump(recipes, default_flow_style=True, width=10**9)}"]
         if seed is not None:
             given.append(f"calibration.seed={seed}")
         if base is not None:
             given.append(f"model={self.model(self.entries[base]).path}")
-        return Pipeline(self.context, Workspace.open(self.root, given).settings)
+        return self.make(self.context, Workspace.open(self.root, [*given, *overrides]).settings)
 
     def _dense_bits(self) -> float:
         """Those of any variant's model as it is stored; compression leaves the dtypes alone."""

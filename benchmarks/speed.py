@@ -4,7 +4,6 @@ Writes a page with the ratios first, and the raw figures as JSON beside it.
 """
 
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +11,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
+from benchmarks.command import run_command
 from benchmarks.damage import logit_errors, qualities
 from benchmarks.floor import minimum_work
 from benchmarks.launch import ROOT, Launcher
@@ -22,7 +22,6 @@ from benchmarks.rounds import Contest
 from benchmarks.settings import FULL, QUICK, SETTINGS, Scale
 from benchmarks.workloads import Workload, random_workload, shipped_workload, warm_workload
 from pruning_core.checkpoint import Checkpoint
-from pruning_core.errors import ComputationError, InputError
 from pruning_core.model_files import read_config
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -112,17 +111,5 @@ def _references(contest: Contest, reference: str) -> dict[str, str]:
     return {f"{setting.name} {other}": f"{setting.name} {reference}" for setting in SETTINGS for other in others}
 
 
-def main() -> None:
-    """The command, with errors as one sentence: exit code 2 for wrong input, 1 for a failed run."""
-    try:
-        app()
-    except InputError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(2)
-    except ComputationError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(1)
-
-
 if __name__ == "__main__":
-    main()
+    run_command(app)

@@ -113,6 +113,18 @@ def lineage(variant: VariantArgument, set_: SetOption = None, json_: JsonOption 
         print_lineage(found)
 
 
+@app.command(epilog="Example: `espalier search sparsegpt-50 --set variants.sparsegpt-50.sparsity=0.7`")
+def search(variant: RecipeArgument, set_: SetOption = None, json_: JsonOption = False) -> None:
+    """Search how much of each matrix goes; a search that was stopped goes on where it was."""
+    from flows.searching import print_search, search_variant
+
+    found = search_variant(variant, set_, json_)
+    if json_:
+        as_json(found)
+    else:
+        print_search(found)
+
+
 @app.command(epilog="Example: `espalier plan sparsegpt-50 --set calibration.sequences=128`")
 def plan(
     variant: RecipeArgument,

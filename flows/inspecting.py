@@ -9,6 +9,7 @@ from pruning_core.errors import InputError
 from pruning_core.recipe import BASELINE
 from tasks.artifact import Artifact
 from tasks.pipeline import Pipeline
+from tasks.records import allocation_chain
 from tasks.step import Context, Step
 from tasks.workspace import Workspace
 
@@ -68,8 +69,9 @@ def lineage_of(name: str, overrides: list[str] | None) -> dict[str, Any]:
     model, quality = pipeline.model(name), pipeline.evaluated(name)
     chain = [_link("source checkpoint", pipeline.source)]
     if name != BASELINE:
-        if pipeline.settings.recipe(name).calibrates:
+        if pipeline.settings.recipe(name).reads_calibration_text:
             chain.append(_link("calibration tokens", pipeline.calibration))
+        chain += [_link(kind, artifact) for kind, artifact in allocation_chain(pipeline, name).items()]
         chain += [_link(key, _stored(pipeline, entry)) for key, entry in _blocks(model)]
         chain.append(_link("variant", model))
     chain += [_link("evaluation tokens", pipeline.evaluation), _link("evaluation", quality)]

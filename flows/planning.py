@@ -155,7 +155,9 @@ def _written(workspace: Workspace) -> int:
 def _advice(workspace: Workspace, plan: Plan, phase: str) -> str:
     settings = workspace.settings
     recipe = settings.recipe(plan.variant)
-    if phase == "assemble" or not recipe.calibrates:
+    if phase == "allocation":
+        return "take an allocation that needs no whole model, such as owl, or fewer compute.workers for a search"
+    if phase == "assemble" or not recipe.reads_calibration_text:
         return "use a larger machine"
     ways = []
     if plan.model.batch > 1:

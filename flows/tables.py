@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tasks.comparison import comparison_table
+from tasks.variant_record import Allocated
 
 NOTE = (
     "Loss and KL in nats per token, ± paired standard error. Removed: share of the prunable weights. bits/w: per "
@@ -33,6 +34,10 @@ def print_comparison(records: list[dict[str, Any]]) -> None:
         )
     console = Console()
     console.print(table)
+    found = {record["name"]: record["manifest"]["facts"].get("allocation") for record in records}
+    lines = [f"{name} by allocation {Allocated.model_validate(facts)}" for name, facts in found.items() if facts]
+    if lines:
+        console.print("", *lines, sep="\n", highlight=False)
     console.print(f"\n{NOTE}", style="dim")
 
 

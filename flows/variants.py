@@ -9,7 +9,7 @@ from pruning_core.recipe import BASELINE
 from tasks.pipeline import Pipeline
 from tasks.prefect_tasks import prefect_run
 from tasks.progress import progress
-from tasks.records import variant_record
+from tasks.records import small_files, variant_record
 from tasks.report import write_report
 from tasks.step import Context
 from tasks.steps_seen import StepsSeen
@@ -73,7 +73,7 @@ def _run(workspace: Workspace, names: list[str]) -> list[dict[str, Any]]:
     shown = progress("recording in MLflow")
     for done, record in enumerate(records):
         shown(done, len(records))
-        track_variant(workspace.root, record, [])
+        track_variant(workspace.root, record, small_files(pipeline, record["name"]))
     shown(len(records), len(records))
     return records
 

@@ -1,5 +1,6 @@
 """Compression of one block: the unit of work that a run can be killed and resumed at."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -13,8 +14,9 @@ from pruning_core.errors import ComputationError, InputError
 from pruning_core.expert_statistics import PooledStatistics
 from pruning_core.hidden_states import HiddenStates
 from pruning_core.invariants import check_layer
-from pruning_core.method import CompressedLayer, Method
+from pruning_core.method import CompressedLayer, Method, Prepared
 from pruning_core.progress import Progress, ignore_progress
+from pruning_core.shares import Shares
 from pruning_core.stack import stacks
 from pruning_core.staging import InputGroup
 from pruning_core.statistics import LayerStatistics
@@ -42,40 +44,65 @@ class BlockOutcome:
 
 
 class BlockCompressor:
-    """Compresses the matrices of one loaded block with one method, group by group."""
+    """Compresses the matrices of one loaded block with one method, group by group.
 
-    def __init__(self, decoder: Decoder, index: int, method: Method) -> None:
+    Args:
+        shares: how much of each matrix goes; by default what the method says, of every matrix alike.
+    """
+
+    def __init__(self, decoder: Decoder, index: int, method: Method, shares: Shares | None = None) -> None:
         self.decoder = decoder
         self.index = index
         self.method = method
+        self.shares = shares
         self.linears = decoder.linears(index)
         self.outcome = BlockOutcome()
 
     def compress_group(self, group: InputGroup, statistics: LayerStatistics | None) -> None:
         """Compress every matrix of the group and put the result into the running block."""
         try:
-            method = self._method_for(statistics)
-            if statistics is not None and statistics.full and statistics.in_features >= WIDE:
-                return_freed_memory()
-            prepared = method.prepare(statistics)
-            for names in stacks({name: self.linears[name].weight.numel() for name in group.names}):
-                weights = [matrix(self.linears[name]) for name in names]
-                for name, done in zip(names, method.compress_stacked(weights, prepared), strict=True):
-                    self._store(name, done, statistics)
+            for name, done, own in self.compressed(group, statistics, self.prepared(statistics)):
+                self._store(name, done, own, statistics)
         except (ComputationError, InputError) as error:
             # Experts with few tokens may share a group of hundreds of matrices.
             more = f" and {len(group.names) - 4} more" if len(group.names) > 4 else ""
             raise type(error)(f"{', '.join(group.names[:4])}{more}: {error}") from error
 
+    def prepared(self, statistics: LayerStatistics | None) -> Prepared:
+        """The part of the work that the matrices of one input share, whatever their shares."""
+        if statistics is not None and statistics.full and statistics.in_features >= WIDE:
+            return_freed_memory()
+        return self._method_for(statistics).prepare(statistics)
+
+    def compressed(
+        self, group: InputGroup, statistics: LayerStatistics | None, prepared: Prepared
+    ) -> Iterator[tuple[str, CompressedLayer, Method]]:
+        """Every matrix of the group with what becomes of it and its own method; the block stays as it is."""
+        for own, alike in self._by_method(self._method_for(statistics), group.names).items():
+            for names in stacks({name: self.linears[name].weight.numel() for name in alike}):
+                weights = [matrix(self.linears[name]) for name in names]
+                done = own.compress_stacked(weights, prepared)
+                yield from zip(names, done, [own] * len(names), strict=True)
+
     def _method_for(self, statistics: LayerStatistics | None) -> Method:
         few = isinstance(statistics, PooledStatistics)
         return self.method.without_statistics() if few and self.method.few_tokens == "magnitude" else self.method
 
-    def _store(self, name: str, done: CompressedLayer, statistics: LayerStatistics | None) -> None:
+    def _by_method(self, method: Method, names: tuple[str, ...]) -> dict[Method, list[str]]:
+        """The matrices whose shares make them one method's, which can be stacked, by that method."""
+        if self.shares is None:
+            return {method: list(names)}
+        found: dict[Method, list[str]] = {}
+        for name in names:
+            own = self.shares.applied(method, name, self.linears[name].weight.numel())
+            found.setdefault(own, []).append(name)
+        return found
+
+    def _store(self, name: str, done: CompressedLayer, method: Method, statistics: LayerStatistics | None) -> None:
         module = self.linears[name]
         # Rounded once, to the dtype that is saved: what later layers are calibrated on is what users will load.
         rounded = done.weight.to(self.decoder.stored_dtype(name))
-        check_layer(name, rounded, done.keep, self.method.pattern, self.method.sparsity)
+        check_layer(name, rounded, done.keep, method.pattern, method.sparsity)
         set_matrix(module, rounded.to(self.decoder.dtype))
         own = rounded if matrix(module) is module.weight else rounded.T
         self.decoder.store(f"{name}.weight", own.cpu(), self.outcome.weights)
@@ -115,6 +142,7 @@ def compress_block(
     progress: Progress = ignore_progress,
     *,
     advance: bool = True,
+    shares: Shares | None = None,
 ) -> BlockOutcome:
     """Compress the loaded block on the states that enter it, and replace them by the compressed block's outputs.
 
@@ -122,8 +150,9 @@ def compress_block(
     (the true-sequential option of the published codes, in one forward); `blockwise` collects all statistics of a block
     from its dense weights, then runs it again compressed (the published default; arXiv:2301.00774, section 4).
     Without `advance` the forward ends with the last matrix: nobody needs what the last block puts out.
+    `shares` as `BlockCompressor` takes them.
     """
-    compressor = BlockCompressor(decoder, index, method)
+    compressor = BlockCompressor(decoder, index, method, shares)
     full, pool = method.statistics == "full", method.few_tokens == "layer"
     if propagation == "compressed":
         complete = compressor.compress_group
@@ -138,10 +167,14 @@ def compress_block(
 
 @torch.no_grad()
 def compress_block_from(
-    decoder: Decoder, index: int, statistics: list[tuple[InputGroup, LayerStatistics | None]], method: Method
+    decoder: Decoder,
+    index: int,
+    statistics: list[tuple[InputGroup, LayerStatistics | None]],
+    method: Method,
+    shares: Shares | None = None,
 ) -> BlockOutcome:
     """Compress the loaded block from stored statistics of the dense model; no forward is run."""
-    compressor = BlockCompressor(decoder, index, method)
+    compressor = BlockCompressor(decoder, index, method, shares)
     for group, known in statistics:
         compressor.compress_group(group, known)
     return compressor.outcome

@@ -1,13 +1,46 @@
 """Where and in what precision a model runs while it is calibrated."""
 
-from dataclasses import dataclass
-from typing import Literal
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
 
 import pydantic.dataclasses
 import torch
+from pydantic import BeforeValidator, Field, model_validator
 
 from pruning_core.errors import InputError
 from pruning_core.registry import STRICT
+
+
+@pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
+class Workers:
+    """Where the candidates of a search are judged side by side; the result is the same whatever it is.
+
+    name: threads or processes of this machine, or a cluster of dask or ray.
+    count: how many; when absent one per core, or one where models run on a CUDA device.
+    address: of a running cluster; when absent one is started on this machine.
+    """
+
+    name: Literal["threads", "processes", "dask", "ray"] = "threads"
+    count: Annotated[int, Field(ge=1)] | None = None
+    address: str | None = None
+
+    @model_validator(mode="after")
+    def _address_of_a_cluster(self) -> "Workers":
+        if self.address is not None and self.name not in ("dask", "ray"):
+            raise ValueError(f"address is of a dask or ray cluster, workers here are {self.name}; remove it")
+        return self
+
+    @property
+    def number(self) -> int:
+        """How many workers on this machine."""
+        return self.count or len(os.sched_getaffinity(0))
+
+
+def _workers(value: Any) -> Any:
+    # Strict fields take no mapping for a dataclass.
+    return Workers(**value) if isinstance(value, Mapping) else value
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
@@ -17,11 +50,13 @@ class Compute:
     device: auto is a CUDA device where there is one, otherwise the CPU.
     dtype: of weights and hidden states in forward passes; statistics and solvers are float32 whatever it is.
     states: where the hidden states between two blocks are kept; a mapped file leaves the memory to the system.
+    workers: of a search.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     states: Literal["memory", "mapped"] = "memory"
+    workers: Annotated[Workers, BeforeValidator(_workers)] = field(default_factory=Workers)
 
     @property
     def target(self) -> str:

@@ -9,12 +9,15 @@ import pydantic.dataclasses
 import torch
 from pydantic import Field
 
+from pruning_core.allocation import Allocation
+from pruning_core.allocation_settings import build_allocation
 from pruning_core.blocks import PROPAGATIONS, Propagation
 from pruning_core.compute import Compute
 from pruning_core.errors import InputError
 from pruning_core.method import Method
 from pruning_core.method_settings import build_method
 from pruning_core.registry import STRICT, nearest, validated
+from pruning_core.sensitivity import SENSITIVITIES, wants_statistics
 from pruning_core.text import TEXTS
 
 BASELINE = "dense"
@@ -28,10 +31,11 @@ VARIANT_KEYS = (
     "quantizer",
     "kernel",
     "few_tokens",
+    "allocation",
     "propagate",
     "max_fallbacks",
 )
-BESIDE_THE_METHOD = ("propagate", "max_fallbacks")
+BESIDE_THE_METHOD = ("allocation", "propagate", "max_fallbacks")
 """The keys of a variant that say nothing of how one matrix is compressed."""
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
@@ -77,6 +81,8 @@ class Recipe:
     """The mapping as written in params.yaml."""
     max_fallbacks: int = 0
     """How many matrices may go without compensation because their Hessian cannot be factored."""
+    allocation: Allocation | None = None
+    """How much of each matrix goes; None: what the method says, of every matrix alike."""
 
     @property
     def method_spec(self) -> dict[str, Any]:
@@ -85,8 +91,37 @@ class Recipe:
 
     @property
     def calibrates(self) -> bool:
-        """Whether the variant looks at calibration text at all."""
+        """Whether the matrices are compressed with statistics of calibration text."""
         return self.method.statistics != "none"
+
+    @property
+    def allocation_parts(self) -> tuple[Allocation, ...]:
+        """The allocation, and those that a search starts from; () where there is none."""
+        return () if self.allocation is None else (self.allocation, *getattr(self.allocation, "starts", ()))
+
+    @property
+    def allocation_needs(self) -> frozenset[str]:
+        """What finding out how much goes where takes: of "model", "weights", "tokens", "statistics" and "levels"."""
+        needs: set[str] = set()
+        for part in self.allocation_parts:
+            needs |= {"model", "tokens", "levels"} if "search" in part.needs else part.needs - {"sensitivity"}
+            if part.sensitivity_spec is not None:
+                measure = SENSITIVITIES.build(part.sensitivity_spec)
+                needs |= measure.needs - {"statistics", "method"}
+                needs |= {"statistics"} if wants_statistics(measure, self.method) else set()
+        if "levels" in needs and (self.calibrates or self.levels_need_hessians):
+            needs.add("statistics")
+        return frozenset(needs)
+
+    @property
+    def levels_need_hessians(self) -> bool:
+        """Whether levels are judged by the error of outputs, which needs statistics whatever the method looks at."""
+        return any(getattr(part, "needs_hessians", False) for part in self.allocation_parts)
+
+    @property
+    def reads_calibration_text(self) -> bool:
+        """Whether the variant looks at calibration text at all, be it to find out how much goes where."""
+        return self.calibrates or bool(self.allocation_needs & {"tokens", "statistics"})
 
 
 @dataclass(frozen=True)
@@ -156,7 +191,8 @@ def parse_recipe(name: str, spec: Any, device: str = "cpu") -> Recipe:
     allowed = spec.get("max_fallbacks", 0)
     if isinstance(allowed, bool) or not isinstance(allowed, int) or allowed < 0:
         raise InputError(f"{where}.max_fallbacks must be a whole number of matrices, 0 or more, got {allowed!r}")
-    recipe = Recipe(name, build_method(spec, where, torch.device(device)), propagate, dict(spec), allowed)
+    method = build_method(spec, where, torch.device(device))
+    recipe = Recipe(name, method, propagate, dict(spec), allowed, build_allocation(spec, method, where))
     _refuse_unused(recipe, where)
     return recipe
 

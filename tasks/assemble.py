@@ -21,12 +21,13 @@ def assemble(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, con
     """The compressed model: plain safetensors with exact zeros, the source's config and tokenizer, and the masks.
 
     params: recipe (for people: what the blocks were made with).
-    inputs: source, block-0 ... block-n.
-    writes: a Hugging Face directory; masks.safetensors (bit masks as `tasks.prune_block.packed` lays them out); where a
-        quantizer took part quantized.safetensors.
+    inputs: source, block-0 ... block-n; allocation where the recipe has one.
+    writes: a Hugging Face directory; masks.safetensors (bit masks as `pruning_core.bit_masks.packed` lays them out);
+        where a quantizer took part quantized.safetensors.
     """
     source = Checkpoint(inputs["source"].path)
-    blocks = [inputs[f"block-{index}"] for index in range(len(inputs) - 1)]
+    count = sum(name.startswith("block-") for name in inputs)
+    blocks = [inputs[f"block-{index}"] for index in range(count)]
     for file in companion_files(inputs["source"].path):
         shutil.copyfile(file, out / file.name)
     zeros = _write_weights(source, blocks, out)
@@ -34,7 +35,18 @@ def assemble(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, con
     save_file(masks, out / "masks.safetensors")
     _write_codes(blocks, out)
     layers = [layer for block in blocks for layer in block.facts["layers"]]
-    return _facts(source, blocks, layers, zeros, params["recipe"])
+    facts = _facts(source, blocks, layers, zeros, params["recipe"])
+    if "allocation" in inputs:
+        _check_allocation(inputs["allocation"].facts, facts)
+        facts["allocation"] = inputs["allocation"].facts
+    return facts
+
+
+def _check_allocation(allocation: dict[str, Any], facts: dict[str, Any]) -> None:
+    """Raise ComputationError where another number of weights is gone than was allocated."""
+    removed = facts["parameters"]["removed"]
+    if removed != allocation["removed"]:
+        raise ComputationError(f"{removed} weights were removed where {allocation['removed']} were allocated")
 
 
 def _write_codes(blocks: list[Artifact], out: Path) -> None:

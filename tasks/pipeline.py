@@ -10,13 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import torch
 
 from pruning_core.context_length import context_length
 from pruning_core.fallbacks import check_fallbacks
 from pruning_core.hidden_states import micro_batch
 from pruning_core.model_files import read_config
-from pruning_core.recipe import BASELINE, Recipe, Settings
+from pruning_core.plan.skeleton import Skeleton
+from pruning_core.recipe import BASELINE, Calibration, Recipe, Settings
+from pruning_core.shares import Matrix, matrices_of, method_shares
 from pruning_core.text import TEXTS
+from tasks.allocating import allocate
+from tasks.allocation import load_shares
 from tasks.artifact import Artifact
 from tasks.assemble import assemble
 from tasks.evaluate import evaluate
@@ -46,6 +51,7 @@ class Pipeline:
         self.settings = settings
         self.trust = settings.trust_remote_code
         self.enforce = enforce
+        self._allocations: dict[str, Artifact | None] = {}
 
     @cached_property
     def source(self) -> Artifact:
@@ -61,16 +67,19 @@ class Pipeline:
     @cached_property
     def calibration(self) -> Artifact:
         """Calibration windows."""
-        chosen = self.settings.calibration
+        return self.sampled(self.settings.calibration, "calibration")
+
+    def sampled(self, chosen: Calibration, label: str) -> Artifact:
+        """Windows of a text as calibration draws them, named `label` for people."""
         wanted = {"sequences": chosen.sequences, "sampling": chosen.sampling, "seed": chosen.seed}
-        return self._tokens("calibration", chosen, wanted)
+        return self._tokens("calibration", chosen, wanted, label)
 
     @cached_property
     def evaluation(self) -> Artifact:
         """Evaluation windows."""
         chosen = self.settings.evaluation
         wanted = {"windows": chosen.windows, "special_tokens": chosen.special_tokens}
-        return self._tokens("evaluation", chosen, wanted)
+        return self._tokens("evaluation", chosen, wanted, "evaluation")
 
     def model(self, name: str) -> Artifact:
         """The model directory of a variant; the source itself for the baseline."""
@@ -79,7 +88,24 @@ class Pipeline:
         recipe = self.settings.recipe(name)
         blocks = self._blocks(recipe)
         inputs = {"source": self.source} | {f"block-{index}": block for index, block in enumerate(blocks)}
+        if recipe.allocation is not None:
+            inputs["allocation"] = self.allocation(name)
         return self.context.run(assemble, {"recipe": recipe.spec}, inputs, f"{name} model")
+
+    def allocation(self, name: str) -> Artifact | None:
+        """How much of each matrix of a variant goes; None where every matrix gets what the method says."""
+        recipe = self.settings.recipe(name)
+        if recipe.allocation is None:
+            return None
+        if name not in self._allocations:
+            self._allocations[name] = allocate(self, recipe)
+        return self._allocations[name]
+
+    @cached_property
+    def matrices(self) -> tuple[Matrix, ...]:
+        """The prunable matrices, read off the model's configuration."""
+        config = read_config(self.source.path, trust_remote_code=self.trust)
+        return matrices_of(Skeleton(config, torch.float32, self.trust))
 
     def evaluated(self, name: str) -> Artifact:
         """The quality of a variant on the evaluation windows."""
@@ -96,7 +122,7 @@ class Pipeline:
         return self.context.run(measure, params, {"model": self.model(name)}, f"{name} speed")
 
     @cached_property
-    def _forwards(self) -> dict[str, Any]:
+    def forwards(self) -> dict[str, Any]:
         """How blocks run during calibration, as params of a step."""
         chosen = self.settings.calibration
         return {
@@ -106,7 +132,7 @@ class Pipeline:
             "states": self.settings.compute.states,
         }
 
-    def _tokens(self, role: str, chosen: Any, wanted: dict[str, Any]) -> Artifact:
+    def _tokens(self, role: str, chosen: Any, wanted: dict[str, Any], label: str) -> Artifact:
         documents = TEXTS.build(chosen.text).read(self.context.workspace)
         params = {
             "role": role,
@@ -116,19 +142,24 @@ class Pipeline:
             "trust_remote_code": self.trust,
             **wanted,
         }
-        return self.context.run(tokens, params, {"source": self.source}, f"{role} tokens")
+        return self.context.run(tokens, params, {"source": self.source}, f"{label} tokens")
 
     def _blocks(self, recipe: Recipe) -> list[Artifact]:
         blocks: list[Artifact] = []
         ledger: list[dict[str, Any]] = []
+        shares = self._shares(recipe)
         for index in range(self.depth):
             params = {
                 "block": index,
                 "method": recipe.method_spec,
                 "propagate": recipe.propagate if recipe.calibrates else None,
-                **self._forwards,
+                **self.forwards,
+                **shares[index],
             }
             inputs = {"source": self.source} | self._block_inputs(recipe, index, blocks)
+            if recipe.allocation is not None and self.allocation(recipe.name) is None:
+                # A driver that only looks: what the block would be made with is not known.
+                inputs["allocation"] = None
             blocks.append(self.context.run(prune_block, params, inputs, f"{recipe.name} block {index}"))
             if self.enforce:
                 # Not a part of the step, whose result is the same whatever is allowed: raising the number goes on here.
@@ -136,15 +167,32 @@ class Pipeline:
                 check_fallbacks(ledger, recipe.max_fallbacks)
         return blocks
 
+    def _shares(self, recipe: Recipe) -> list[dict[str, Any]]:
+        """Per block the params that say how much of each matrix goes: none where it is what the method says anyway.
+
+        So blocks whose shares are equal are one block, whichever allocation, or none, gave them.
+        """
+        decided = self.allocation(recipe.name)
+        if decided is None:
+            return [{}] * self.depth
+        shares, of_method = load_shares(decided), method_shares(recipe.method, self.matrices)
+        params = []
+        for index in range(self.depth):
+            names = [matrix.name for matrix in self.matrices if matrix.block == index]
+            own = shares.of(names)
+            params.append({} if own == of_method.of(names) else {"shares": own.facts()})
+        return params
+
     def _block_inputs(self, recipe: Recipe, index: int, blocks: list[Artifact]) -> dict[str, Artifact]:
         if not recipe.calibrates:
             return {}
         if recipe.propagate == "dense":
-            return {"statistics": self._statistics(index)}
+            return {"statistics": self.statistics(index)}
         return {"tokens": self.calibration} | ({"previous": blocks[-1]} if blocks else {})
 
-    def _statistics(self, index: int) -> Artifact:
-        params = {"block": index, **self._forwards}
+    def statistics(self, index: int) -> Artifact:
+        """What is known of the inputs of a block of the dense model."""
+        params = {"block": index, **self.forwards}
         inputs = {"source": self.source, "tokens": self.calibration}
         return self.context.run(statistics, params, inputs, f"statistics of block {index}")
 

@@ -3,15 +3,17 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from pruning_core.bit_masks import packed
 from pruning_core.blocks import BlockOutcome, compress_block, compress_block_from, ungrouped
 from pruning_core.compute import Running
 from pruning_core.decoder import Decoder
 from pruning_core.errors import ComputationError, InputError
 from pruning_core.method_settings import build_method
+from pruning_core.patterns import PATTERNS
+from pruning_core.shares import Shares
 from pruning_core.sweep import KERNELS
 from tasks.artifact import Artifact
 from tasks.progress import progress
@@ -23,7 +25,9 @@ from tasks.step import Context, step
 def method_modules(params: dict[str, Any]) -> list[str]:
     """The modules of the methods and the kernels that these params choose."""
     method = build_method(params["method"], device=torch.device(params["device"]))
-    return [*method.modules(), *(f"pruning_core.sweep.{kernel}_kernel" for kernel in KERNELS)]
+    # What a matrix of an N:M method becomes that shares leave dense.
+    dense = [PATTERNS.module("unstructured")] if "shares" in params else []
+    return [*method.modules(), *dense, *(f"pruning_core.sweep.{kernel}_kernel" for kernel in KERNELS)]
 
 
 @step("prune_block", modules=method_modules, unkeyed=("states",))
@@ -31,7 +35,8 @@ def prune_block(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, 
     """Compress the matrices of one block.
 
     params: block (index), method (mapping), propagate (None where the method needs no calibration), batch,
-        trust_remote_code, device, dtype; states (memory | mapped).
+        trust_remote_code, device, dtype; states (memory | mapped); shares (of the block's matrices, absent where every
+        matrix gets what the method says).
     inputs: source; statistics (propagate dense); tokens and, from block 1 on, previous (other propagations).
     writes: weights.safetensors (stored names, checkpoint dtype), keep.safetensors (bit masks, see `packed`), and
         quantized.safetensors where a quantizer took part (`pruning_core.blocks.BlockOutcome.quantized`).
@@ -47,7 +52,7 @@ def prune_block(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, 
             decoder.load_block(index)
             stored = inputs.get("statistics")
             known = load_statistics(stored, running.torch_device) if stored else ungrouped(decoder, index)
-            outcome = compress_block_from(decoder, index, known, method)
+            outcome = compress_block_from(decoder, index, known, method, shares_in(params))
             decoder.drop_block(index)
     return _write(outcome, out)
 
@@ -60,10 +65,16 @@ def _on_states(params: dict[str, Any], inputs: dict[str, Artifact], context: Con
     decoder.load_block(index)
     shown = progress(f"block {index}")
     more = index + 1 < len(decoder)
-    outcome = compress_block(decoder, index, states, method, params["propagate"], shown, advance=more)
+    shares = shares_in(params)
+    outcome = compress_block(decoder, index, states, method, params["propagate"], shown, advance=more, shares=shares)
     decoder.drop_block(index)
     keep_states(context, chain, context.key, states)
     return outcome
+
+
+def shares_in(params: dict[str, Any]) -> Shares | None:
+    """How much of each matrix goes, where the params of a step say so."""
+    return Shares.of_facts(params["shares"]) if "shares" in params else None
 
 
 def _decoder(source: Artifact, params: dict[str, Any]) -> Decoder:
@@ -92,8 +103,3 @@ def _write(outcome: BlockOutcome, out: Path) -> dict[str, Any]:
         save_file(outcome.quantized, out / "quantized.safetensors")
     save_file({name: packed(keep) for name, keep in outcome.keep.items()}, out / "keep.safetensors")
     return {"layers": outcome.layers, "ledger": outcome.ledger}
-
-
-def packed(keep: torch.Tensor) -> torch.Tensor:
-    """[rows, ceil(columns / 8)] uint8: bit j % 8 (lowest first) of byte j // 8 says whether column j survives."""
-    return torch.from_numpy(np.packbits(keep.numpy(), axis=1, bitorder="little"))

@@ -140,6 +140,11 @@ def _plots(variants: list[Variant]) -> Iterable[tuple[str, str, str]]:
             "0.5 tr(D H Dᵀ), summed over the block.",
             report_plots.loss_by_depth(variants),
         ),
+        (
+            "Search of the allocation",
+            "The best candidate so far on the search's own validation windows.",
+            report_plots.search_convergence(variants),
+        ),
     )
     for number, (title, note, figure) in enumerate(drawn):
         if figure.data:
@@ -155,6 +160,7 @@ def _details(variant: Variant) -> dict[str, Any]:
         "model": variant.model.digest,
         **{f"{kind} (parent)": digest for kind, digest in variant.parent_digests().items()},
         **_texts(variant),
+        "allocated": str(variant.facts.allocation or ""),
         "evaluation": variant.evaluation.digest,
         "code": variant.manifest.source,
         "git commit": variant.git_commit,

@@ -4,10 +4,9 @@ from collections.abc import Callable, Iterable
 from html import escape
 from typing import Any
 
+from tasks.palette import COLOURS, DENSE, GRID, INK
 from tasks.variant_record import Layer, Variant
 
-COLOURS = ("#2f6f9f", "#d1662f", "#3d8b5a", "#8a5fb0", "#b8434e", "#8c7a2b", "#2b8c8c", "#c0569a")
-INK, GRID, DENSE = "#26323d", "#e6ebef", "#7b8794"
 MARKERS = ("circle", "diamond", "square", "triangle-up", "cross", "star")
 # Beyond this ratio of the highest to the lowest value a linear axis hides the low ones.
 LOG_RATIO = 12.0
@@ -35,7 +34,7 @@ def method(variant: Variant) -> str:
 
 def quality(variants: list[Variant]) -> Any:
     """Perplexity against sparsity, one curve per method, the dense model as a line across."""
-    figure = _figure("sparsity of the prunable weights", "perplexity")
+    figure = new_figure("sparsity of the prunable weights", "perplexity")
     points = [v for v in variants if not v.is_baseline and v.sparsity and v.metrics.perplexity]
     dense = next((v.metrics.perplexity for v in variants if v.is_baseline), None)
     for index, name in enumerate(dict.fromkeys(map(method, points))):
@@ -62,7 +61,7 @@ def quality(variants: list[Variant]) -> Any:
 
 def sparsity_by_depth(variants: list[Variant]) -> Any:
     """The removed fraction of each block, weighted by parameters."""
-    figure = _figure("block", "sparsity")
+    figure = new_figure("block", "sparsity")
     for variant, blocks in _by_block(variants, lambda layer: layer.zeros):
         removed = [sum(layer.zeros for layer in layers) for layers in blocks.values()]
         size = [sum(layer.rows * layer.columns for layer in layers) for layers in blocks.values()]
@@ -74,7 +73,7 @@ def sparsity_by_depth(variants: list[Variant]) -> Any:
 
 def loss_by_depth(variants: list[Variant]) -> Any:
     """The reconstruction losses of each block's layers, added up."""
-    figure, seen = _figure("block", "reconstruction loss"), []
+    figure, seen = new_figure("block", "reconstruction loss"), []
     for variant, blocks in _by_block(variants, lambda layer: layer.loss):
         values = [sum(layer.loss for layer in layers) for layers in blocks.values()]
         seen += values
@@ -84,7 +83,7 @@ def loss_by_depth(variants: list[Variant]) -> Any:
 
 def window_differences(variants: list[Variant]) -> Any:
     """How much each window of the evaluation text got worse: the difference to the dense model's loss."""
-    figure = _figure("loss above dense, nats per token", "")
+    figure = new_figure("loss above dense, nats per token", "")
     dense = next((v.window_losses() for v in variants if v.is_baseline), None)
     colour = colours(variants)
     for variant in reversed(variants):
@@ -94,6 +93,26 @@ def window_differences(variants: list[Variant]) -> Any:
             style = {"line": {"color": colour[variant.name], "width": 1.5}, "boxmean": True, "boxpoints": "outliers"}
             figure.add_box(x=difference, name=escape(variant.name), marker={"size": 3}, showlegend=False, **style)
     figure.add_vline(x=0, line={"color": DENSE, "dash": "dash", "width": 1.5})
+    return figure
+
+
+def search_convergence(variants: list[Variant]) -> Any:
+    """The best candidate of each search by the tokens evaluated; the first point is its best start."""
+    figure = new_figure("search tokens evaluated", "KL to dense, nats per token")
+    for variant in variants:
+        if variant.search and variant.search.history:
+            first = min((start.fitness for start in variant.search.initial), default=None)
+            points = [(0, first)] * (first is not None) + [
+                (entry.tokens, entry.best) for entry in variant.search.history
+            ]
+            figure.add_scatter(
+                x=[tokens for tokens, _ in points],
+                y=[best for _, best in points],
+                name=escape(variant.name),
+                mode="lines",
+                line={"color": colours(variants)[variant.name], "shape": "hv"},
+                hovertemplate=f"<b>{escape(variant.name)}</b><br>%{{x:,}} tokens<br>KL %{{y:.4f}}<extra></extra>",
+            )
     return figure
 
 
@@ -122,7 +141,8 @@ def _line(figure: Any, variants: list[Variant], variant: Variant, x: list[int], 
     )
 
 
-def _figure(x: str, y: str) -> Any:
+def new_figure(x: str, y: str) -> Any:
+    """Empty axes with these titles, in the style of all plots."""
     from plotly.graph_objects import Figure
 
     axis = {"gridcolor": GRID, "zeroline": False, "linecolor": GRID, "ticks": "outside", "tickcolor": GRID}

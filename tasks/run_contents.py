@@ -71,6 +71,13 @@ def layer_metrics(variant: Variant) -> Iterator[tuple[str, float, int]]:
                 yield f"{name}/{module}", value, block or 0
 
 
+def search_metrics(variant: Variant) -> Iterator[tuple[str, float, int]]:
+    """(name, value, generation) of the search that found the variant's allocation, where there was one."""
+    for entry in variant.search.history if variant.search else ():
+        for name in ("fitness", "validation", "best", "tokens"):
+            yield f"search/{name}", float(getattr(entry, name)), entry.generation
+
+
 def tags(variant: Variant, workspace: Path) -> dict[str, str]:
     """What the run is found by and where everything came from; what is not known is left out."""
     known = {
@@ -153,6 +160,8 @@ def description(variant: Variant) -> str:
         lines += ["```yaml", yaml.safe_dump(variant.recipe, sort_keys=False).rstrip(), "```", ""]
     if variant.model.path:
         lines += [f"Model: `{variant.model.path}` (digest `{variant.model.digest[:12]}`)"]
+    if variant.facts.allocation:
+        lines += ["", f"Allocation {variant.facts.allocation}"]
     cached = sum(stage.state == "Cached" for stage in variant.steps)
     if variant.steps:
         lines += ["", f"{len(variant.steps)} steps, {cached} of them taken from the cache."]

@@ -19,9 +19,9 @@ PACKAGES = ("pruning_core", "tasks")
 INFRASTRUCTURE = frozenset(
     f"tasks.{name}"
     for name in (
-        *("artifact", "building", "canonical", "directories", "events", "explain", "locks", "prefect_cache"),
-        *("prefect_settings", "prefect_tasks", "progress", "signatures", "source_digest", "step", "store"),
-        *("tracking", "versioning"),
+        *("artifact", "building", "canonical", "depth_chart", "directories", "events", "explain", "locks"),
+        *("palette", "prefect_cache", "prefect_settings", "prefect_tasks", "progress", "signatures"),
+        *("search_page", "source_digest", "step", "store", "tracking", "versioning", "workers"),
     )
 )
 

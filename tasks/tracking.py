@@ -12,7 +12,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -147,7 +147,8 @@ def _create(
     model = _external_model(client, variant, experiment, run.run_id, parameters)
     _log(client, run.run_id, tags={"model_id": model}, params=parameters)
     _log(client, run.run_id, metrics=run_contents.headline(variant), model=model)
-    _log_layers(client, run.run_id, variant)
+    _log_steps(client, run.run_id, run_contents.layer_metrics(variant))
+    _log_steps(client, run.run_id, run_contents.search_metrics(variant))
     _link(client, run.run_id, variant, model, tags.get("parent.dense.run_id"), runs)
     _log_artifacts(client, run.run_id, variant, artifacts)
     client.set_terminated(run.run_id, FINISHED, end_time=now)
@@ -188,11 +189,12 @@ def _log(
     )
 
 
-def _log_layers(client: "MlflowClient", run_id: str, variant: Variant) -> None:
+def _log_steps(client: "MlflowClient", run_id: str, values: Iterable[tuple[str, float, int]]) -> None:
+    """Metrics that are curves: (name, value, step)."""
     from mlflow.entities import Metric
 
     now = int(time.time() * 1000)
-    metrics = [Metric(name, value, now, block) for name, value, block in run_contents.layer_metrics(variant)]
+    metrics = [Metric(name, value, now, step) for name, value, step in values]
     for start in range(0, len(metrics), BATCH):
         client.log_batch(run_id, metrics[start : start + BATCH])
 

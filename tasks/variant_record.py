@@ -65,6 +65,41 @@ class Size(_Facts):
     bitmask: float | None = None
 
 
+class Allocated(_Facts):
+    """How much was to go, and how much really goes, where an allocation decided it per matrix."""
+
+    name: str
+    target: float
+    sparsity: float
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.sparsity:.4%} removed, {self.target:.4%} asked for"
+
+
+class Start(_Facts):
+    """An allocation that a search started from; fitness is KL to dense on its validation windows, nats per token."""
+
+    label: str
+    fitness: float
+
+
+class Generation(_Facts):
+    """A generation of a search: fitness of the parent on its own text, of it and of the best on validation windows."""
+
+    generation: int
+    fitness: float
+    validation: float
+    best: float
+    tokens: int
+
+
+class Searched(_Facts):
+    """How a search went that found an allocation."""
+
+    initial: tuple[Start, ...] = Field((), strict=False)
+    history: tuple[Generation, ...] = Field((), strict=False)
+
+
 class ModelFacts(_Facts):
     """What the model's manifest says of it; `bits_per_weight` in bits, `size_bytes` in bytes."""
 
@@ -74,6 +109,7 @@ class ModelFacts(_Facts):
     bits_per_weight: Size | float | None = None
     size_bytes: Size | float | None = None
     propagate: str | None = None
+    allocation: Allocated | None = None
 
 
 class Manifest(_Facts):
@@ -154,6 +190,7 @@ class Variant(_Facts):
     recipe: dict[str, Any] = Field(default_factory=dict)
     manifest: Manifest = Field(default_factory=Manifest)
     speed: Speed | None = None
+    search: Searched | None = None
     parents: dict[str, Reference | str | None] = Field(default_factory=dict)
     datasets: dict[str, Dataset | None] = Field(default_factory=dict)
     git_commit: str | None = None

@@ -81,6 +81,11 @@ class Anatomy:
         """Entries of all prunable matrices."""
         return sum(block.count * block.weights for block in self.blocks)
 
+    @property
+    def matrices(self) -> int:
+        """How many matrices are prunable."""
+        return sum(block.count * group.experts * len(group.rows) for block in self.blocks for group in block.groups)
+
 
 def anatomy(
     config: PretrainedConfig, batch: int, length: int, dtype: torch.dtype, trust_remote_code: bool = False

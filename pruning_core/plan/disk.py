@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 
 from pruning_core.plan.anatomy import Anatomy, Block
 from pruning_core.recipe import Recipe
+from pruning_core.shares import target_of, unit_of
 
 FLOAT = 4
 MAPPED = "mapped"
@@ -20,7 +21,9 @@ class Disk:
     copies: int
     """The variant once more where DVC's stages expect it, and in DVC's cache where the folder is under DVC."""
     statistics: int
-    """Hessians of the dense model, which all variants share; propagate dense only."""
+    """Hessians of the dense model, which all variants share; for propagate dense and where an allocation needs them."""
+    levels: int
+    """Every matrix at every level, for allocations that choose among levels."""
     states: int
     """Hidden states: checkpoints, of which a new one is written before the old one goes, and the mapped file."""
 
@@ -48,13 +51,14 @@ def disk_of(
     weights = model.weights
     extra = masks(model) + codes(model, recipe)
     variant = int(model.parameters * stored) + extra
-    hidden = sequences * model.length * model.width * dtype if recipe.calibrates else 0
-    dense = recipe.calibrates and recipe.propagate == "dense"
+    dense = (recipe.calibrates and recipe.propagate == "dense") or "statistics" in recipe.allocation_needs
+    hidden = sequences * model.length * model.width * dtype if recipe.calibrates or dense else 0
     return Disk(
         blocks=int(weights * stored) + extra,
         variant=variant,
         copies=copies * variant,
         statistics=sum(block.count * moments(block) for block in model.blocks) if dense else 0,
+        levels=levels(model, recipe, stored),
         states=hidden * (3 if states == MAPPED else 2),
     )
 
@@ -78,6 +82,29 @@ def codes(model: Anatomy, recipe: Recipe) -> int:
             each = rows * group.columns + 2 * FLOAT * rows * grids + FLOAT * group.columns * len(group.rows)
             total += block.count * group.experts * each
     return total
+
+
+def levels(model: Anatomy, recipe: Recipe, stored: float) -> int:
+    """Bytes of the levels: one of each weight where they are masks alone, else a mask and what is left for each."""
+    count = level_count(model, recipe)
+    if not count:
+        return 0
+    if not recipe.method.compensates and recipe.method.quantizer is None:
+        return model.weights
+    return int(count * (masks(model) + model.weights * stored * (1 - target_of(recipe.method))))
+
+
+def level_count(model: Anatomy, recipe: Recipe) -> float:
+    """Levels of a weight's matrix on average over the weights; 0 where the allocation chooses among none."""
+    if "levels" not in recipe.allocation_needs:
+        return 0.0
+    if unit_of(recipe.method) == "n":
+        return len(recipe.allocation.menu or range(recipe.method.pattern.m))
+    # Steps of equal numbers of weights: a matrix twice as large has twice as many.
+    groups = [(block.count * group.experts, group) for block in model.blocks for group in block.groups]
+    sizes = [(count, rows * group.columns) for count, group in groups for rows in group.rows]
+    squares = sum(count * size**2 for count, size in sizes)
+    return 1 + recipe.allocation.levels * squares * sum(count for count, _ in sizes) / model.weights**2
 
 
 def moments(block: Block) -> int:

@@ -102,7 +102,8 @@ class Planner:
         """
         sequences, states = self.settings.calibration.sequences, self.settings.compute.states
         width = self.running.torch_dtype.itemsize
-        held = MemoryModel(self.model, recipe, sequences, self.stored, width, states, self.running.device)
+        workers = self.settings.compute.workers.number
+        held = MemoryModel(self.model, recipe, sequences, self.stored, width, states, self.running.device, workers)
         chosen = self.settings.evaluation
         return Plan(
             recipe.name,

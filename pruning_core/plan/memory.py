@@ -1,12 +1,12 @@
 """How much memory a run holds at its worst moment, phase by phase."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pruning_core.evaluation.forward import CHUNK_NUMBERS, LOGITS_BYTES
 from pruning_core.plan.anatomy import Anatomy, Block, Group
 from pruning_core.plan.disk import FLOAT, MAPPED, codes, masks, moments
 from pruning_core.plan.work import pooled_tokens
-from pruning_core.recipe import Recipe
+from pruning_core.recipe import Recipe, parse_recipe
 from pruning_core.sharded_writer import SHARD_BYTES
 
 BASE = {"cpu": 600_000_000, "cuda": 2_000_000_000}
@@ -15,6 +15,11 @@ CONTEXT = 600_000_000
 """What CUDA takes on the device for itself."""
 GAPS = 300_000_000
 """Freed memory between tensors that the C library keeps, at most: tensors of up to 32 MiB leave it behind."""
+STATISTICS = parse_recipe(
+    "statistics",
+    {"saliency": {"name": "obs"}, "pattern": {"name": "unstructured"}, "sparsity": 0.5, "propagate": "dense"},
+)
+"""Stands for the collection of dense statistics, which is the same whoever asks for them."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,7 @@ class MemoryModel:
         dtype: bytes per value while blocks run.
         states: memory or mapped.
         device: cpu or cuda.
+        workers: of a search, in this process.
     """
 
     model: Anatomy
@@ -48,11 +54,16 @@ class MemoryModel:
     dtype: int
     states: str
     device: str
+    workers: int = 1
 
     def phases(self) -> dict[str, Memory]:
         """The worst moment of each phase, without evaluation."""
         blocks = self.model.blocks
-        found = {"enter": self._enter()} if self.recipe.calibrates else {}
+        found = {"allocation": self._whole()} if "model" in self.recipe.allocation_needs else {}
+        found |= {"enter": self._enter()} if self.recipe.reads_calibration_text else {}
+        if "statistics" in self.recipe.allocation_needs:
+            dense = replace(self, recipe=STATISTICS)
+            found["dense statistics"] = _worst(dense._forward(block) for block in blocks)
         if self.recipe.calibrates:
             found["forward and statistics"] = _worst(self._forward(block) for block in blocks)
         if self.recipe.method.statistics == "full":
@@ -104,6 +115,19 @@ class MemoryModel:
         states = self._batch_states * (1 if self.states == MAPPED else self._batches)
         on_device = self.dtype * (self.model.outside + first.parameters) + states + peak
         return self._placed(on_device, self._read())
+
+    def _whole(self) -> Memory:
+        """The whole model and what one sequence leaves behind for its gradient, where a trace is estimated also the
+        signs and the shifted weights; for a search a model per worker."""
+        parts = self.recipe.allocation_parts
+        names = {(part.sensitivity_spec or {}).get("name") for part in parts}
+        copies = self.workers if any("search" in part.needs for part in parts) else 1
+        logits = 3 * FLOAT * self.model.length * self.model.vocabulary
+        one = sum(block.count * block.total("moved") for block in self.model.blocks) / self.model.batch
+        estimated = (1 + self.dtype) * self.model.weights if "hutchinson" in names else 0
+        gradient = one + FLOAT * self.model.largest + estimated if names - {None, "leave_one_out"} else 0
+        model = self.dtype * self.model.parameters
+        return self._placed(max(model + gradient + logits, copies * (model + logits)), self._read())
 
     def _forward(self, block: Block) -> Memory:
         worst = 0

@@ -1,10 +1,14 @@
 """How many floating point operations a run takes, by kind; a multiplication and an addition count as two."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from pruning_core.few_tokens import too_few
 from pruning_core.plan.anatomy import Anatomy, Block, Group
+from pruning_core.plan.disk import level_count
 from pruning_core.recipe import Recipe
+from pruning_core.sensitivity import SENSITIVITIES
 from pruning_core.statistics import NARROWEST, STRIPS
 
 
@@ -42,9 +46,63 @@ class Work:
 
 
 def work_of(model: Anatomy, recipe: Recipe, sequences: int) -> Work:
-    """The arithmetic of one variant, the statistics of `propagate: dense` included."""
+    """The arithmetic of one variant, the statistics of `propagate: dense` and the allocation included."""
     tokens = sequences * model.length
-    return sum((_block(block, recipe, model, tokens) for block in model.blocks), Work())
+    made = sum((_block(block, recipe, model, tokens) for block in model.blocks), Work())
+    return made + allocation_work(model, recipe, sequences)
+
+
+def allocation_work(model: Anatomy, recipe: Recipe, sequences: int) -> Work:
+    """What finding out how much goes where takes: forwards, gradients, dense statistics, and every level's solve."""
+    tokens, needs = sequences * model.length, recipe.allocation_needs
+    through = sum((_forward(block, None) * block.count for block in model.blocks), Work())
+    found = through * (_passes(model, recipe, sequences) / model.batch)
+    shared = recipe.calibrates and recipe.propagate == "dense"
+    for block in model.blocks:
+        if "statistics" in needs and not shared:
+            found += _forward(block, None) * (tokens / (model.batch * model.length) * block.count)
+            found += sum((_statistics(g, True, True, model, tokens) for g in block.groups), Work()) * block.count
+        solved = sum((_solving(group, recipe) for group in block.groups), Work())
+        found += solved * (block.count * level_count(model, recipe))
+    return found
+
+
+def _passes(model: Anatomy, recipe: Recipe, sequences: int) -> float:
+    """Forwards of one sequence through all blocks that sensitivities and a search take; a backward counts as two."""
+    specs = {str(part.sensitivity_spec): part.sensitivity_spec for part in recipe.allocation_parts}
+    found = sum(_sensitivity_passes(model, spec, sequences) for spec in specs.values() if spec is not None)
+    return found + sum(
+        _search_tokens(part, model.matrices) / model.length
+        for part in recipe.allocation_parts
+        if "search" in part.needs
+    )
+
+
+def _search_tokens(search: Any, matrices: int) -> float:
+    """Tokens that a search judges candidates on at most; saved prefixes are not counted."""
+    entering = [search.offspring, *search.survivors]
+    stages = [candidates * tokens for candidates, tokens in zip(entering, search.tokens, strict=False)]
+    # The parent is judged anew on the last stage's text.
+    each = sum(stages) + search.tokens[-1] + search.validation * search.length
+    # Rounds after the first look at the levels on either side.
+    probed = search.probes and search.probes + 2 * (search.probe_rounds - 1)
+    start = search.population * search.validation * search.length + probed * matrices * search.probe_tokens
+    return float(search.generations * each + start)
+
+
+def _sensitivity_passes(model: Anatomy, spec: Mapping[str, Any], sequences: int) -> float:
+    measure = SENSITIVITIES.build(spec)
+    count = min(getattr(measure, "sequences", None) or sequences, sequences)
+    if spec["name"] == "fisher":
+        return 3.0 * count
+    if spec["name"] == "hutchinson":
+        # Two gradients a probe, or one that is differentiated again.
+        return 6.0 if measure.form == "mixgpt_code" else 6.0 * count * measure.max_probes
+    if spec["name"] == "leave_one_out":
+        # Each matrix, or each block, from its own block on: half of the model on average.
+        pruned = model.matrices if measure.granularity == "matrix" else sum(block.count for block in model.blocks)
+        return count * (1 + pruned / 2)
+    return 0.0
 
 
 def _block(block: Block, recipe: Recipe, model: Anatomy, tokens: int) -> Work:

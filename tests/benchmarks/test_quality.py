@@ -18,6 +18,7 @@ from benchmarks.quality import PAPERS, app, chosen
 from benchmarks.quality_entries import Entry, Group, groups
 from benchmarks.quality_figures import Figures, Results
 from benchmarks.quality_reading import choices, reading, verdict
+from benchmarks.sections import put_section, sections
 from pruning_core.errors import InputError
 from pruning_core.evaluation.comparison import PairedDifference
 from pruning_core.recipe import parse_recipe
@@ -137,6 +138,15 @@ def test_a_second_run_computes_nothing_and_writes_the_same_files(run, workspace_
     assert not page.with_suffix(".svg").exists() and ".svg" not in page.read_text()
     # Paths that the user gave are shown, where the results lie is not.
     assert ".espalier" not in page.read_text()
+
+
+def test_other_sections_of_the_page_are_left_alone(run, workspace_root: Path):
+    page = workspace_root / "pages" / "results.md"
+    put_section(page, "ladder-x", "Kept.")
+    run("--only", "joint")
+    found = sections(page.read_text())
+    assert [*found] == ["methods", "ladder-x"] and found["ladder-x"] == "Kept."
+    assert "## 50 % unstructured and 4 bits" in found["methods"]
 
 
 def test_what_was_pruned_stays_pruned_when_it_is_quantized_afterwards(run, workspace_root: Path):

@@ -174,3 +174,49 @@ def test_a_model_that_cannot_be_compressed_cannot_be_planned():
     config = GptOssConfig(num_hidden_layers=1, hidden_size=16, intermediate_size=16, num_local_experts=4, head_dim=8)
     with pytest.raises(InputError, match="experts of GptOss"):
         anatomy(config, 1, 8, torch.float32)
+
+
+def test_an_allocation_adds_what_finding_it_takes():
+    settings = parse_settings(
+        {
+            "model": "m",
+            "calibration": {"text": {"name": "stdlib"}, "sequences": 16, "length": 512},
+            "evaluation": {"text": {"name": "stdlib"}},
+            "variants": {"a": SPARSEGPT},
+        }
+    )
+    planner = Planner(LARGE, settings)
+
+    def plan(allocation: dict | None):
+        return planner.plan(parse_recipe("a", SPARSEGPT | ({"allocation": allocation} if allocation else {})))
+
+    plain, uniform, fisher = plan(None), plan({"name": "uniform"}), plan({"name": "by_sensitivity"})
+    assert uniform.facts() == plain.facts()
+    # The gradient of a sequence needs the whole model, and twice the forward's work again.
+    whole = 4 * fisher.model.parameters
+    assert whole < fisher.memory["allocation"].ram < 1.5 * whole and "allocation" not in plain.memory
+    forward = 2 * plain.model.weights * 16 * 512
+    assert fisher.work.products - plain.work.products == pytest.approx(3 * forward, rel=1e-6)
+    owl = plan({"name": "owl"})
+    assert owl.work.products - plain.work.products == pytest.approx(forward, rel=1e-6)
+    shared = planner.plan(parse_recipe("a", SPARSEGPT | {"propagate": "dense"}))
+    assert owl.memory["dense statistics"] == shared.memory["forward and statistics"]
+    assert owl.disk.statistics == 32 * 4 * (3 * 4096**2 + 11008**2) and not owl.disk.levels
+    knapsack = plan({"name": "knapsack", "errors": "output", "levels": 8})
+    # Steps of equal numbers of weights: of 7 matrices of mean size, 4 of width 4096 and 3 of 4096 x 11008.
+    square, long = 4096**2, 4096 * 11008
+    mean = (4 * square + 3 * long) / 7
+    count = 1 + 8 * (4 * square**2 + 3 * long**2) / 7 / mean**2
+    # Half of the weights in half precision, and a bit for each, at every level.
+    assert knapsack.disk.levels == pytest.approx(count * plain.model.weights * (1 + 1 / 8))
+    kept = planner.plan(parse_recipe("a", SPARSEGPT | {"allocation": {"name": "knapsack", "granularity": "block"}}))
+    assert kept.work.sweep > knapsack.work.sweep > 8 * plain.work.sweep
+    given = {"generations": 10, "offspring": 16, "survivors": [4, 1], "tokens": [1024, 8192], "population": 12}
+    given |= {"validation": 32, "length": 256, "initial": [], "probes": 0}
+    search = plan({"name": "evolutionary"} | given)
+    # Per generation two stages, the parent once more, and the validation windows; before them the population.
+    judged = 10 * (16 * 1024 + 4 * 8192 + 8192 + 32 * 256) + 12 * 8192
+    made = knapsack.work.products - plain.work.products
+    assert search.work.products - plain.work.products - made == pytest.approx(2 * plain.model.weights * judged)
+    workers = settings.compute.workers.number
+    assert search.memory["allocation"].ram > workers * whole

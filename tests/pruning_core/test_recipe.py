@@ -99,6 +99,27 @@ def test_a_good_file_becomes_typed_values():
         ("variants/wanda-50/max_fallbacks", -1, "max_fallbacks must be a whole number of matrices"),
         ("variants/wanda-50/max_fallbacks", True, "max_fallbacks must be a whole number of matrices"),
         ("variants/wanda-50/max_fallback", 1, "did you mean 'max_fallbacks'"),
+        ("variants/wanda-50/allocation", "owl", "allocation must be a mapping .name: ...."),
+        ("variants/wanda-50/allocation", {"name": "olw"}, "not a known allocation .did you mean 'owl'"),
+        ("variants/wanda-50/allocation", {"name": "owl", "lambda": 1}, "allocation.lambda is not a known key"),
+        ("variants/wanda-50/allocation", {"name": "owl", "strength": 0.9}, "allocation.strength"),
+        (
+            "variants/wanda-50/allocation",
+            {"name": "by_sensitivity", "sensitivity": {"name": "fisher", "labels": "drawn"}},
+            "wanda-50.allocation.sensitivity.labels",
+        ),
+        ("variants/wanda-50/allocation", {"name": "by_sensitivity", "high": 0.3}, "allocation: no allocation between"),
+        (
+            "variants/wanda-50",
+            GOOD["variants"]["wanda-50"]
+            | {"pattern": {"name": "unstructured", "scope": "row", "rounding": "floor"}, "allocation": {"name": "owl"}},
+            "allocation needs the pattern unstructured with rounding exact",
+        ),
+        (
+            "variants/wanda-50",
+            GOOD["variants"]["wanda-50"] | {"sparsity": 0.0, "allocation": {"name": "owl"}},
+            "nothing to allocate; remove the key",
+        ),
         ("model", None, "model must be a directory or a hub id"),
         ("trust_remote_code", "yes", "must be true or false"),
     ],
@@ -107,6 +128,20 @@ def test_wrong_settings_are_told_in_one_sentence(path, value, sentence):
     with pytest.raises(InputError, match=sentence) as raised:
         parse_settings(changed(path, value))
     assert "\n" not in str(raised.value)
+
+
+def test_an_allocation_may_read_the_text_that_the_method_does_not():
+    magnitude = {"saliency": {"name": "magnitude"}, "pattern": {"name": "unstructured"}, "sparsity": 0.5}
+
+    def reads(spec: dict) -> tuple[bool, bool]:
+        recipe = parse_settings(changed("variants/wanda-50", magnitude | {"allocation": spec})).recipe("wanda-50")
+        assert "allocation" not in recipe.method_spec
+        return recipe.calibrates, recipe.reads_calibration_text
+
+    fisher = {"name": "by_sensitivity", "sensitivity": {"name": "fisher"}}
+    assert reads(fisher) == (False, True) and reads({"name": "owl"}) == (False, True)
+    assert reads({"name": "by_sensitivity", "sensitivity": {"name": "spectral"}}) == (False, False)
+    assert reads({"name": "knapsack"}) == (False, True) and reads({"name": "uniform"}) == (False, False)
 
 
 def test_a_missing_section_is_named():

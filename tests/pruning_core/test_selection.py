@@ -38,3 +38,9 @@ def test_a_count_beyond_the_row_is_refused():
 @pytest.mark.parametrize(("size", "fraction", "count"), [(100, 0.29, 29), (100, 0.5, 50), (5, 0.5, 2), (7, 0.0, 0)])
 def test_binary_fractions_lose_no_weight_and_halves_go_down(size, fraction, count):
     assert rounded_count(size, fraction) == count
+
+
+@pytest.mark.parametrize("size", [2**24, 5 * 10**8 + 3, 2**31 + 7])
+def test_a_whole_number_of_a_large_matrix_comes_back_from_its_fraction(size):
+    for count in (1, size // 3, size // 2, size - 1):
+        assert rounded_count(size, count / size) == count

@@ -32,9 +32,12 @@ VARIANTS = {
         "sparsity": 0.5,
     },
 }
+VARIANTS["owl"] = SPARSEGPT | {"allocation": {"name": "owl"}}
+VARIANTS["knapsack"] = SPARSEGPT | {"allocation": {"name": "knapsack", "errors": "output", "levels": 8}}
+VARIANTS["masked"] = VARIANTS["magnitude"] | {"allocation": {"name": "knapsack"}}
 
 
-@pytest.mark.parametrize("variant", ["sparsegpt", "shared", "gptq", "magnitude"])
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_the_disk_is_what_is_written(workspace_root: Path, variant):
     spec = json.dumps(VARIANTS[variant])
     workspace = Workspace.open(workspace_root, [f"variants={{{variant}: {spec}}}"])
@@ -51,6 +54,8 @@ def test_the_disk_is_what_is_written(workspace_root: Path, variant):
     assert disk.blocks == written["prune_block"]
     assert disk.variant == disk.copies == written["variant"]
     assert disk.statistics == written["statistics"]
+    # How many levels a small matrix has is rounded, and what they keep is known on average.
+    assert disk.levels == pytest.approx(written["levels"], rel=0.15)
     hidden = 8 * 16 * 16 * 4 if recipe.calibrates else 0
     assert disk.states == 2 * hidden
     assert disk_of(planner.model, recipe, 8, 4.0, 4, "mapped", 0).states == 3 * hidden

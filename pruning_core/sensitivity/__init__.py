@@ -1,0 +1,81 @@
+"""Sensitivities: how much a model suffers where a matrix is pruned; larger means prune it less."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar, Protocol
+
+from torch import Tensor
+
+from pruning_core.decoder import Decoder
+from pruning_core.method import Method
+from pruning_core.progress import Progress
+from pruning_core.registry import Registry
+from pruning_core.shares import Matrix
+from pruning_core.staging import InputGroup
+from pruning_core.statistics import LayerStatistics
+
+Statistics = Callable[[int], list[tuple[InputGroup, LayerStatistics]]]
+"""Index of a block -> the input groups of the dense model with what is known of their inputs."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a sensitivity may look at; only what its `needs` ask for is set."""
+
+    matrices: tuple[Matrix, ...]
+    """The prunable matrices in model order."""
+    decoder: Decoder | None = field(default=None, repr=False)
+    """"model": whole, by `load_whole`; "weights": any decoder, its blocks are loaded one at a time where they are not
+    in memory."""
+    windows: Tensor | None = field(default=None, repr=False)
+    """"tokens": [windows, length] int64 token ids."""
+    statistics: Statistics | None = field(default=None, repr=False)
+    """"statistics": those of the dense model."""
+    method: Method | None = None
+    """"method": how a matrix would be pruned."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The sensitivities of a model, all finite; their unit is the sensitivity's own."""
+
+    matrices: dict[str, float]
+    """Matrix -> sensitivity, larger = prune less; never negative."""
+    blocks: list[float]
+    """The same per block."""
+    errors: dict[str, float] | None = None
+    """Standard error per matrix, where the sensitivity is the mean of a sample of more than one."""
+    block_errors: list[float] | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+    """JSON facts on how it was measured: sequences, probes, half-sample rank correlation, clamped values, ..."""
+
+    def facts(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+    @classmethod
+    def of_facts(cls, facts: dict[str, Any]) -> "Profile":
+        """The inverse of `facts`."""
+        return cls(**facts)
+
+
+class Sensitivity(Protocol):
+    """A frozen dataclass registered under its name; its fields are its params.yaml keys."""
+
+    name: ClassVar[str]
+    needs: ClassVar[frozenset[str]]
+    """Subset of {"model", "weights", "tokens", "statistics", "method"}; see `wants_statistics`."""
+
+    def measure(self, subject: Subject, progress: Progress) -> Profile:
+        """The profile of the subject, whose decoder is left as it was."""
+        ...
+
+
+SENSITIVITIES: Registry[Sensitivity] = Registry("sensitivity", "pruning_core.sensitivity")
+
+
+def wants_statistics(sensitivity: Sensitivity, method: Method | None) -> bool:
+    """Whether a subject has to bring statistics: one that prunes with a method needs those which the method needs."""
+    if "statistics" not in sensitivity.needs:
+        return False
+    return "method" not in sensitivity.needs or (method is not None and method.statistics != "none")
