@@ -9,7 +9,7 @@ from pruning_core.errors import InputError
 from pruning_core.recipe import BASELINE
 from tasks.artifact import Artifact
 from tasks.pipeline import Pipeline
-from tasks.records import allocation_chain
+from tasks.records import block_entries, making_chain, texts_of
 from tasks.step import Context, Step
 from tasks.workspace import Workspace
 
@@ -69,10 +69,14 @@ def lineage_of(name: str, overrides: list[str] | None) -> dict[str, Any]:
     model, quality = pipeline.model(name), pipeline.evaluated(name)
     chain = [_link("source checkpoint", pipeline.source)]
     if name != BASELINE:
-        if pipeline.settings.recipe(name).reads_calibration_text:
-            chain.append(_link("calibration tokens", pipeline.calibration))
-        chain += [_link(kind, artifact) for kind, artifact in allocation_chain(pipeline, name).items()]
-        chain += [_link(key, _stored(pipeline, entry)) for key, entry in _blocks(model)]
+        texts = texts_of(pipeline, name)
+        made_from = making_chain(pipeline, name)
+        compressed = made_from.pop("compressed", None)
+        chain += [_link("calibration tokens", texts["calibration"])] if "calibration" in texts else []
+        chain += [_link(kind, artifact) for kind, artifact in made_from.items()]
+        chain += [_link(key, _stored(pipeline, entry)) for key, entry in block_entries(pipeline, name)]
+        chain += [_link("compressed", compressed)] if compressed else []
+        chain += [_link("recovery tokens", texts["recovery"])] if "recovery" in texts else []
         chain.append(_link("variant", model))
     chain += [_link("evaluation tokens", pipeline.evaluation), _link("evaluation", quality)]
     made = quality if name == BASELINE else model
@@ -85,11 +89,6 @@ def lineage_of(name: str, overrides: list[str] | None) -> dict[str, Any]:
         "git_commit": workspace.git_commit(),
         "run_id": _run_id(workspace, model, quality),
     }
-
-
-def _blocks(model: Artifact) -> list[tuple[str, dict[str, str]]]:
-    entries = [(key, entry) for key, entry in model.manifest["inputs"].items() if key.startswith("block-")]
-    return sorted(entries, key=lambda item: int(item[0].removeprefix("block-")))
 
 
 def _stored(pipeline: Pipeline, entry: dict[str, str]) -> Artifact:

@@ -16,8 +16,10 @@ from pruning_core.compute import Compute
 from pruning_core.errors import InputError
 from pruning_core.method import Method
 from pruning_core.method_settings import build_method
+from pruning_core.recovery_settings import Recovering, build_recovery
 from pruning_core.registry import STRICT, nearest, validated
 from pruning_core.sensitivity import SENSITIVITIES, wants_statistics
+from pruning_core.structured.settings import Structured, build_structured
 from pruning_core.text import TEXTS
 
 BASELINE = "dense"
@@ -34,8 +36,10 @@ VARIANT_KEYS = (
     "allocation",
     "propagate",
     "max_fallbacks",
+    "structured",
+    "recovery",
 )
-BESIDE_THE_METHOD = ("allocation", "propagate", "max_fallbacks")
+BESIDE_THE_METHOD = ("allocation", "propagate", "max_fallbacks", "structured", "recovery")
 """The keys of a variant that say nothing of how one matrix is compressed."""
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
@@ -75,7 +79,8 @@ class Recipe:
     """One variant."""
 
     name: str
-    method: Method
+    method: Method | None
+    """How matrices are compressed; None where whole channels and heads go, or training does it all."""
     propagate: Propagation
     spec: dict[str, Any] = field(repr=False)
     """The mapping as written in params.yaml."""
@@ -83,6 +88,15 @@ class Recipe:
     """How many matrices may go without compensation because their Hessian cannot be factored."""
     allocation: Allocation | None = None
     """How much of each matrix goes; None: what the method says, of every matrix alike."""
+    structured: Structured | None = None
+    """Which channels and heads go."""
+    recovery: Recovering | None = None
+    """How the compressed model is trained; None: not at all."""
+
+    @property
+    def compression_spec(self) -> dict[str, Any]:
+        """The mapping without what happens to the compressed model: one model for all recoveries of it."""
+        return {key: value for key, value in self.spec.items() if key != "recovery"}
 
     @property
     def method_spec(self) -> dict[str, Any]:
@@ -92,7 +106,7 @@ class Recipe:
     @property
     def calibrates(self) -> bool:
         """Whether the matrices are compressed with statistics of calibration text."""
-        return self.method.statistics != "none"
+        return self.method is not None and self.method.statistics != "none"
 
     @property
     def allocation_parts(self) -> tuple[Allocation, ...]:
@@ -121,7 +135,8 @@ class Recipe:
     @property
     def reads_calibration_text(self) -> bool:
         """Whether the variant looks at calibration text at all, be it to find out how much goes where."""
-        return self.calibrates or bool(self.allocation_needs & {"tokens", "statistics"})
+        shrinks = self.structured is not None and self.structured.reads_tokens
+        return self.calibrates or shrinks or bool(self.allocation_needs & {"tokens", "statistics"})
 
 
 @dataclass(frozen=True)
@@ -191,15 +206,40 @@ def parse_recipe(name: str, spec: Any, device: str = "cpu") -> Recipe:
     allowed = spec.get("max_fallbacks", 0)
     if isinstance(allowed, bool) or not isinstance(allowed, int) or allowed < 0:
         raise InputError(f"{where}.max_fallbacks must be a whole number of matrices, 0 or more, got {allowed!r}")
-    method = build_method(spec, where, torch.device(device))
-    recipe = Recipe(name, method, propagate, dict(spec), allowed, build_allocation(spec, method, where))
-    _refuse_unused(recipe, where)
+    method = _method(spec, where, torch.device(device))
+    recipe = Recipe(
+        name,
+        method,
+        propagate,
+        dict(spec),
+        allowed,
+        build_allocation(spec, method, where) if method else None,
+        build_structured(spec["structured"], f"{where}.structured") if "structured" in spec else None,
+        build_recovery(spec["recovery"], f"{where}.recovery") if "recovery" in spec else None,
+    )
+    if method is not None:
+        _refuse_unused(recipe, method, where)
     return recipe
 
 
-def _refuse_unused(recipe: Recipe, where: str) -> None:
+def _method(spec: Mapping[str, Any], where: str, device: torch.device) -> Method | None:
+    """The method of a variant's matrices; None for one that is made smaller, or trained only."""
+    others = [key for key in spec if key not in ("structured", "recovery")]
+    if "structured" in spec and others:
+        raise InputError(
+            f"{where}.{others[0]} is of methods that compress matrices, and structured removes whole channels and "
+            "heads; remove one of the two"
+        )
+    if others and "quantizer" in spec and "recovery" in spec:
+        raise InputError(f"{where}.recovery would train weights off the quantizer's grids; remove one of the two")
+    if not others and ("structured" in spec or "recovery" in spec):
+        return None
+    return build_method(spec, where, device)
+
+
+def _refuse_unused(recipe: Recipe, method: Method, where: str) -> None:
     """A setting that would change nothing is a misunderstanding, and is told."""
-    method, spec = recipe.method, recipe.spec
+    spec = recipe.spec
     blockwise = method.pattern is not None and getattr(method.pattern, "scope", None) == "block"
     given = spec.get("compensation", {})
     unused = {

@@ -15,7 +15,7 @@ def experts_together(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
     kinds: dict[str, list[Layer]] = {}
     for layer in layers:
         kinds.setdefault(EXPERT.sub("", layer.name), []).append(layer)
-    return tuple(_sum(name, members) for name, members in kinds.items())
+    return tuple(_sum(name, members) if len(members) > 1 else members[0] for name, members in kinds.items())
 
 
 def _sum(name: str, layers: list[Layer]) -> Layer:

@@ -27,6 +27,8 @@ from tasks.assemble import assemble
 from tasks.evaluate import evaluate
 from tasks.measure import measure
 from tasks.prune_block import prune_block
+from tasks.recovering import recovered
+from tasks.shrinking import shrunk
 from tasks.sources import as_artifact, source_model
 from tasks.statistics import statistics
 from tasks.step import Context
@@ -86,11 +88,21 @@ class Pipeline:
         if name == BASELINE:
             return self.source
         recipe = self.settings.recipe(name)
+        made = self.compressed(name)
+        return made if recipe.recovery is None else recovered(self, recipe, made)
+
+    def compressed(self, name: str) -> Artifact:
+        """What a variant is before any recovery; the source where the recipe compresses nothing."""
+        recipe = self.settings.recipe(name)
+        if recipe.structured is not None:
+            return shrunk(self, recipe)
+        if recipe.method is None:
+            return self.source
         blocks = self._blocks(recipe)
         inputs = {"source": self.source} | {f"block-{index}": block for index, block in enumerate(blocks)}
         if recipe.allocation is not None:
             inputs["allocation"] = self.allocation(name)
-        return self.context.run(assemble, {"recipe": recipe.spec}, inputs, f"{name} model")
+        return self.context.run(assemble, {"recipe": recipe.compression_spec}, inputs, f"{name} model")
 
     def allocation(self, name: str) -> Artifact | None:
         """How much of each matrix of a variant goes; None where every matrix gets what the method says."""

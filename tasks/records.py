@@ -9,8 +9,12 @@ from tasks.allocation import TABLE
 from tasks.artifact import Artifact
 from tasks.canonical import digest_of
 from tasks.pipeline import Pipeline
+from tasks.recover import CURVE
+from tasks.recovering import training_text
 from tasks.search import RESULT
 from tasks.sensitivity import PROFILE
+from tasks.shrinking import group_scores
+from tasks.structured_prune import TABLES
 from tasks.versioning import evaluation_output, model_output, output_md5s
 from tasks.workspace import Workspace
 
@@ -28,7 +32,8 @@ def variant_record(workspace: Workspace, pipeline: Pipeline, name: str, steps: l
         "metrics": json.loads((evaluation.path / "metrics.json").read_text()),
         "speed": _rates(speed),
         "search": _search(pipeline, name),
-        "parents": _parents(pipeline, name, model),
+        "loss_curves": _loss_curves(model),
+        "parents": _parents(pipeline, name),
         "datasets": _datasets(pipeline, name),
         "git_commit": workspace.git_commit(),
         "dvc": _dvc(workspace, name, model, evaluation),
@@ -54,10 +59,45 @@ def allocation_chain(pipeline: Pipeline, name: str) -> dict[str, Artifact]:
     return chain | {"allocation": decided}
 
 
+def making_chain(pipeline: Pipeline, name: str) -> dict[str, Artifact]:
+    """What a variant was made from beside the dense model, its blocks and text, in the order of the work.
+
+    What `allocation_chain` holds; "importance", the scores of channels and heads; "compressed", the model before it was
+    trained back.
+    """
+    if name == BASELINE:
+        return {}
+    recipe, chain = pipeline.settings.recipe(name), allocation_chain(pipeline, name)
+    if recipe.structured is not None:
+        chain["importance"] = group_scores(pipeline, recipe)
+    if recipe.recovery is not None and (made := pipeline.compressed(name)).digest != pipeline.source.digest:
+        chain["compressed"] = made
+    return chain
+
+
+def texts_of(pipeline: Pipeline, name: str) -> dict[str, Artifact]:
+    """Role -> windows that a variant looked at: "calibration", "recovery"."""
+    if name == BASELINE:
+        return {}
+    recipe = pipeline.settings.recipe(name)
+    texts = {"calibration": pipeline.calibration} if recipe.reads_calibration_text else {}
+    return texts | ({"recovery": training_text(pipeline, recipe)} if recipe.recovery is not None else {})
+
+
 def small_files(pipeline: Pipeline, name: str) -> list[Path]:
-    """The plots and tables of a variant's allocation, for MLflow to show."""
-    files = [path for artifact in allocation_chain(pipeline, name).values() for path in artifact.path.iterdir()]
-    return sorted(path for path in files if path.suffix in (".svg", ".html") or path.name in (TABLE, PROFILE))
+    """The plots and tables of how a variant was made, for MLflow to show."""
+    made_from = making_chain(pipeline, name)
+    artifacts = [] if name == BASELINE else [*made_from.values(), pipeline.model(name)]
+    # The tables of the model itself stand for those of the model that it was trained from.
+    files = {path.name: path for artifact in artifacts for path in artifact.path.iterdir()}
+    shown = (TABLE, PROFILE, CURVE, *TABLES)
+    return sorted(path for path in files.values() if path.suffix in (".svg", ".html") or path.name in shown)
+
+
+def _loss_curves(model: Artifact) -> dict[str, Any]:
+    """Part of the model -> points of its training; {} of a model that was not trained."""
+    written = model.path / CURVE
+    return json.loads(written.read_text()) if written.is_file() else {}
 
 
 def _rates(speed: Artifact) -> dict[str, Any]:
@@ -94,25 +134,29 @@ def _baseline_manifest(pipeline: Pipeline, speed: Artifact) -> dict[str, Any]:
     }
 
 
-def _parents(pipeline: Pipeline, name: str, model: Artifact) -> dict[str, Any]:
+def _parents(pipeline: Pipeline, name: str) -> dict[str, Any]:
     if name == BASELINE:
         return {}
-    parents: dict[str, Any] = {"dense": {"digest": pipeline.source.digest}}
-    if pipeline.settings.recipe(name).reads_calibration_text:
-        parents["calibration"] = {"digest": pipeline.calibration.digest}
-    for kind, artifact in allocation_chain(pipeline, name).items():
-        parents[kind] = {"digest": artifact.digest}
-    blocks = [entry for key, entry in model.manifest["inputs"].items() if key.startswith("block-")]
+    made_from = {"dense": pipeline.source} | texts_of(pipeline, name) | making_chain(pipeline, name)
+    parents = {kind: {"digest": artifact.digest} for kind, artifact in made_from.items()}
+    blocks = [entry for _, entry in block_entries(pipeline, name)]
     shared = [pipeline.context.store.find(block["key"]).manifest["inputs"].get("statistics") for block in blocks]
-    if all(shared):
+    if shared and all(shared):
         parents["statistics"] = {"digest": digest_of([entry["digest"] for entry in shared])}
     return parents
 
 
+def block_entries(pipeline: Pipeline, name: str) -> list[tuple[str, dict[str, str]]]:
+    """("block-N", its entry in the manifest of the model that it is a part of), in order; [] where there are none."""
+    model = pipeline.compressed(name)
+    if model.digest == pipeline.source.digest:
+        return []
+    entries = [(key, entry) for key, entry in model.manifest["inputs"].items() if key.startswith("block-")]
+    return sorted(entries, key=lambda item: int(item[0].removeprefix("block-")))
+
+
 def _datasets(pipeline: Pipeline, name: str) -> dict[str, Any]:
-    used = {"evaluation": pipeline.evaluation}
-    if name != BASELINE and pipeline.settings.recipe(name).reads_calibration_text:
-        used["calibration"] = pipeline.calibration
+    used = {"evaluation": pipeline.evaluation} | texts_of(pipeline, name)
     return {
         role: {
             "name": f"{tokens.facts['source'].get('name', 'text')}-{role}",

@@ -4,13 +4,14 @@ import importlib.metadata
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pruning_core.compute import Running
 from pruning_core.errors import ComputationError, InputError
 from pruning_core.evaluation.perplexity import perplexity
 from pruning_core.recovery import RECOVERIES
-from pruning_core.recovery.overlap import without_overlap
+from pruning_core.recovery.overlap import shared_windows, without_overlap
 from pruning_core.recovery.subject import Subject, check_masks
 from pruning_core.whole_model import WholeDecoder, load_whole
 from tasks.artifact import Artifact
@@ -35,11 +36,12 @@ def recovery_modules(params: dict[str, Any]) -> list[str]:
 def recover(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, context: Context) -> dict[str, Any]:
     """Train a model under its masks, or one that was made smaller, or a dense one that is pruned on the way.
 
-    params: recovery (mapping); overlap (refuse | drop: training or validation windows that share text with the
-        evaluation windows); batch (windows per forward of a validation); trust_remote_code; device; dtype (float32 |
-        bfloat16, of products in forward passes); libraries (`libraries_of`); checkpoint_every (steps).
-    inputs: model; tokens (training windows); validation and evaluation (windows of other text); and source, the dense
-        model, where the method learns from it or its loss is to be told.
+    params: recovery (mapping); validation (how many of the windows are set apart where no others are given); overlap
+        (refuse | drop: training or validation windows that share text with the evaluation windows); batch (windows per
+        forward of a validation); trust_remote_code; device; dtype (float32 | bfloat16, of products in forward passes);
+        libraries (`libraries_of`); checkpoint_every (steps).
+    inputs: model; tokens (training windows); evaluation and, instead of windows set apart, validation (windows of
+        other text); and source, the dense model, where the method learns from it or its loss is to be told.
     writes: what `tasks.assemble` writes, of the trained model; loss_curve.json {part of the model: points}.
     """
     method = RECOVERIES.build(params["recovery"])
@@ -68,9 +70,9 @@ def recover(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, cont
         facts = write_model(inputs["model"], subject, recovered, out)
     write_json(out / CURVE, recovered.curves)
     told = _told(losses, removed, sum(int((~keep).sum()) for keep in recovered.masks.values()), dropped)
-    ledger = [*facts.get("ledger", []), *recovered.ledger]
     recipe = facts.get("recipe", {}) | {"recovery": params["recovery"]}
-    return facts | {"recipe": recipe, "ledger": ledger, "recovery": told | {"steps": _steps(recovered.curves)}}
+    told |= {"steps": _steps(recovered.curves), "history": recovered.history}
+    return {"ledger": []} | facts | {"recipe": recipe, "recovery": told}
 
 
 def libraries_of(recovery: dict[str, Any]) -> dict[str, str]:
@@ -92,13 +94,32 @@ def _check(params: dict[str, Any], inputs: dict[str, Artifact], name: str, needs
 
 
 def _windows(params: dict[str, Any], inputs: dict[str, Artifact]) -> tuple[Tensor, Tensor, dict[str, int]]:
-    """Training and validation windows that share no text with the evaluation, and how many were left out for it."""
-    judged = load_tokens(inputs["evaluation"])
+    """Training and validation windows that share no text with the evaluation nor with each other, and how many were
+    left out for it."""
+    judged, windows = load_tokens(inputs["evaluation"]), load_tokens(inputs["tokens"])
+    if "validation" in inputs:
+        apart = load_tokens(inputs["validation"])
+    else:
+        windows, apart = _set_apart(windows, params["validation"])
     found, dropped = {}, {}
-    for name, what in (("tokens", "training"), ("validation", "validation")):
-        windows = load_tokens(inputs[name])
-        found[name], dropped[what] = without_overlap(windows, judged, what, params["overlap"])
+    for name, what, chosen in (("tokens", "training", windows), ("validation", "validation", apart)):
+        found[name], dropped[what] = without_overlap(chosen, judged, what, params["overlap"])
+    if "validation" not in inputs:
+        seen = shared_windows(found["tokens"], found["validation"])
+        dropped["training"] += int(seen.sum())
+        found["tokens"] = found["tokens"][~seen]
+    if not len(found["tokens"]) or not len(found["validation"]):
+        raise InputError("no windows are left to train or to validate on; take other or more text for the recovery")
     return found["tokens"], found["validation"], dropped
+
+
+def _set_apart(windows: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """All windows but `count`, and these, from all over the text."""
+    if count >= len(windows):
+        raise InputError(f"{count} of {len(windows)} windows are to be set apart, and none would be left to train on")
+    places = torch.arange(count) * len(windows) // count
+    chosen = torch.zeros(len(windows), dtype=torch.bool).index_fill(0, places, True)
+    return windows[~chosen], windows[chosen]
 
 
 def _whole(params: dict[str, Any], model: Artifact | None) -> WholeDecoder | None:

@@ -145,6 +145,11 @@ def _plots(variants: list[Variant]) -> Iterable[tuple[str, str, str]]:
             "The best candidate so far on the search's own validation windows.",
             report_plots.search_convergence(variants),
         ),
+        (
+            "Recovery",
+            "Loss on windows set apart from the training text.",
+            report_plots.recovery(variants),
+        ),
     )
     for number, (title, note, figure) in enumerate(drawn):
         if figure.data:
@@ -161,6 +166,7 @@ def _details(variant: Variant) -> dict[str, Any]:
         **{f"{kind} (parent)": digest for kind, digest in variant.parent_digests().items()},
         **_texts(variant),
         "allocated": str(variant.facts.allocation or ""),
+        "recovery": str(variant.facts.recovery or ""),
         "evaluation": variant.evaluation.digest,
         "code": variant.manifest.source,
         "git commit": variant.git_commit,

@@ -7,6 +7,7 @@ from typing import Any
 from tasks.palette import COLOURS, DENSE, GRID, INK
 from tasks.variant_record import Layer, Variant
 
+METHODS = ("saliency", "pattern", "quantizer", "compensation", "allocation")
 MARKERS = ("circle", "diamond", "square", "triangle-up", "cross", "star")
 # Beyond this ratio of the highest to the lowest value a linear axis hides the low ones.
 LOG_RATIO = 12.0
@@ -22,8 +23,11 @@ def method(variant: Variant) -> str:
     """What the variant is, without its sparsity: variants of one method make one curve."""
     recipe = variant.recipe
     names = []
-    for key in ("saliency", "pattern", "quantizer", "compensation", "allocation"):
-        value = recipe.get(key)
+    structured = recipe.get("structured", {})
+    parts = recipe | {"importance": structured.get("importance")}
+    parts["reconstruction"] = structured.get("reconstruction") and "least squares"
+    for key in (*METHODS, "importance", "reconstruction", "recovery"):
+        value = parts.get(key)
         name = value.get("name") if isinstance(value, dict) else value
         if name in (None, "none", "unstructured", "uniform"):
             continue
@@ -62,9 +66,9 @@ def quality(variants: list[Variant]) -> Any:
 def sparsity_by_depth(variants: list[Variant]) -> Any:
     """The removed fraction of each block, weighted by parameters."""
     figure = new_figure("block", "sparsity")
-    for variant, blocks in _by_block(variants, lambda layer: layer.zeros):
-        removed = [sum(layer.zeros for layer in layers) for layers in blocks.values()]
-        size = [sum(layer.rows * layer.columns for layer in layers) for layers in blocks.values()]
+    for variant, blocks in _by_block(variants, lambda layer: layer.gone):
+        removed = [sum(layer.gone for layer in layers) for layers in blocks.values()]
+        size = [sum(layer.size for layer in layers) for layers in blocks.values()]
         values = [zeros / count for zeros, count in zip(removed, size, strict=True)]
         _line(figure, variants, variant, list(blocks), values, "sparsity %{y:.2%}")
     figure.update_yaxes(tickformat=".0%", rangemode="tozero")
@@ -114,6 +118,28 @@ def search_convergence(variants: list[Variant]) -> Any:
                 hovertemplate=f"<b>{escape(variant.name)}</b><br>%{{x:,}} tokens<br>KL %{{y:.4f}}<extra></extra>",
             )
     return figure
+
+
+def recovery(variants: list[Variant]) -> Any:
+    """Validation loss of each training of a whole model by its steps; of block-wise ones before and after alone."""
+    figure, seen = new_figure("optimizer steps", "validation loss, nats per token"), []
+    for variant in variants:
+        points = [(point.step, point.validation_loss) for point in variant.loss_curves.get("model", ())]
+        known = variant.facts.recovery
+        if not points and known:
+            points = [(0, known.validation_loss["before"]), (known.steps, known.validation_loss["after"])]
+        if points:
+            seen += [loss for _, loss in points]
+            figure.add_scatter(
+                x=[step for step, _ in points],
+                y=[loss for _, loss in points],
+                name=escape(variant.name),
+                mode="lines+markers",
+                marker={"size": 6},
+                line={"color": colours(variants)[variant.name]},
+                hovertemplate=f"<b>{escape(variant.name)}</b>, step %{{x}}<br>loss %{{y:.4f}}<extra></extra>",
+            )
+    return _scaled(figure, seen)
 
 
 def _by_block(

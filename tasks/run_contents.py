@@ -78,6 +78,16 @@ def search_metrics(variant: Variant) -> Iterator[tuple[str, float, int]]:
             yield f"search/{name}", float(getattr(entry, name)), entry.generation
 
 
+def loss_metrics(variant: Variant) -> Iterator[tuple[str, float, int]]:
+    """(name, value, step) of every point of the variant's training, where there was one."""
+    for part, points in variant.loss_curves.items():
+        place = "recovery" if part == "model" else f"recovery/{part}"
+        for point in points:
+            known = {"train_loss": point.train_loss, "learning_rate": point.learning_rate}
+            known["validation_loss"] = point.validation_loss
+            yield from ((f"{place}/{name}", value, point.step) for name, value in known.items() if value is not None)
+
+
 def tags(variant: Variant, workspace: Path) -> dict[str, str]:
     """What the run is found by and where everything came from; what is not known is left out."""
     known = {
@@ -162,6 +172,8 @@ def description(variant: Variant) -> str:
         lines += [f"Model: `{variant.model.path}` (digest `{variant.model.digest[:12]}`)"]
     if variant.facts.allocation:
         lines += ["", f"Allocation {variant.facts.allocation}"]
+    if variant.facts.recovery:
+        lines += ["", f"Recovery: {variant.facts.recovery}"]
     cached = sum(stage.state == "Cached" for stage in variant.steps)
     if variant.steps:
         lines += ["", f"{len(variant.steps)} steps, {cached} of them taken from the cache."]

@@ -22,6 +22,8 @@ from tasks.progress import progress
 from tasks.states import exclusive, load_tokens
 from tasks.step import Context, step
 
+GROUPS_TABLE = "groups.txt"
+
 
 def importance_module(params: dict[str, Any]) -> list[str]:
     """The module of the importance that these params choose."""
@@ -48,7 +50,7 @@ def structured_importance(
         scores = importance.score(subject, progress(params["importance"]["name"]))
     save_file({site.name: scores.of(site).contiguous() for site in sites}, out / "scores.safetensors")
     write_json(out / "notes.json", scores.notes)
-    (out / "groups.txt").write_text(groups_table(sites) + "\n", encoding="utf-8")
+    (out / GROUPS_TABLE).write_text(groups_table(sites) + "\n", encoding="utf-8")
     return {"per_parameter": scores.per_parameter, "families": list(params["families"])}
 
 

@@ -8,11 +8,9 @@ import torch
 
 from pruning_core.checkpoint import Checkpoint
 from pruning_core.decoder import Decoder, matrix
-from pruning_core.registry import validated
 from pruning_core.structured.groups import Site, sites_of
 from pruning_core.structured.plan import Plan, plan_table
-from pruning_core.structured.ranking import Ranking
-from pruning_core.structured.reconstruction import Reconstruction
+from pruning_core.structured.settings import build_ranking, build_reconstruction
 from pruning_core.structured.surgery import Replacements, kept_slices, stored_parameters, write_pruned
 from tasks.artifact import Artifact
 from tasks.canonical import write_json
@@ -20,7 +18,10 @@ from tasks.progress import progress
 from tasks.sources import companion_files
 from tasks.states import exclusive, load_tokens
 from tasks.step import Context, step
-from tasks.structured_importance import load_scores, opened
+from tasks.structured_importance import GROUPS_TABLE, load_scores, opened
+
+PLAN, PLAN_TABLE = "plan.json", "plan.txt"
+TABLES = (GROUPS_TABLE, PLAN_TABLE)
 
 
 @step("structured_prune")
@@ -38,28 +39,18 @@ def structured_prune(
     decoder = opened(inputs["source"], params, whole=False)
     sites = sites_of(decoder.blocks, decoder.block_prefix, inputs["scores"].facts["families"])
     plan = ranking.plan(sites, load_scores(inputs["scores"]), *stored_parameters(decoder))
-    replacements, ledger = None, []
+    replacements, refits = None, []
     if params["reconstruction"] is not None:
         chosen = build_reconstruction(params["reconstruction"])
         windows = load_tokens(inputs["tokens"])
         with exclusive:
-            replacements, ledger = chosen.run(decoder, sites, plan, windows, params["batch"], progress("least squares"))
+            replacements, refits = chosen.run(decoder, sites, plan, windows, params["batch"], progress("least squares"))
     for file in companion_files(inputs["source"].path):
         shutil.copyfile(file, out / file.name)
     written = write_pruned(decoder, sites, plan, out, replacements or Replacements(), progress("surgery"))
-    write_json(out / "plan.json", plan.facts())
-    (out / "plan.txt").write_text(plan_table(plan, sites) + "\n", encoding="utf-8")
-    return _facts(decoder, sites, plan, written, ledger, params["recipe"], out)
-
-
-def build_ranking(spec: dict[str, Any], where: str = "ranking") -> Ranking:
-    """The ranking of a mapping; InputError where it is wrong."""
-    return validated(lambda: Ranking(**spec), where, sorted(Ranking.__dataclass_fields__))
-
-
-def build_reconstruction(spec: dict[str, Any], where: str = "reconstruction") -> Reconstruction:
-    """The reconstruction of a mapping; InputError where it is wrong."""
-    return validated(lambda: Reconstruction(**spec), where, sorted(Reconstruction.__dataclass_fields__))
+    write_json(out / PLAN, plan.facts())
+    (out / PLAN_TABLE).write_text(plan_table(plan, sites) + "\n", encoding="utf-8")
+    return _facts(decoder, sites, plan, written, refits, params, out)
 
 
 def _facts(
@@ -67,8 +58,8 @@ def _facts(
     sites: list[Site],
     plan: Plan,
     written: dict[str, Any],
-    ledger: list[dict[str, Any]],
-    recipe: dict[str, Any],
+    refits: list[dict[str, Any]],
+    params: dict[str, Any],
     out: Path,
 ) -> dict[str, Any]:
     """Those of `tasks.assemble`: a weight is removed with its row or column; bits are per weight of the source."""
@@ -79,7 +70,7 @@ def _facts(
     stored = sum(checkpoint.bytes(name) for name in checkpoint.names())
     width = 8 * stored / plan.before
     return {
-        "recipe": recipe,
+        "recipe": params["recipe"],
         "sparsity": {"prunable": removed / prunable, "whole_model": 1 - written["parameters"] / plan.before},
         "parameters": {
             "prunable": prunable,
@@ -89,11 +80,21 @@ def _facts(
             "zeros": written["zeros"],
         },
         "layers": layers,
-        "ledger": ledger,
+        "ledger": _raised(refits, params["reconstruction"]),
+        "reconstruction": refits,
         "bits_per_weight": {"stored": width, "bitmask": width},
         "size_bytes": {"stored": stored, "bitmask": stored},
         "structure": {"mode": plan.mode, "kept": {name: len(groups) for name, groups in plan.kept.items()}},
     }
+
+
+def _raised(refits: list[dict[str, Any]], reconstruction: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """A ledger entry for every consumer that could be solved for with a larger ridge than any that was asked for."""
+    if reconstruction is None:
+        return []
+    asked = build_reconstruction(reconstruction).ridges
+    raised = [refit for refit in refits if refit["event"] == "least_squares" and refit["ridge"] > max(asked)]
+    return [{"layer": refit["layer"], "event": "ridge_raised", "ridge": refit["ridge"]} for refit in raised]
 
 
 def _layers(decoder: Decoder, index: int, sites: list[Site], plan: Plan) -> list[dict[str, Any]]:

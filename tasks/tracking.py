@@ -149,6 +149,7 @@ def _create(
     _log(client, run.run_id, metrics=run_contents.headline(variant), model=model)
     _log_steps(client, run.run_id, run_contents.layer_metrics(variant))
     _log_steps(client, run.run_id, run_contents.search_metrics(variant))
+    _log_steps(client, run.run_id, run_contents.loss_metrics(variant))
     _link(client, run.run_id, variant, model, tags.get("parent.dense.run_id"), runs)
     _log_artifacts(client, run.run_id, variant, artifacts)
     client.set_terminated(run.run_id, FINISHED, end_time=now)

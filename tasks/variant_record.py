@@ -31,18 +31,33 @@ class Reference(_Facts):
 
 
 class Layer(_Facts):
-    """One compressed matrix; `loss` is 0.5 tr(D H D^T), None where nothing was solved."""
+    """One compressed matrix; `loss` is 0.5 tr(D H D^T), None where nothing was solved.
+
+    One that was made smaller has its former size beside the present one; what it lost counts as removed.
+    """
 
     name: str
     rows: int
     columns: int
+    dense_rows: int | None = None
+    dense_columns: int | None = None
     zeros: int | None = Field(None, validation_alias=AliasChoices("zeros", "removed"))
     loss: float | None = None
 
     @property
+    def size(self) -> int:
+        """Weights before anything was removed."""
+        return (self.dense_rows or self.rows) * (self.dense_columns or self.columns)
+
+    @property
+    def gone(self) -> int | None:
+        """Weights that are zero or no longer there, None when the zeros were not counted."""
+        return None if self.zeros is None else self.zeros + self.size - self.rows * self.columns
+
+    @property
     def sparsity(self) -> float | None:
         """The removed fraction, None when the zeros were not counted."""
-        return None if self.zeros is None else self.zeros / (self.rows * self.columns)
+        return None if self.gone is None else self.gone / self.size
 
     @property
     def place(self) -> tuple[int | None, str]:
@@ -100,6 +115,29 @@ class Searched(_Facts):
     history: tuple[Generation, ...] = Field((), strict=False)
 
 
+class Point(_Facts):
+    """A point of a training's loss curve; losses as the training defines them, of a whole model in nats per token."""
+
+    step: int
+    train_loss: float | None = None
+    validation_loss: float
+    learning_rate: float = 0.0
+
+
+class Recovered(_Facts):
+    """What training gave back: losses in nats per token on validation windows, and the share of the gap to dense."""
+
+    validation_loss: dict[str, float | None]
+    recovered_share: float | None = None
+    removed: dict[str, int]
+    steps: int
+
+    def __str__(self) -> str:
+        before, after = (self.validation_loss[name] for name in ("before", "after"))
+        share = "" if self.recovered_share is None else f", {self.recovered_share:.1%} of the gap to dense"
+        return f"{self.steps} steps, validation loss {before:.4f} to {after:.4f}{share}"
+
+
 class ModelFacts(_Facts):
     """What the model's manifest says of it; `bits_per_weight` in bits, `size_bytes` in bytes."""
 
@@ -110,6 +148,7 @@ class ModelFacts(_Facts):
     size_bytes: Size | float | None = None
     propagate: str | None = None
     allocation: Allocated | None = None
+    recovery: Recovered | None = None
 
 
 class Manifest(_Facts):
@@ -191,6 +230,7 @@ class Variant(_Facts):
     manifest: Manifest = Field(default_factory=Manifest)
     speed: Speed | None = None
     search: Searched | None = None
+    loss_curves: dict[str, list[Point]] = Field(default_factory=dict)
     parents: dict[str, Reference | str | None] = Field(default_factory=dict)
     datasets: dict[str, Dataset | None] = Field(default_factory=dict)
     git_commit: str | None = None

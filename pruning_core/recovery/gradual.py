@@ -63,7 +63,7 @@ class Gradual:
         return replace(self.pattern, n=max(n, self.pattern.n)).removed(score, None, score.shape[1])
 
     def history(self, keep: dict[str, Tensor]) -> list[dict[str, Any]]:
-        """What each round aimed at, and what is gone at the end, for a ledger."""
+        """What each round aimed at, and what is gone at the end."""
         removed = sum(int((~one).sum()) for one in keep.values())
         planned = [self.sparsity_after(round_) for round_ in range(1, self.rounds + 1)]
         return [{"event": "pruned_in_rounds", "path": self.path, "planned": planned, "removed": removed}]

@@ -51,7 +51,8 @@ class Recovered:
     """As in `Subject`."""
     curves: dict[str, list[dict[str, Any]]]
     """Part of the model ("model" for all of it) -> points of step, train_loss, validation_loss, learning_rate."""
-    ledger: list[dict[str, Any]] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    """What masks went through on the way."""
 
 
 def check_masks(subject: Subject) -> int:

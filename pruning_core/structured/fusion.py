@@ -6,6 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from pruning_core.rank_correlation import rank_correlation
 from pruning_core.structured.groups import Site
 
 Fusion = Literal["probes_and_prior", "probes", "prior", "half", "fine", "coarse"]
@@ -31,8 +32,9 @@ def fusion_weights(
 
 
 def correlations(rises: Tensor, groups: Sequence[int], fine: Tensor, coarse: Tensor) -> list[float]:
-    """Evidence of single groups: rank correlations of fine and coarse [all groups] with the rises of `groups`."""
-    return [spearman(rises, estimate[list(groups)]) for estimate in (fine, coarse)]
+    """Evidence of single groups: rank correlations of fine and coarse [all groups] with the rises of `groups`,
+    0 where one of the two does not vary."""
+    return [rank_correlation(rises, estimate[list(groups)]) or 0.0 for estimate in (fine, coarse)]
 
 
 def relative_savings(rises: Tensor) -> list[float]:
@@ -52,17 +54,3 @@ def interpolated(sites: Sequence[Site], known: dict[str, list[float]]) -> dict[s
         pairs = zip(known[below.name], known[above.name], strict=True)
         found[site.name] = [(1 - way) * low + way * high for low, high in pairs]
     return found
-
-
-def spearman(one: Tensor, two: Tensor) -> float:
-    """Rank correlation; 0 where one of the two does not vary."""
-    first, second = (ranks(values) - (len(values) + 1) / 2 for values in (one, two))
-    scale = first.norm() * second.norm()
-    return float(first @ second / scale) if scale > 0 else 0.0
-
-
-def ranks(values: Tensor) -> Tensor:
-    """[n] float64: 1 for the smallest; equal values share their mean rank."""
-    below = (values[:, None] > values).sum(1)
-    equal = (values[:, None] == values).sum(1)
-    return below.double() + (equal.double() + 1) / 2

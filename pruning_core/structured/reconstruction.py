@@ -50,7 +50,7 @@ class Reconstruction:
         batch: int | None = None,
         progress: Progress = ignore_progress,
     ) -> tuple[Replacements, list[dict[str, Any]]]:
-        """What surgery is to write for the consumers, and one entry for the ledger per consumer.
+        """What surgery is to write for the consumers, and what is known of each consumer.
 
         Args:
             decoder: the dense model; nothing of it changes.
@@ -65,7 +65,7 @@ class Reconstruction:
         if len(windows) <= aside:
             raise InputError(f"least squares need windows to solve on and windows aside; {len(windows)} are too few")
         pairs = [_States.of(decoder, part, batch, self.form) for part in (windows[:-aside], windows[-aside:])]
-        replacements, ledger = Replacements(), []
+        replacements, refits = Replacements(), []
         if self.form == "bias":
             replacements.new_biases = _without_bias(decoder, sites)
         for index in range(len(decoder)):
@@ -77,12 +77,12 @@ class Reconstruction:
                     mask_groups(pruned, prefix, site, plan.removed(site))
                 for site in sorted(own, key=lambda site: site.family == "mlp"):
                     moments = [pair.moments(decoder, site, plan, dense, pruned) for pair in pairs]
-                    ledger.append(self._refit(decoder, site, plan, pruned, moments, replacements))
+                    refits.append(self._refit(decoder, site, plan, pruned, moments, replacements))
                 if index + 1 < len(decoder):
                     for pair in pairs:
                         pair.advance(decoder, index, dense, pruned)
             progress(index + 1, len(decoder))
-        return replacements, ledger
+        return replacements, refits
 
     def _refit(
         self, decoder: Decoder, site: Site, plan: Plan, pruned: nn.Module, moments: list[Moments], into: Replacements

@@ -80,7 +80,7 @@ def test_a_dense_model_ends_with_the_pattern_in_every_matrix(
     for name, keep in done.masks.items():
         assert checked.fault(keep, sparsity) is None
         assert torch.equal(matrix(subject.decoder.model.get_submodule(name)) != 0, keep)
-    assert done.ledger[0]["removed"] == sum(int((~keep).sum()) for keep in done.masks.values())
+    assert done.history[0]["removed"] == sum(int((~keep).sum()) for keep in done.masks.values())
 
 
 def test_rounds_begin_where_they_should_and_the_rate_rises_anew_in_each(tiny_directory: Path, tmp_path: Path):

@@ -9,7 +9,8 @@ from structured_models import DENSE, families_of, label, logits, saved, token_wi
 from transformers import GPT2Config, LlamaConfig
 
 from pruning_core.errors import InputError
-from pruning_core.structured.fusion import correlations, fusion_weights, interpolated, ranks, relative_savings, spearman
+from pruning_core.rank_correlation import ranks
+from pruning_core.structured.fusion import correlations, fusion_weights, interpolated, relative_savings
 from pruning_core.structured.gradients import gradient_moments, window_gradients
 from pruning_core.structured.groups import Site, sites_of
 from pruning_core.structured.importance import IMPORTANCES
@@ -255,15 +256,6 @@ def test_evidence_between_measured_blocks_is_interpolated_within_its_family():
     assert all(found[f"{block}.attention"] == pytest.approx([0.3, 0.4]) for block in range(5))
 
 
-def test_rank_correlation_is_pearsons_of_mean_ranks():
-    one = torch.tensor([3.0, 1.0, 1.0, 7.0, 5.0], dtype=torch.float64)
-    assert ranks(one).tolist() == [3.0, 1.5, 1.5, 5.0, 4.0]
-    two = torch.tensor([2.0, 9.0, 4.0, 1.0, 6.0], dtype=torch.float64)
-    expected = torch.corrcoef(torch.stack([ranks(one), ranks(two)]))[0, 1]
-    assert spearman(one, two) == pytest.approx(float(expected))
-    assert spearman(one, torch.ones(5, dtype=torch.float64)) == 0.0
-
-
 def test_probes_are_spread_over_the_ranks():
     values = torch.arange(100, dtype=torch.float64).flip(0)
     assert probe_groups(values, 10) == [4, 14, 24, 34, 44, 54, 64, 74, 84, 94]
@@ -289,7 +281,7 @@ def test_fused_scores_are_the_weighted_estimates(subject: Subject, settings: dic
         note = scores.notes["fusion"][site.name]
         share = (note["fine"], note["coarse"])
         assert sum(share) == pytest.approx(1)
-        alike = [ranks(one) / len(one) if "normalise" in settings else one / one.mean() for one in both]
+        alike = [(1 + ranks(one)) / len(one) if "normalise" in settings else one / one.mean() for one in both]
         if "combine" in settings:
             expected = alike[0] ** share[0] * alike[1] ** share[1]
         else:

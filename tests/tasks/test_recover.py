@@ -154,7 +154,7 @@ def test_a_dense_model_is_pruned_in_rounds(workspace_root: Path):
     recovery = {"name": "iterative_magnitude", "rounds": 2, "sparsity": 0.5} | SHORT
     done = pipeline.context.run(recover, params_of(recovery), inputs_of(pipeline, pipeline.source))
     facts = done.facts
-    assert facts["sparsity"]["prunable"] == 0.5 and facts["ledger"][0]["event"] == "pruned_in_rounds"
+    assert facts["sparsity"]["prunable"] == 0.5 and facts["recovery"]["history"][0]["event"] == "pruned_in_rounds"
     assert facts["recovery"]["removed"] == {"before": 0, "after": facts["parameters"]["removed"]}
     loaded = AutoModelForCausalLM.from_pretrained(done.path, dtype=torch.float32)
     zeros = sum(int((loaded.get_parameter(f"{one['name']}.weight") == 0).sum()) for one in facts["layers"])

@@ -7,12 +7,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pruning_core.progress import Progress, ignore_progress
+from pruning_core.rank_correlation import ranks
 from pruning_core.structured.fusion import (
     Fusion,
     correlations,
     fusion_weights,
     interpolated,
-    ranks,
     relative_savings,
 )
 from pruning_core.structured.gradients import GradientMoments, gate_slopes, gradient_moments
@@ -88,7 +88,7 @@ class Hybrid:
         return both * fine.mean() ** alpha[0] * coarse.mean() ** alpha[1]
 
     def _normalised(self, values: Tensor) -> Tensor:
-        return mean_one(values) if self.normalise == "mean" else ranks(values) / len(values)
+        return mean_one(values) if self.normalise == "mean" else (1 + ranks(values)) / len(values)
 
     def _evidence(
         self, subject: Subject, fine: dict[str, Tensor], coarse: dict[str, Tensor], progress: Progress
