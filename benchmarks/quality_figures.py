@@ -12,6 +12,7 @@ from torch import Tensor
 
 from benchmarks.quality_entries import Entry, Group
 from pruning_core.evaluation.comparison import PairedDifference, paired_difference
+from pruning_core.evaluation.size import model_size
 from pruning_core.recipe import BASELINE, Settings
 from tasks.artifact import Artifact
 from tasks.evaluate import evaluate, losses_of
@@ -153,8 +154,8 @@ class Bench:
         return self.make(self.context, Workspace.open(self.root, [*given, *overrides]).settings)
 
     def _dense_bits(self) -> float:
-        """Those of any variant's model as it is stored; compression leaves the dtypes alone."""
-        return self.model(next(iter(self.entries.values()))).facts["bits_per_weight"]["stored"]
+        """Per weight of the dense model as it is stored."""
+        return model_size(self.home.source.path)["bits_per_weight"]
 
 
 def _text(tokens: Artifact) -> dict[str, Any]:

@@ -4,14 +4,12 @@ import importlib.metadata
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from pruning_core.compute import Running
 from pruning_core.errors import ComputationError, InputError
 from pruning_core.evaluation.perplexity import perplexity
 from pruning_core.recovery import RECOVERIES
-from pruning_core.recovery.overlap import shared_windows, without_overlap
 from pruning_core.recovery.subject import Subject, check_masks
 from pruning_core.whole_model import WholeDecoder, load_whole
 from tasks.artifact import Artifact
@@ -36,17 +34,15 @@ def recovery_modules(params: dict[str, Any]) -> list[str]:
 def recover(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, context: Context) -> dict[str, Any]:
     """Train a model under its masks, or one that was made smaller, or a dense one that is pruned on the way.
 
-    params: recovery (mapping); validation (how many of the windows are set apart where no others are given); overlap
-        (refuse | drop: training or validation windows that share text with the evaluation windows); batch (windows per
-        forward of a validation); trust_remote_code; device; dtype (float32 | bfloat16, of products in forward passes);
-        libraries (`libraries_of`); checkpoint_every (steps).
-    inputs: model; tokens (training windows); evaluation and, instead of windows set apart, validation (windows of
-        other text); and source, the dense model, where the method learns from it or its loss is to be told.
+    params: recovery (mapping); batch (windows per forward of a validation); trust_remote_code; device; dtype (float32 |
+        bfloat16, of products in forward passes); libraries (`libraries_of`); checkpoint_every (steps).
+    inputs: model; windows (of `tasks.recovery_windows`); and source, the dense model, where the method learns from it
+        or its loss is to be told.
     writes: what `tasks.assemble` writes, of the trained model; loss_curve.json {part of the model: points}.
     """
     method = RECOVERIES.build(params["recovery"])
     _check(params, inputs, method.name, method.needs_teacher)
-    tokens, validation, dropped = _windows(params, inputs)
+    tokens, validation = (load_tokens(inputs["windows"], name) for name in ("tokens", "validation"))
     # Training draws from torch's own generator, which threads share.
     with exclusive:
         decoder, teacher = (_whole(params, inputs.get(name)) for name in ("model", "source"))
@@ -69,7 +65,8 @@ def recover(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, cont
         losses["after"] = _loss(decoder, validation, params)
         facts = write_model(inputs["model"], subject, recovered, out)
     write_json(out / CURVE, recovered.curves)
-    told = _told(losses, removed, sum(int((~keep).sum()) for keep in recovered.masks.values()), dropped)
+    after = sum(int((~keep).sum()) for keep in recovered.masks.values())
+    told = _told(losses, removed, after) | {"dropped_windows": inputs["windows"].facts["dropped"]}
     recipe = facts.get("recipe", {}) | {"recovery": params["recovery"]}
     told |= {"steps": _steps(recovered.curves), "history": recovered.history}
     return {"ledger": []} | facts | {"recipe": recipe, "recovery": told}
@@ -93,35 +90,6 @@ def _check(params: dict[str, Any], inputs: dict[str, Artifact], name: str, needs
         )
 
 
-def _windows(params: dict[str, Any], inputs: dict[str, Artifact]) -> tuple[Tensor, Tensor, dict[str, int]]:
-    """Training and validation windows that share no text with the evaluation nor with each other, and how many were
-    left out for it."""
-    judged, windows = load_tokens(inputs["evaluation"]), load_tokens(inputs["tokens"])
-    if "validation" in inputs:
-        apart = load_tokens(inputs["validation"])
-    else:
-        windows, apart = _set_apart(windows, params["validation"])
-    found, dropped = {}, {}
-    for name, what, chosen in (("tokens", "training", windows), ("validation", "validation", apart)):
-        found[name], dropped[what] = without_overlap(chosen, judged, what, params["overlap"])
-    if "validation" not in inputs:
-        seen = shared_windows(found["tokens"], found["validation"])
-        dropped["training"] += int(seen.sum())
-        found["tokens"] = found["tokens"][~seen]
-    if not len(found["tokens"]) or not len(found["validation"]):
-        raise InputError("no windows are left to train or to validate on; take other or more text for the recovery")
-    return found["tokens"], found["validation"], dropped
-
-
-def _set_apart(windows: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """All windows but `count`, and these, from all over the text."""
-    if count >= len(windows):
-        raise InputError(f"{count} of {len(windows)} windows are to be set apart, and none would be left to train on")
-    places = torch.arange(count) * len(windows) // count
-    chosen = torch.zeros(len(windows), dtype=torch.bool).index_fill(0, places, True)
-    return windows[~chosen], windows[chosen]
-
-
 def _whole(params: dict[str, Any], model: Artifact | None) -> WholeDecoder | None:
     device = Running(params["device"]).torch_device
     return load_whole(model.path, params["trust_remote_code"], device=device) if model else None
@@ -132,8 +100,8 @@ def _loss(decoder: WholeDecoder | None, windows: Tensor, params: dict[str, Any])
     return perplexity(decoder.model, windows, params["batch"]).mean_loss if decoder else None
 
 
-def _told(losses: dict[str, float | None], removed: int, after: int, dropped: dict[str, int]) -> dict[str, Any]:
-    """validation_loss, the share of the gap to the dense model that was closed, removed weights, windows left out.
+def _told(losses: dict[str, float | None], removed: int, after: int) -> dict[str, Any]:
+    """validation_loss, the share of the gap to the dense model that was closed, and removed weights.
 
     Raises:
         ComputationError: fewer weights are removed than before.
@@ -145,7 +113,6 @@ def _told(losses: dict[str, float | None], removed: int, after: int, dropped: di
         "validation_loss": losses,
         "recovered_share": (losses["before"] - losses["after"]) / gap if gap > 0 else None,
         "removed": {"before": removed, "after": after},
-        "dropped_windows": dropped,
     }
 
 

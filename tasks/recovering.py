@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from pruning_core.recipe import Calibration, Recipe
 from tasks.artifact import Artifact
 from tasks.recover import libraries_of, recover
+from tasks.recovery_windows import recovery_windows
 
 if TYPE_CHECKING:
     from tasks.pipeline import Pipeline
@@ -28,8 +29,6 @@ def recovered(pipeline: "Pipeline", recipe: Recipe, compressed: Artifact | None)
     recovering, running = recipe.recovery, pipeline.forwards
     params = {
         "recovery": recovering.spec,
-        "validation": recovering.data.validation,
-        "overlap": recovering.data.overlap,
         "batch": pipeline.settings.evaluation.batch,
         "trust_remote_code": pipeline.trust,
         "device": running["device"],
@@ -37,10 +36,11 @@ def recovered(pipeline: "Pipeline", recipe: Recipe, compressed: Artifact | None)
         "libraries": libraries_of(recovering.spec),
         "checkpoint_every": recovering.checkpoint_every,
     }
+    chosen = {"validation": recovering.data.validation, "overlap": recovering.data.overlap}
+    texts = {"tokens": training_text(pipeline, recipe), "evaluation": pipeline.evaluation}
     inputs = {
         "model": compressed,
-        "tokens": training_text(pipeline, recipe),
-        "evaluation": pipeline.evaluation,
+        "windows": pipeline.context.run(recovery_windows, chosen, texts, "recovery windows"),
         "source": pipeline.source,
     }
     return pipeline.context.run(recover, params, inputs, f"{recipe.name} recovery")

@@ -151,9 +151,9 @@ def keep_states(context: Context, chain: Chain, following: str, states: HiddenSt
             _finish_writing()
 
 
-def load_tokens(tokens: Artifact) -> Tensor:
+def load_tokens(tokens: Artifact, name: str = "tokens") -> Tensor:
     """[windows, length] int64 of a tokens artifact."""
-    return load_file(tokens.path / "tokens.safetensors")["tokens"]
+    return load_file(tokens.path / "tokens.safetensors")[name]
 
 
 def replaced_weights(block: Artifact | None) -> dict[str, Tensor] | None:

@@ -86,7 +86,10 @@ class Ledger(TorchDispatchMode):
 
 @dataclass
 class FusedAttention(TorchFunctionMode):
-    """Stands in for scaled dot product attention, whose fused kernels hold no scores; the meta device has none."""
+    """Stands in for scaled dot product attention, whose fused kernels hold no scores; the meta device has none.
+
+    A backward takes five products where the forward takes two: scores are computed again.
+    """
 
     ledger: Ledger = field(repr=False)
 
@@ -100,15 +103,36 @@ class FusedAttention(TorchFunctionMode):
         query, key, value = (*args, *(kwargs.get(name) for name in ("query", "key", "value")[len(args) :]))[:3]
         full = 2 * query.shape[:-1].numel() * key.shape[-2] * (query.shape[-1] + value.shape[-1])
         # Masked by order, a kernel leaves the later half out.
-        self.ledger.segments[-1].attention += full // 2 if kwargs.get("is_causal") else full
-        return query.new_empty(*query.shape[:-1], value.shape[-1])
+        return _Attention.apply(query, key, value, self.ledger, full // 2 if kwargs.get("is_causal") else full)
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, ledger: Ledger, operations: int) -> Tensor:
+        out = query.new_empty(*query.shape[:-1], value.shape[-1])
+        # Kernels keep the logarithm of each row's sum beside their output.
+        ctx.save_for_backward(query, key, value, out, query.new_empty(query.shape[:-1], dtype=torch.float32))
+        ctx.ledger, ctx.operations = ledger, operations
+        ledger.segments[-1].attention += operations
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, *_ = ctx.saved_tensors
+        ctx.ledger.segments[-1].attention += ctx.operations * 5 // 2
+        return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value), None, None
 
 
 @contextmanager
-def counting(outside: list[Tensor]) -> Iterator[Ledger]:
-    """A ledger of everything that runs inside the block."""
+def counting(outside: list[Tensor], gradients: bool = False) -> Iterator[Ledger]:
+    """A ledger of everything that runs inside the block.
+
+    Args:
+        outside: as in `Ledger`.
+        gradients: whether results remember what they were made of.
+    """
     ledger = Ledger(outside)
-    with torch.no_grad(), FusedAttention(ledger), ledger:
+    with torch.set_grad_enabled(gradients), FusedAttention(ledger), ledger:
         yield ledger
 
 

@@ -51,7 +51,7 @@ class BlockReconstruction(Training):
         training = Streams.at_entry(subject.decoder, teacher, subject.tokens, micro)
         held_out = Streams.at_entry(subject.decoder, teacher, subject.validation, micro)
         curves, changed = {}, []
-        parts = [(index, *part) for index in range(len(subject.decoder)) for part in self._parts(subject, index)]
+        parts = [(index, *part) for index in range(len(subject.decoder)) for part in self.parts_of(subject, index)]
         for place, (index, part, watched, modules) in enumerate(parts):
             parameters = trainable(subject, modules)
             objective = BlockObjective(parameters, training, held_out, index, watched, _masks(subject, modules))
@@ -71,7 +71,7 @@ class BlockReconstruction(Training):
 
         return train(objective, self, checkpoints_of(subject, self, folder), progress)
 
-    def _parts(self, subject: Subject, index: int) -> Iterator[tuple[str, str | None, dict[str, nn.Module]]]:
+    def parts_of(self, subject: Subject, index: int) -> Iterator[tuple[str, str | None, dict[str, nn.Module]]]:
         """(name, module whose output is fitted or None for the block, matrices that are trained) of a block."""
         linears = subject.decoder.linears(index)
         if self.parts == "together":

@@ -1,5 +1,7 @@
 """Iterative magnitude pruning: remove a little, fine-tune, remove a little more."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
 import torch
@@ -59,16 +61,26 @@ class IterativeMagnitude(LanguageTraining):
     def recover(self, subject: Subject) -> Recovered:
         """See `Recovery`; InputError for a matrix that cannot have the pattern, or masks that cannot grow into it."""
         check_masks(subject)
+        with self.objective(subject) as objective:
+            curve = train(objective, self, checkpoints_of(subject, self, subject.checkpoints), subject.progress)
+        require_zeros(subject, objective.keep)
+        history = self.gradual().history(objective.keep)
+        return Recovered(list(objective.parameters), objective.keep, {"model": curve}, history)
+
+    @contextmanager
+    def objective(self, subject: Subject) -> Iterator["_Rounds"]:
+        """What is trained, and what for; the model is ready to be trained inside the block.
+
+        Raises:
+            InputError: a matrix that cannot have the pattern.
+        """
         modules = subject.matrices()
         gradual = self.gradual()
         for module in modules.values():
             gradual.pattern.check(matrix(module).shape[1])
         parameters = trainable(subject, None if self.trained == "all" else modules)
-        objective = _Rounds(subject, self, parameters, modules, gradual)
-        curve = train(objective, self, checkpoints_of(subject, self, subject.checkpoints), subject.progress)
+        yield _Rounds(subject, self, parameters, modules, gradual)
         freeze(parameters)
-        require_zeros(subject, objective.keep)
-        return Recovered(list(parameters), objective.keep, {"model": curve}, gradual.history(objective.keep))
 
 
 class _Rounds(LanguageObjective):
@@ -94,7 +106,8 @@ class _Rounds(LanguageObjective):
         self._set(self._begin(subject))
 
     def _begin(self, subject: Subject) -> dict[str, Tensor]:
-        dense = {name: torch.ones(matrix(module).shape, dtype=torch.bool) for name, module in self.modules.items()}
+        absent = {name: matrix(module) for name, module in self.modules.items() if name not in subject.masks}
+        dense = {name: torch.ones(weight.shape, dtype=torch.bool) for name, weight in absent.items()}
         return dense | subject.masks
 
     def starts(self, round_: int) -> int:

@@ -1,5 +1,7 @@
 """The next-token loss of a whole model as an objective, and the windows it can be taken on."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -40,11 +42,7 @@ class LanguageObjective(Objective):
         self.tokens, self.validation = subject.tokens, subject.validation
         self.teacher = _teacher(subject, settings)
         self.distillation, self.temperature = settings.distillation, settings.temperature or 2.0
-        self.autocast = {
-            "device_type": self.device.type,
-            "dtype": torch.bfloat16,
-            "enabled": subject.dtype == "bfloat16",
-        }
+        self.halved = subject.dtype == "bfloat16"
         self.dropouts = dropouts
         for module in dropouts:
             module.train()
@@ -75,9 +73,12 @@ class LanguageObjective(Objective):
 
     def _logits(self, model: nn.Module, tokens: Tensor) -> Tensor:
         """[positions, vocabulary] float32."""
-        with torch.autocast(**self.autocast):
+        with self._precision():
             logits = model(input_ids=tokens, use_cache=False).logits[:, :-1]
         return logits.flatten(0, 1).float()
+
+    def _precision(self) -> AbstractContextManager:
+        return torch.autocast(self.device.type, torch.bfloat16) if self.halved else nullcontext()
 
 
 def _teacher(subject: Subject, settings: LanguageTraining) -> nn.Module | None:

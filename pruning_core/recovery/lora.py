@@ -1,5 +1,7 @@
 """LoRA with peft, for models that were made smaller and have no zeros to keep."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -42,7 +44,18 @@ class Lora(LanguageTraining):
     modules: list[str] = Field(default_factory=lambda: list(PROJECTIONS), min_length=1)
 
     def recover(self, subject: Subject) -> Recovered:
-        """See `Recovery`; InputError for a model with masks, which a merge would fill, or without the named modules."""
+        """See `Recovery`; InputError as `objective`."""
+        with self.objective(subject) as objective:
+            curve = train(objective, self, checkpoints_of(subject, self, subject.checkpoints), subject.progress)
+        return Recovered([f"{name}.weight" for name in self.chosen(subject.matrices())], {}, {"model": curve})
+
+    @contextmanager
+    def objective(self, subject: Subject) -> Iterator[LanguageObjective]:
+        """What is trained, and what for; the adapters are in the model inside the block, and merged after it.
+
+        Raises:
+            InputError: a model with masks, which a merge would fill, or without the named modules.
+        """
         if subject.masks:
             raise InputError("lora would fill the zeros of this model's masks when it is merged; use masked_lora")
         chosen = self.chosen(subject.matrices())
@@ -52,13 +65,10 @@ class Lora(LanguageTraining):
             parameters = {name: one for name, one in adapted.named_parameters() if one.requires_grad}
             inner = adapted.named_modules()
             dropouts = tuple(one for name, one in inner if "lora_dropout" in name and isinstance(one, nn.Dropout))
-            objective = LanguageObjective(subject, self, parameters, dropouts=dropouts)
-            checkpoints = checkpoints_of(subject, self, subject.checkpoints)
-            curve = train(objective, self, checkpoints, subject.progress)
+            yield LanguageObjective(subject, self, parameters, dropouts=dropouts)
         finally:
             adapted.merge_and_unload()
         subject.decoder.model.requires_grad_(False)
-        return Recovered([f"{name}.weight" for name in chosen], {}, {"model": curve})
 
     def chosen(self, matrices: dict[str, nn.Module]) -> dict[str, nn.Module]:
         """The matrices whose names end in one of `modules`.

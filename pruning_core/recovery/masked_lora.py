@@ -1,5 +1,7 @@
 """LoRA under a mask: low-rank changes that are masked in the forward, so that merging them changes nothing."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 from pydantic import Field
@@ -28,19 +30,27 @@ class MaskedLora(LanguageTraining):
 
     def recover(self, subject: Subject) -> Recovered:
         """See `Recovery`; InputError where there is no mask to keep."""
+        check_masks(subject)
+        with self.objective(subject) as objective:
+            curve = train(objective, self, checkpoints_of(subject, self, subject.checkpoints), subject.progress)
+        require_zeros(subject, subject.masks)
+        return Recovered([f"{name}.weight" for name in subject.masks], subject.masks, {"model": curve})
+
+    @contextmanager
+    def objective(self, subject: Subject) -> Iterator[LanguageObjective]:
+        """What is trained, and what for; the changes are in the model inside the block, and merged after it.
+
+        Raises:
+            InputError: there is no mask to keep.
+        """
         if not subject.masks:
             raise InputError("masked_lora keeps masks and this model has none; use lora")
-        check_masks(subject)
         modules = subject.matrices()
         with seeded(self.seed):
             made = {name: self._change(modules[name], keep) for name, keep in subject.masks.items()}
         parameters = {f"{name}.{part}": getattr(one, part) for name, one in made.items() for part in ("a", "b")}
         with parametrized({modules[name]: one for name, one in made.items()}):
-            objective = LanguageObjective(subject, self, parameters)
-            checkpoints = checkpoints_of(subject, self, subject.checkpoints)
-            curve = train(objective, self, checkpoints, subject.progress)
-        require_zeros(subject, subject.masks)
-        return Recovered([f"{name}.weight" for name in made], subject.masks, {"model": curve})
+            yield LanguageObjective(subject, self, parameters)
 
     def _change(self, module: nn.Module, keep) -> MaskedLowRank:
         return MaskedLowRank(own_layout(module, keep), self.rank, self.alpha / self.rank)

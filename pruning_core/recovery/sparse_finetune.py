@@ -1,5 +1,7 @@
 """Sparse fine-tuning: every weight that survived is trained, removed ones stay removed."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 from pruning_core.recovery import RECOVERIES
@@ -26,15 +28,19 @@ class SparseFinetune(LanguageTraining):
     def recover(self, subject: Subject) -> Recovered:
         """See `Recovery`."""
         check_masks(subject)
+        with self.objective(subject) as objective:
+            curve = train(objective, self, checkpoints_of(subject, self, subject.checkpoints), subject.progress)
+        require_zeros(subject, subject.masks)
+        return Recovered(list(objective.parameters), subject.masks, {"model": curve})
+
+    @contextmanager
+    def objective(self, subject: Subject) -> Iterator[LanguageObjective]:
+        """What is trained, and what for; the model is ready to be trained inside the block."""
         modules = subject.matrices()
         parameters = trainable(subject, None if self.trained == "all" else modules)
         masks = {name: own_layout(modules[name], keep) for name, keep in subject.masks.items()}
         product = {modules[name]: Masked(keep) for name, keep in masks.items()} if self.form == "product" else {}
         projected = {} if product else {f"{name}.weight": keep for name, keep in masks.items()}
         with parametrized(product):
-            objective = LanguageObjective(subject, self, parameters, projected)
-            checkpoints = checkpoints_of(subject, self, subject.checkpoints)
-            curve = train(objective, self, checkpoints, subject.progress)
+            yield LanguageObjective(subject, self, parameters, projected)
         freeze(parameters)
-        require_zeros(subject, subject.masks)
-        return Recovered(list(parameters), subject.masks, {"model": curve})

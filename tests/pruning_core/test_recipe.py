@@ -20,6 +20,8 @@ GOOD = {
         }
     },
 }
+COLUMN = {"importance": {"name": "column"}, "ratio": 0.2}
+SPARSE = {"name": "sparse_finetune", "steps": 10}
 
 
 def changed(path: str, value) -> dict:
@@ -120,6 +122,43 @@ def test_a_good_file_becomes_typed_values():
             GOOD["variants"]["wanda-50"] | {"sparsity": 0.0, "allocation": {"name": "owl"}},
             "nothing to allocate; remove the key",
         ),
+        ("variants/wanda-50", {"structured": 0.2}, "structured must be a mapping with the keys importance"),
+        ("variants/wanda-50", {"structured": {"ratio": 0.2}}, "structured.importance is missing; names: both, column"),
+        ("variants/wanda-50", {"structured": COLUMN | {"ration": 0.2}}, "did you mean 'ratio'"),
+        ("variants/wanda-50", {"structured": {"importance": {"name": "column"}}}, "structured.ratio is missing"),
+        ("variants/wanda-50", {"structured": COLUMN | {"importance": {"name": "colum"}}}, "did you mean 'column'"),
+        ("variants/wanda-50", {"structured": COLUMN | {"scope": "global"}}, "choose mode heterogeneous"),
+        ("variants/wanda-50", {"structured": COLUMN | {"families": ["mlps"]}}, "families must be a list of mlp"),
+        ("variants/wanda-50", {"structured": COLUMN | {"families": []}}, "families must be a list of mlp"),
+        (
+            "variants/wanda-50",
+            {"structured": COLUMN | {"families": ["attention", "query"]}},
+            "not both attention and query",
+        ),
+        (
+            "variants/wanda-50",
+            {"structured": COLUMN | {"reconstruction": {"form": "absorb"}}},
+            "structured.reconstruction.form",
+        ),
+        (
+            "variants/wanda-50",
+            {"structured": COLUMN | {"reconstruction": "static"}},
+            "reconstruction must be a mapping",
+        ),
+        ("variants/wanda-50/structured", COLUMN, "wanda-50.saliency is of methods that compress matrices"),
+        ("variants/wanda-50/recovery", {"name": "lorra"}, "did you mean 'lora'"),
+        ("variants/wanda-50/recovery", "lora", "recovery must be a mapping .name: ...."),
+        ("variants/wanda-50/recovery", {"name": "masked_lora", "rnk": 4}, "did you mean 'rank'"),
+        ("variants/wanda-50/recovery", SPARSE | {"checkpoint_every": 0}, "checkpoint_every must be a whole number"),
+        ("variants/wanda-50/recovery", SPARSE | {"data": []}, "recovery.data must be a mapping"),
+        ("variants/wanda-50/recovery", SPARSE | {"data": {"sequence": 3}}, "did you mean 'sequences'"),
+        ("variants/wanda-50/recovery", SPARSE | {"data": {"overlap": "keep"}}, "recovery.data.overlap"),
+        ("variants/wanda-50/recovery", SPARSE | {"data": {"text": {"name": "wiki"}}}, "not a known text"),
+        (
+            "variants/wanda-50",
+            GOOD["variants"]["wanda-50"] | {"quantizer": {"name": "affine", "bits": 4}, "recovery": SPARSE},
+            "recovery would train weights off the quantizer's grids",
+        ),
         ("model", None, "model must be a directory or a hub id"),
         ("trust_remote_code", "yes", "must be true or false"),
     ],
@@ -142,6 +181,31 @@ def test_an_allocation_may_read_the_text_that_the_method_does_not():
     assert reads(fisher) == (False, True) and reads({"name": "owl"}) == (False, True)
     assert reads({"name": "by_sensitivity", "sensitivity": {"name": "spectral"}}) == (False, False)
     assert reads({"name": "knapsack"}) == (False, True) and reads({"name": "uniform"}) == (False, False)
+
+
+def test_a_variant_that_is_made_smaller_and_trained_has_no_method():
+    spec = {"structured": COLUMN | {"reconstruction": {"form": "static"}}, "recovery": {"name": "lora", "steps": 200}}
+    recipe = parse_settings(changed("variants/wanda-50", spec)).recipe("wanda-50")
+    assert recipe.method is None and not recipe.calibrates and recipe.reads_calibration_text
+    assert recipe.structured.families == ("mlp", "attention") and recipe.structured.ranking.ratio == 0.2
+    assert recipe.structured.ranking_spec == {"ratio": 0.2} and recipe.recovery.method.name == "lora"
+    assert recipe.compression_spec == {"structured": spec["structured"]}
+    assert recipe.recovery.spec == spec["recovery"] and recipe.recovery.data.overlap == "refuse"
+
+
+@pytest.mark.parametrize(("importance", "reads"), [("magnitude", False), ("random", False), ("taylor", True)])
+def test_structured_pruning_reads_text_where_its_importance_does(importance: str, reads: bool):
+    spec = {"structured": COLUMN | {"importance": {"name": importance}}}
+    assert parse_settings(changed("variants/wanda-50", spec)).recipe("wanda-50").reads_calibration_text == reads
+
+
+def test_the_text_of_a_recovery_is_no_part_of_the_training_and_the_training_none_of_the_compression():
+    data = {"sequences": 8, "overlap": "drop"}
+    spec = GOOD["variants"]["wanda-50"] | {"recovery": SPARSE | {"data": data, "checkpoint_every": 7}}
+    recipe = parse_settings(changed("variants/wanda-50", spec)).recipe("wanda-50")
+    assert recipe.recovery.spec == SPARSE and recipe.recovery.checkpoint_every == 7
+    assert (recipe.recovery.data.sequences, recipe.recovery.data.validation) == (8, 32)
+    assert recipe.compression_spec == GOOD["variants"]["wanda-50"] and "recovery" not in recipe.method_spec
 
 
 def test_a_missing_section_is_named():

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from test_pipeline import edit, pipeline_of
 from test_structured import MIXED, UNIFORM, Steps
+from torch import Tensor
 from transformers import AutoModelForCausalLM, GraniteMoeConfig, MixtralConfig
 
 from pruning_core.errors import ComputationError, InputError
@@ -21,12 +22,16 @@ from pruning_core.text import TEXTS
 from tasks.artifact import Artifact
 from tasks.pipeline import Pipeline
 from tasks.recover import CURVE, libraries_of, recover
+from tasks.recovery_windows import recovery_windows
 from tasks.states import load_tokens
 from tasks.store import Store
 from tasks.tokens import tokens
 
 SHORT = {"steps": 8, "batch": 4, "learning_rate": 0.01, "validate_every": 4}
 SPARSE = {"name": "sparse_finetune"} | SHORT
+PAIRS = torch.randint(1, 20, (450,), generator=torch.Generator().manual_seed(9)).tolist()
+LEARNABLE = [word for first in PAIRS for word in (f"w{first}", f"w{first + 20}")]
+"""Every second word follows from the one before."""
 OTHERS = [
     {"name": "masked_lora", "rank": 2, "distillation": 0.5} | SHORT,
     {"name": "block_reconstruction"} | SHORT,
@@ -36,7 +41,6 @@ OTHERS = [
 def params_of(recovery: dict, **changed) -> dict:
     return {
         "recovery": recovery,
-        "overlap": "refuse",
         "batch": 4,
         "trust_remote_code": False,
         "device": "cpu",
@@ -46,26 +50,26 @@ def params_of(recovery: dict, **changed) -> dict:
     } | changed
 
 
-def windows(pipeline: Pipeline, split: str, sequences: int) -> Artifact:
-    """Windows of train.txt or of other.txt, text of the same kind."""
-    path = pipeline.context.workspace / f"{split}.txt"
-    if not path.exists():
-        ids = torch.randint(1, 50, (800,), generator=torch.Generator().manual_seed(9)).tolist()
-        path.write_text(" ".join(f"w{index}" for index in ids))
-    text = {"name": "file", "path": str(path)}
+def text_windows(pipeline: Pipeline, sequences: int) -> Artifact:
+    """Windows of train.txt."""
+    text = {"name": "file", "path": str(pipeline.context.workspace / "train.txt")}
     params = {"role": "calibration", "text": text, "text_digest": TEXTS.build(text).read().digest, "length": 16}
     params |= {"trust_remote_code": False, "sequences": sequences, "sampling": "spread", "seed": 0}
     return pipeline.context.run(tokens, params, {"source": pipeline.source})
 
 
+def windows(pipeline: Pipeline, overlap: str = "refuse", **inputs: Artifact) -> Artifact:
+    """12 to train on and 6 to validate on."""
+    texts = {"tokens": text_windows(pipeline, 18), "evaluation": pipeline.evaluation} | inputs
+    return pipeline.context.run(recovery_windows, {"validation": 6, "overlap": overlap}, texts)
+
+
+def held_out(pipeline: Pipeline) -> Tensor:
+    return load_tokens(windows(pipeline), "validation")
+
+
 def inputs_of(pipeline: Pipeline, model: Artifact) -> dict[str, Artifact]:
-    return {
-        "model": model,
-        "tokens": windows(pipeline, "train", 12),
-        "validation": windows(pipeline, "other", 6),
-        "evaluation": pipeline.evaluation,
-        "source": pipeline.source,
-    }
+    return {"model": model, "windows": windows(pipeline), "source": pipeline.source}
 
 
 def recovered(root: Path, variant: str, recovery: dict, **changed) -> tuple[Artifact, Artifact]:
@@ -116,17 +120,16 @@ def test_a_variant_comes_back_with_its_masks_its_dtype_and_a_lower_loss(
 
 def test_losses_and_the_recovered_share_are_those_of_the_written_models(workspace_root: Path):
     # Of a dense model that has learnt something, which pruning takes from it again.
-    for split in ("train", "other"):
-        (workspace_root / f"{split}.txt").write_text(" ".join(f"w{1 + place % 7}" for place in range(900)))
+    (workspace_root / "train.txt").write_text(" ".join(LEARNABLE))
     pipeline, _ = pipeline_of(workspace_root)
     inputs = inputs_of(pipeline, pipeline.source)
     trained = pipeline.context.run(recover, params_of(SPARSE | {"steps": 30}), inputs)
     shutil.copy(trained.path / "model.safetensors", workspace_root / "tiny")
     pipeline, _ = pipeline_of(workspace_root)
     model, done = recovered(workspace_root, "magnitude-50", SPARSE)
-    held_out = load_tokens(windows(pipeline, "other", 6))
     losses = [
-        perplexity(load_model(path), held_out).mean_loss for path in (pipeline.source.path, model.path, done.path)
+        perplexity(load_model(path), held_out(pipeline)).mean_loss
+        for path in (pipeline.source.path, model.path, done.path)
     ]
     told = done.facts["recovery"]
     expected = dict(zip(("dense", "before", "after"), losses, strict=True))
@@ -186,8 +189,9 @@ def test_a_model_that_was_made_smaller_stays_as_small(workspace_root: Path, rank
     assert all(done.facts[one] == model.facts[one] for one in same)
     assert (done.path / "plan.json").read_bytes() == (model.path / "plan.json").read_bytes()
     losses = done.facts["recovery"]["validation_loss"]
-    held_out = load_tokens(windows(steps.pipeline, "other", 6))
-    assert perplexity(load_model(done.path), held_out).mean_loss == pytest.approx(losses["after"], abs=1e-6)
+    assert perplexity(load_model(done.path), held_out(steps.pipeline)).mean_loss == pytest.approx(
+        losses["after"], abs=1e-6
+    )
     curves = json.loads((done.path / CURVE).read_text()).values()
     # What pruning left as it was has no loss to lower.
     falling = [one for one in curves if one[0]["validation_loss"] > 1e-9]
@@ -238,18 +242,61 @@ def test_experts_are_trained_and_stored_as_they_were(workspace_root: Path, mixtu
     before, after = (load_file(one.path / "model.safetensors") for one in (model, done))
     assert {name: value.shape for name, value in after.items()} == {name: value.shape for name, value in before.items()}
     assert done.facts["recovery"]["validation_loss"]["after"] < done.facts["recovery"]["validation_loss"]["before"]
-    own = perplexity(load_model(done.path), load_tokens(windows(pipeline_of(workspace_root)[0], "other", 6))).mean_loss
+    own = perplexity(load_model(done.path), held_out(pipeline_of(workspace_root)[0])).mean_loss
     assert own == pytest.approx(done.facts["recovery"]["validation_loss"]["after"], abs=1e-5)
 
 
-def test_text_of_the_evaluation_is_refused_as_training_and_as_validation(workspace_root: Path):
+def test_windows_are_set_apart_from_all_over_the_text(workspace_root: Path):
     pipeline, _ = pipeline_of(workspace_root)
-    inputs = inputs_of(pipeline, pipeline.model("magnitude-50"))
-    for name, what in (("tokens", "training"), ("validation", "validation")):
-        for rule in ("refuse", "drop"):
-            with pytest.raises(InputError, match=rf"12 of 12 {what} windows .* share text with the evaluation windows"):
-                changed = inputs | {name: pipeline.evaluation}
-                pipeline.context.run(recover, params_of(SPARSE, overlap=rule), changed)
+    every = load_tokens(text_windows(pipeline, 18))
+    apart = windows(pipeline)
+    assert torch.equal(load_tokens(apart, "validation"), every[::3])
+    rest = [place for place in range(18) if place % 3]
+    assert torch.equal(load_tokens(apart), every[rest])
+    assert apart.facts["dropped"] == {"training": 0, "validation": 0}
+
+
+def test_other_evaluation_windows_train_nothing_again(workspace_root: Path):
+    _, first = recovered(workspace_root, "magnitude-50", SPARSE)
+    params = (workspace_root / "params.yaml").read_text()
+    assert "windows: 12" in params
+    (workspace_root / "params.yaml").write_text(params.replace("windows: 12", "windows: 9"))
+    _, again = recovered(workspace_root, "magnitude-50", SPARSE)
+    assert again.hit and again.digest == first.digest
+
+
+def test_text_of_the_evaluation_is_refused(workspace_root: Path):
+    pipeline, _ = pipeline_of(workspace_root)
+    with pytest.raises(InputError, match="the training text is the evaluation text"):
+        windows(pipeline, "drop", evaluation=text_windows(pipeline, 18))
+
+
+def test_few_windows_that_share_a_little_are_left_out(workspace_root: Path):
+    """One that shares all but a token with the evaluation, and one of training that repeats one of validation."""
+    pipeline, _ = pipeline_of(workspace_root)
+    generator = torch.Generator().manual_seed(3)
+    rows = torch.randint(5, 40, (80, 100), generator=generator)
+    judged = torch.randint(5, 40, (4, 100), generator=generator)
+    rows[7, :99] = judged[2, :99]
+    rows[9] = rows[16]
+    given = {name: stored(pipeline, name, value) for name, value in (("tokens", rows), ("evaluation", judged))}
+    with pytest.raises(InputError, match=r"1 of 75 training windows \(the first is 6\) share text"):
+        pipeline.context.run(recovery_windows, {"validation": 5, "overlap": "refuse"}, given)
+    done = pipeline.context.run(recovery_windows, {"validation": 5, "overlap": "drop"}, given)
+    assert done.facts["dropped"] == {"training": 2, "validation": 0}
+    left = [place for place in range(80) if place % 16 and place not in (7, 9)]
+    assert torch.equal(load_tokens(done), rows[left]) and torch.equal(load_tokens(done, "validation"), rows[::16])
+    for count in (80, 81):
+        with pytest.raises(InputError, match="none would be left to train on"):
+            pipeline.context.run(recovery_windows, {"validation": count, "overlap": "drop"}, given)
+
+
+def stored(pipeline: Pipeline, name: str, windows: Tensor) -> Artifact:
+    folder = pipeline.context.workspace / name
+    folder.mkdir()
+    save_file({"tokens": windows}, folder / "tokens.safetensors")
+    (folder / "manifest.json").write_text(json.dumps({"facts": {"text_digest": name}}))
+    return Artifact("tokens", name, name, folder)
 
 
 def test_a_quantized_variant_is_refused(workspace_root: Path):

@@ -1,0 +1,132 @@
+"""python -m benchmarks.recovery: how much of the loss that pruning adds a short training takes back, zeros kept.
+
+Every training gets the same steps over the same windows; its learning rate is the one with the lowest loss on
+validation windows, never on the text that is judged on. Writes a section of the results page and the figures as JSON;
+work that is done is found again.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from benchmarks.command import run_command
+from benchmarks.quality import PAPERS, SETTINGS
+from benchmarks.quality_figures import Bench, Figures
+from benchmarks.recovery_entries import Base, bases
+from benchmarks.recovery_page import section
+from benchmarks.sections import put_section
+from benchmarks.seeds import runs_of
+from benchmarks.trainings import BUDGET, DATA, Scan, scans
+from pruning_core.errors import InputError
+from pruning_core.evaluation.size import model_size
+from tasks.artifact import Artifact
+from tasks.directories import RUN
+from tasks.params import read_params
+from tasks.recover import CURVE
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+SEEDS = 3
+TRAINING_HELP = "Keys of recovery other than the budget's, such as {steps: 200, data: {sequences: 832}}."
+
+
+@app.command(epilog="Example: python -m benchmarks.recovery --only sparsegpt-70 --seeds 1 --out /tmp/recovery.md")
+def recovery(
+    out: Annotated[Path, typer.Option(help="The page; the figures go beside it.")] = Path("docs/results.md"),
+    settings: Annotated[
+        Path, typer.Option(help="Sections that take the place of those in params.yaml: calibration, evaluation.")
+    ] = SETTINGS,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key on top of that.")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Models, by name or the beginning of it; may be repeated.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Draws of the calibration and training text.")] = SEEDS,
+    training: Annotated[str, typer.Option(metavar="MAPPING", help=TRAINING_HELP)] = "{}",
+) -> None:
+    """Compress, train, judge, and write the section."""
+    papers, changes = read_params(PAPERS)["variants"], yaml.safe_load(training)
+    known = bases(papers)
+    wanted = [one for one in known if not only or one.name.startswith(tuple(only))]
+    if not wanted:
+        raise InputError(f"no model begins with {only}; known: {', '.join(one.name for one in known)}")
+    overrides = [f"@{settings.resolve()}", *(set_ or [])]
+    names = tuple({name for one in wanted for name in one.trainings})
+    rates = scans(Path.cwd(), overrides, papers, names, changes, _say)
+    facts = measured(overrides, wanted, tuple(range(seeds)), rates, changes)
+    put_section(out, "recovery", section(facts))
+    out.with_name(f"{out.stem}-recovery.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    typer.echo(f"page       {out}")
+
+
+def measured(
+    overrides: list[str],
+    wanted: list[Base],
+    seeds: tuple[int, ...],
+    rates: Mapping[str, Scan],
+    changes: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The figures as JSON; the section is made of them alone."""
+    entries = {one.name: one.entries(seeds, rates, changes) for one in wanted}
+    bench = Bench(Path.cwd(), overrides, [e for own in entries.values() for e in own.values()], divergence=False)
+    dense = bench.dense()
+    return {
+        "settings": bench.settings(),
+        "dense": {"perplexity": dense.perplexity, "mean_loss": float(dense.losses.mean())},
+        "training": BUDGET | dict(changes) | {"data": DATA | changes.get("data", {})},
+        "rates": {name: scan.facts() for name, scan in rates.items()},
+        "models": [
+            {
+                "name": one.name,
+                "title": one.title,
+                "recipe": one.recipe,
+                "ways": [
+                    {"name": way.name, "title": way.title}
+                    | {"runs": _runs(bench, {seed: entries[one.name][way, seed] for seed in seeds}, dense)}
+                    for way in one.ways
+                ],
+            }
+            for one in wanted
+        ],
+    }
+
+
+def _runs(bench: Bench, entries: Mapping[int, Any], dense: Figures) -> list[dict[str, Any]]:
+    figures = {}
+    for seed, entry in entries.items():
+        figures[seed] = known = bench.figures(entry)
+        _say(f"{entry.name:44} {'overflow' if known.perplexity is None else f'{known.perplexity:10.4g}'}")
+    runs = runs_of(figures, dense)
+    return [run | made(bench, bench.model(entry)) for run, entry in zip(runs, entries.values(), strict=True)]
+
+
+def made(bench: Bench, model: Artifact) -> dict[str, Any]:
+    """What is counted in a saved model, and where it was trained how that went."""
+    size, whole = model_size(model.path), model_size(bench.home.source.path)
+    found = {"bytes": size["file_bytes"], "smaller": 1 - size["parameters"] / whole["parameters"]}
+    told = model.facts.get("recovery")
+    if told is None:
+        return found
+    curve = json.loads((model.path / CURVE).read_text())
+    return found | {
+        "steps": told["steps"],
+        # Of the machine that made it, with whatever else it did meanwhile.
+        "seconds": json.loads((model.path / RUN).read_text())["seconds"],
+        "validation_loss": told["validation_loss"],
+        "removed": told["removed"],
+        "dropped_windows": told["dropped_windows"],
+        "rate": model.facts["recipe"]["recovery"]["learning_rate"],
+        "curve": [{key: point[key] for key in ("step", "validation_loss")} for point in curve.get("model", [])],
+    }
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+if __name__ == "__main__":
+    run_command(app)
