@@ -125,6 +125,22 @@ def search(variant: RecipeArgument, set_: SetOption = None, json_: JsonOption = 
         print_search(found)
 
 
+@app.command(epilog="Example: `espalier groups --families mlp`")
+def groups(
+    families: Annotated[list[str] | None, typer.Option(help="mlp, attention or query; may be repeated.")] = None,
+    set_: SetOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """The channels and heads of the model that structured pruning removes together, from its configuration alone."""
+    from flows.grouping import groups_of_model
+
+    found = groups_of_model(families, set_)
+    if json_:
+        as_json(found["sites"])
+    else:
+        say(found["table"])
+
+
 @app.command(epilog="Example: `espalier plan sparsegpt-50 --set calibration.sequences=128`")
 def plan(
     variant: RecipeArgument,

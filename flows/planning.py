@@ -71,13 +71,13 @@ def check_room(workspace: Workspace, names: list[str], evaluates: bool) -> None:
 
 def _planner(workspace: Workspace) -> Planner:
     settings = workspace.settings
-    directory = _directory(workspace)
+    directory = model_directory(workspace)
     config = read_config(directory, trust_remote_code=settings.trust_remote_code)
     copies = 2 if is_repository(workspace.root) else 1
     return Planner(config, settings, stored=_stored(directory), copies=copies)
 
 
-def _directory(workspace: Workspace) -> Path:
+def model_directory(workspace: Workspace) -> Path:
     """The model's directory, which needs no weights for this."""
     settings = workspace.settings
     local = workspace.root / Path(settings.model).expanduser()

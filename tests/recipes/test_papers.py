@@ -14,7 +14,8 @@ from tasks.params import read_params
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "recipes").glob("*.yaml"))
-NAMES = [name for file in FILES for name in yaml.safe_load(file.read_text()).get("variants", {})]
+SPECS = [item for file in FILES for item in yaml.safe_load(file.read_text()).get("variants", {}).items()]
+NAMES = [name for name, spec in SPECS if not {"structured", "recovery"} & spec.keys()]
 ROWS, COLUMNS = 32, 160
 """One block of 128 columns and a shorter one."""
 DRAW = torch.Generator().manual_seed(7)
