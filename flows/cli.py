@@ -1,12 +1,14 @@
 """The command line. Heavy packages are imported inside the commands, so that --help answers at once."""
 
-import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
+
+from flows.commands import commands
+from flows.options import JsonOption, RecipeArgument, SetOption, VariantArgument, as_json, say
 
 app = typer.Typer(
     name="espalier",
@@ -16,29 +18,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Override a key of params.yaml, e.g. calibration.sequences=32. @FILE takes whole sections from a file, "
-        "e.g. @recipes/papers.yaml.",
-    ),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines, no tables, no progress bars.")]
-RecipeArgument = Annotated[str, typer.Argument(metavar="VARIANT", help="A name under `variants` in params.yaml.")]
-VariantArgument = Annotated[str, typer.Argument(help="A name under `variants` in params.yaml, or `dense`.")]
-
-
-def say(text: str) -> None:
-    """Print a line for people."""
-    typer.echo(text)
-
-
-def as_json(value: Any) -> None:
-    """Print a value for machines."""
-    typer.echo(json.dumps(value, indent=1, sort_keys=True))
+app.add_typer(commands)
 
 
 @app.command(epilog="Example: `espalier compress sparsegpt-50 --set variants.sparsegpt-50.sparsity=0.6`")
@@ -216,7 +196,7 @@ def main() -> None:
     for name, value in SAFE.items():
         os.environ.setdefault(name, value)
     try:
-        app(standalone_mode=True)
+        _run_alone_or_together()
     except InputError as error:
         _fail(error, 2)
     except ComputationError as error:
@@ -225,6 +205,22 @@ def main() -> None:
         # Typer turns Ctrl-C into an exit code without a word, Prefect at some instants into an error of its own.
         if _was_interrupted(sys.exc_info()[1]):
             _fail("stopped; what was done is stored, and the same command goes on from there", INTERRUPTED)
+
+
+def _run_alone_or_together() -> None:
+    """The command, in the first of the processes that `torchrun` started; the others follow it."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        app(standalone_mode=True)
+        return
+    from tasks import distributed
+
+    distributed.join()
+    if distributed.rank():
+        distributed.follow()
+        return
+    # A command that failed lets nobody go on: torchrun stops the others.
+    app(standalone_mode=False)
+    distributed.stop()
 
 
 def _was_interrupted(error: BaseException | None) -> bool:

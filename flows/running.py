@@ -1,24 +1,67 @@
 """Starting a flow from the command line: Prefect's settings, a running server if there is one, progress."""
 
+import contextlib
+import importlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from flows.bars import shown_bars
-from tasks import prefect_settings, temporary_servers
+from flows.expanding import swept
+from pruning_core.errors import InputError
+from tasks import owners, prefect_settings, temporary_servers
 from tasks.steps_seen import CACHED, listening
 from tasks.workspace import HIDDEN, Workspace
 
+FLOWS = {
+    "compress": "flows.variants",
+    "compare": "flows.variants",
+    "sweep": "flows.sweeping",
+    "scheduled": "flows.scheduled",
+}
+"""Flow -> its module, which imports Prefect and is imported late."""
 
-def run_flow(name: str, quiet: bool, overrides: list[str] | None, **parameters: Any) -> list[dict[str, Any]]:
-    """Run the flow of that name in the current folder, showing each step; returns the records."""
+
+def run_flow(name: str, quiet: bool, overrides: list[str] | None, **parameters: Any) -> Any:
+    """Run the flow of that name in the current folder, showing each step; returns what it returns."""
     # Bad settings are told before a server is started.
-    workspace = Workspace.open(None, overrides)
+    workspace = open_scheduled(None, overrides) if name == "scheduled" else Workspace.open(None, overrides)
+    if "axes" in parameters:
+        workspace, _ = swept(workspace, parameters["axes"])
+    with prepared(workspace, _named(workspace, name, parameters), FLOWS[name], quiet) as module:
+        return getattr(module, name)(root=str(workspace.root), overrides=overrides or [], **parameters)
+
+
+def _named(workspace: Workspace, flow: str, parameters: dict[str, Any]) -> list[str]:
+    """The variants that a flow makes."""
     if "variant" in parameters:
-        workspace.settings.recipe(parameters["variant"])
+        return [workspace.settings.recipe(parameters["variant"]).name]
+    scheduled = workspace.settings.schedule.variants if flow == "scheduled" else None
+    return scheduled or list(workspace.settings.variants)
+
+
+def open_scheduled(root: Path | None, overrides: list[str] | None) -> Workspace:
+    """The workspace, which must have a section `schedule`."""
+    workspace = Workspace.open(root, overrides)
+    if workspace.settings.schedule is None:
+        raise InputError(
+            "params.yaml has no section schedule; add one, such as "
+            "schedule: {cron: 0 3 * * *, gates: {perplexity: 1.05}}"
+        )
+    return workspace
+
+
+@contextlib.contextmanager
+def prepared(workspace: Workspace, named: list[str], module: str, quiet: bool) -> Iterator[ModuleType]:
+    """Inside the block a flow of these variants may run: there is a server and room, and each step is shown.
+
+    What killed processes left RUNNING is told to be Crashed first. Yields the flow's imported module.
+    """
     prefect_settings.apply(workspace.root)
     temporary_servers.stop_orphans()
-    temporary_servers.claim()
+    owners.claim()
     _use_running_server(workspace.root)
     with shown_bars(quiet) as (console, bars):
         ready = bars.waiting("starting Prefect")
@@ -35,15 +78,18 @@ def run_flow(name: str, quiet: bool, overrides: list[str] | None, **parameters: 
 
         server = temporary_servers.start()
         # Importing what computes takes as long as the server takes to start: both at once.
-        from flows import variants
         from flows.planning import check_room
+        from tasks import abandoned
 
-        named = [parameters["variant"]] if "variant" in parameters else list(workspace.settings.variants)
+        flows = importlib.import_module(module)
+
         check_room(workspace, named, evaluates=True)
         if server:
             server.join()
+        for what in abandoned.reconcile(workspace.root):
+            console.print(what, highlight=False)
         with listening(show):
-            return getattr(variants, name)(root=str(workspace.root), overrides=overrides or [], **parameters)
+            yield flows
 
 
 def report_path() -> Path:

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tasks.comparison import comparison_table
-from tasks.variant_record import Allocated
+from tasks.model_facts import Allocated
 
 NOTE = (
     "Loss and KL in nats per token, ± paired standard error. Removed: share of the prunable weights. bits/w: per "

@@ -5,7 +5,9 @@ from typing import Any
 
 from prefect import flow
 
+from pruning_core.errors import ComputationError
 from pruning_core.recipe import BASELINE
+from tasks.flow_runs import owned_run
 from tasks.pipeline import Pipeline
 from tasks.prefect_tasks import prefect_run
 from tasks.progress import progress
@@ -38,7 +40,9 @@ def compress(variant: str, root: str = ".", overrides: list[str] | None = None) 
         root: the folder of params.yaml.
         overrides: "a.b=value" on top of it.
     """
-    return _run(Workspace.open(Path(root), overrides), [variant])
+    workspace = Workspace.open(Path(root), overrides)
+    with owned_run(workspace.root):
+        return run_variants(workspace, [variant])
 
 
 @flow(name="compare")
@@ -50,20 +54,34 @@ def compare(root: str = ".", overrides: list[str] | None = None) -> list[dict[st
         overrides: "a.b=value" on top of it.
     """
     workspace = Workspace.open(Path(root), overrides)
-    records = _run(workspace, list(workspace.settings.variants))
-    write_report(records, workspace.hidden / REPORT, workspace.root)
-    return records
+    with owned_run(workspace.root):
+        records = run_variants(workspace, list(workspace.settings.variants))
+        write_report(records, workspace.hidden / REPORT, workspace.root)
+        return records
 
 
-def _run(workspace: Workspace, names: list[str]) -> list[dict[str, Any]]:
+def run_variants(workspace: Workspace, names: list[str], failed: dict[str, str] | None = None) -> list[dict[str, Any]]:
+    """Make, evaluate, measure, version and track variants; their records, the baseline first.
+
+    Args:
+        failed: where given, a variant that cannot be computed is entered here with the reason and left out, instead
+            of ending the run.
+    """
     for name in names:
         workspace.settings.recipe(name)
     plain = workspace.context()
     seen = StepsSeen(prefect_run(plain))
     pipeline = Pipeline(Context(plain.store, plain.workspace, seen), workspace.settings)
+    pipeline.evaluated(BASELINE)
+    for name in names:
+        try:
+            pipeline.evaluated(name)
+        except ComputationError as error:
+            if failed is None:
+                raise
+            failed[name] = str(error)
+    names = [name for name in names if name not in (failed or {})]
     everything = [BASELINE, *names]
-    for name in everything:
-        pipeline.evaluated(name)
     # Speeds are measured one after another, when nothing else of this run is at work.
     for name in everything:
         pipeline.measured(name)

@@ -16,6 +16,7 @@ from pruning_core.hidden_states import HiddenStates
 from pruning_core.invariants import check_layer
 from pruning_core.method import CompressedLayer, Method, Prepared
 from pruning_core.progress import Progress, ignore_progress
+from pruning_core.sharding import WHOLE, Shards
 from pruning_core.shares import Shares
 from pruning_core.stack import stacks
 from pruning_core.staging import InputGroup
@@ -143,6 +144,7 @@ def compress_block(
     *,
     advance: bool = True,
     shares: Shares | None = None,
+    shards: Shards = WHOLE,
 ) -> BlockOutcome:
     """Compress the loaded block on the states that enter it, and replace them by the compressed block's outputs.
 
@@ -150,15 +152,15 @@ def compress_block(
     (the true-sequential option of the published codes, in one forward); `blockwise` collects all statistics of a block
     from its dense weights, then runs it again compressed (the published default; arXiv:2301.00774, section 4).
     Without `advance` the forward ends with the last matrix: nobody needs what the last block puts out.
-    `shares` as `BlockCompressor` takes them.
+    `shares` as `BlockCompressor` takes them; with `shards` every process that holds one compresses alike.
     """
     compressor = BlockCompressor(decoder, index, method, shares)
-    full, pool = method.statistics == "full", method.few_tokens == "layer"
+    wanted = {"full": method.statistics == "full", "pool": method.few_tokens == "layer"}
+    wanted |= {"shards": shards, "progress": progress}
     if propagation == "compressed":
-        complete = compressor.compress_group
-        collect_in_stages(decoder, index, states, complete, full=full, pool=pool, advance=advance, progress=progress)
+        collect_in_stages(decoder, index, states, compressor.compress_group, advance=advance, **wanted)
         return compressor.outcome
-    for group, statistics in collect(decoder, index, states, full=full, pool=pool, advance=False, progress=progress):
+    for group, statistics in collect(decoder, index, states, advance=False, **wanted):
         compressor.compress_group(group, statistics)
     if advance:
         propagate(decoder, index, states)

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from pruning_core.decoder import Decoder
-from pruning_core.errors import ComputationError
+from pruning_core.errors import ComputationError, InputError
 from pruning_core.expert_statistics import StageStatistics
 from pruning_core.experts import Stage
 from pruning_core.hidden_states import HiddenStates
 from pruning_core.progress import Progress, ignore_progress
+from pruning_core.sharding import WHOLE, ShardedStatistics, Shards
 from pruning_core.staging import InputGroup, input_groups, run_in_stages, watching
 from pruning_core.statistics import LayerStatistics
 
@@ -52,6 +53,7 @@ def collect(
     full: bool = True,
     pool: bool = True,
     advance: bool = True,
+    shards: Shards = WHOLE,
     progress: Progress = ignore_progress,
 ) -> list[tuple[InputGroup, LayerStatistics]]:
     """Statistics of every input group of the loaded block from one forward.
@@ -60,10 +62,12 @@ def collect(
         full: keep whole Hessians; otherwise only their diagonals.
         pool: take all tokens of a layer for experts with too few of their own (`pruning_core.expert_statistics`).
         advance: also replace the states by the block's outputs; otherwise the forward ends where the last group begins.
+        shards: the states are those of this process's shard, or of all of them one after another.
     """
     linears = decoder.watched(index)
     groups = groups_of(decoder, index, states)
-    statistics = [_empty(linears, group, full, pool) for group in groups]
+    batches = len(states.batches)
+    statistics = [_empty(linears, group, full, pool, shards, batches) for group in groups]
     forwards = states.forwards(decoder, index)
 
     def arrive(group: int, inputs: Tensor) -> None:
@@ -77,7 +81,7 @@ def collect(
             with suppress(_SeenAll):
                 states.advance(position, forward(), index)
             progress(position + 1, len(states.batches))
-    return [part for pair in zip(groups, statistics, strict=True) for part in _parts(*pair, states)]
+    return [part for pair in zip(groups, statistics, strict=True) for part in _parts(*pair, states, shards)]
 
 
 @torch.no_grad()
@@ -90,6 +94,7 @@ def collect_in_stages(
     full: bool = True,
     pool: bool = True,
     advance: bool = True,
+    shards: Shards = WHOLE,
     progress: Progress = ignore_progress,
 ) -> None:
     """One forward in which `complete(group, statistics)` changes a group's weights before any token passes it.
@@ -98,10 +103,12 @@ def collect_in_stages(
         full: keep whole Hessians; otherwise only their diagonals.
         pool: take all tokens of a layer for experts with too few of their own (`pruning_core.expert_statistics`).
         advance: also replace the states by the block's outputs; otherwise the forward ends with the last group.
+        shards: as in `collect`.
     """
     linears = decoder.watched(index)
     groups = groups_of(decoder, index, states)
-    statistics = [_empty(linears, group, full, pool) for group in groups]
+    batches = len(states.batches)
+    statistics = [_empty(linears, group, full, pool, shards, batches) for group in groups]
 
     def arrive(group: int, inputs: Tensor) -> None:
         statistics[group].add(inputs)
@@ -109,7 +116,7 @@ def collect_in_stages(
 
     def finish(group: int) -> None:
         collected, statistics[group] = statistics[group], None
-        for part, known in _parts(groups[group], collected, states):
+        for part, known in _parts(groups[group], collected, states, shards):
             complete(part, known)
         progress(group + 1, len(groups))
 
@@ -127,23 +134,26 @@ def collect_in_stages(
 
 
 def _empty(
-    linears: dict[str, nn.Module], group: InputGroup, full: bool, pool: bool
-) -> LayerStatistics | StageStatistics:
+    linears: dict[str, nn.Module], group: InputGroup, full: bool, pool: bool, shards: Shards, batches: int
+) -> ShardedStatistics | StageStatistics:
     module = linears[group.names[0]]
     if isinstance(module, Stage):
+        if shards.count > 1:
+            raise InputError("the experts of a mixture are calibrated in one shard; set compute.shards to 1")
         return StageStatistics(module, group.names[0], full, pool)
     in_features = module.nx if hasattr(module, "nx") else module.in_features
-    return LayerStatistics(in_features, full)
+    return shards.statistics(in_features, full, batches)
 
 
 def _parts(
-    group: InputGroup, statistics: LayerStatistics | StageStatistics, states: HiddenStates
+    group: InputGroup, statistics: ShardedStatistics | StageStatistics, states: HiddenStates, shards: Shards
 ) -> Iterator[tuple[InputGroup, LayerStatistics]]:
     """The groups of matrices that a watched group stands for."""
-    parts = statistics.parts() if isinstance(statistics, StageStatistics) else [(group, statistics)]
+    parts = statistics.parts() if isinstance(statistics, StageStatistics) else [(group, statistics.total())]
+    sequences = shards.summed(states.sequences)
     for part, known in parts:
         # Inputs that were flattened on the way do not say how many sequences they are.
-        known.sequences = states.sequences
+        known.sequences = sequences
         yield part, known
 
 

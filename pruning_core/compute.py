@@ -51,12 +51,15 @@ class Compute:
     dtype: of weights and hidden states in forward passes; statistics and solvers are float32 whatever it is.
     states: where the hidden states between two blocks are kept; a mapped file leaves the memory to the system.
     workers: of a search.
+    shards: parts of the calibration windows that are summed apart and then added up; under `torchrun` one process runs
+        each. It changes the last bits of statistics, so one process with as many shards has the same result.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     states: Literal["memory", "mapped"] = "memory"
     workers: Annotated[Workers, BeforeValidator(_workers)] = field(default_factory=Workers)
+    shards: Annotated[int, Field(ge=1)] = 1
 
     @property
     def target(self) -> str:

@@ -18,13 +18,15 @@ from pruning_core.method import Method
 from pruning_core.method_settings import build_method
 from pruning_core.recovery_settings import Recovering, build_recovery
 from pruning_core.registry import STRICT, nearest, validated
+from pruning_core.schedule_settings import Schedule, build_schedule
 from pruning_core.sensitivity import SENSITIVITIES, wants_statistics
 from pruning_core.structured.settings import Structured, build_structured
+from pruning_core.sweep_settings import Sweep, parse_sweep
 from pruning_core.text import TEXTS
 
 BASELINE = "dense"
 """The uncompressed model: always the first row of a comparison, and no name for a variant."""
-SECTIONS = ("model", "trust_remote_code", "compute", "calibration", "evaluation", "variants")
+SECTIONS = ("model", "trust_remote_code", "compute", "calibration", "evaluation", "variants", "sweep", "schedule")
 VARIANT_KEYS = (
     "saliency",
     "pattern",
@@ -149,6 +151,8 @@ class Settings:
     evaluation: Evaluation
     variants: dict[str, Recipe]
     compute: Compute = field(default_factory=Compute)
+    sweep: Sweep | None = None
+    schedule: Schedule | None = None
 
     def recipe(self, name: str) -> Recipe:
         """The variant of that name; InputError names the nearest."""
@@ -176,13 +180,16 @@ def parse_settings(mapping: Any) -> Settings:
     if not isinstance(trust, bool):
         raise InputError(f"trust_remote_code must be true or false, got {trust!r}")
     compute = _section(Compute, mapping.get("compute", {}), "compute")
+    variants = _variants(mapping["variants"], compute.target)
     return Settings(
         mapping["model"],
         trust,
         _section(Calibration, mapping["calibration"], "calibration"),
         _section(Evaluation, mapping["evaluation"], "evaluation"),
-        _variants(mapping["variants"], compute.target),
+        variants,
         compute,
+        parse_sweep(mapping["sweep"]) if "sweep" in mapping else None,
+        build_schedule(mapping["schedule"], variants) if "schedule" in mapping else None,
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from pruning_core.errors import InputError
-from tasks.locks import FileLock, locked
+from tasks.locks import FileLock, is_locked, locked
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -51,8 +51,16 @@ class Builds:
         with locked(self._gate):
             self._sweep()
 
+    def abandoned(self) -> list[Path]:
+        """The folders that killed processes left."""
+        with locked(self._gate):
+            return [self.root / name for name in self._names() if not is_locked(self.root / f"{name}.owner")]
+
+    def _names(self) -> list[str]:
+        return sorted({path.name.removesuffix(".owner") for path in self.root.glob("*")})
+
     def _sweep(self) -> None:
-        for name in sorted({path.name.removesuffix(".owner") for path in self.root.glob("*")}):
+        for name in self._names():
             owner = FileLock(self.root / f"{name}.owner")
             if owner.acquire(timeout=0):
                 shutil.rmtree(self.root / name, ignore_errors=True)

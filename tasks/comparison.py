@@ -28,7 +28,7 @@ def comparison_table(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any
     """One flat row per variant, the dense baseline first; what is not known is None.
 
     Units: losses and KL in nats per token, sizes in bytes, rates in tokens per second; sparsity is the
-    removed fraction of the prunable matrices. `bits_per_weight` packs the zeros behind a bitmask.
+    removed fraction of the prunable matrices. `bits_per_weight` and `packed_bytes` pack the zeros behind a bitmask.
 
     Raises:
         InputError: as `comparable`.
@@ -51,6 +51,7 @@ def row(variant: Variant) -> dict[str, Any]:
         "sparsity": sparsity and sparsity.prunable,
         "sparsity_whole_model": sparsity and sparsity.whole_model,
         "size_bytes": variant.size_bytes,
+        "packed_bytes": variant.packed_bytes,
         "bits_per_weight": variant.bits_per_weight,
         "prefill_tokens_per_second": _median(speed and speed.prefill_tokens_per_second),
         "decode_tokens_per_second": _median(speed and speed.decode_tokens_per_second),

@@ -76,6 +76,19 @@ def locked(path: Path, on_wait: OnWait | None = None) -> Iterator[None]:
         lock.release()
 
 
+@contextlib.contextmanager
+def shared(path: Path) -> Iterator[None]:
+    """Inside the block nobody holds the lock on `path` exclusively; others may share it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        yield
+    finally:
+        fcntl.flock(handle, fcntl.LOCK_UN)
+        os.close(handle)
+
+
 def is_locked(path: Path) -> bool:
     """Whether anyone, this process included, holds the lock on `path` right now."""
     probe = FileLock(path)

@@ -7,7 +7,7 @@ import yaml
 
 from pruning_core.errors import InputError
 
-OPTIONAL = ("compute",)
+OPTIONAL = ("compute", "sweep", "schedule")
 """Sections that a params.yaml may lack, and an override may still reach into."""
 
 

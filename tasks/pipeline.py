@@ -79,9 +79,13 @@ class Pipeline:
     @cached_property
     def evaluation(self) -> Artifact:
         """Evaluation windows."""
-        chosen = self.settings.evaluation
-        wanted = {"windows": chosen.windows, "special_tokens": chosen.special_tokens}
-        return self._tokens("evaluation", chosen, wanted, "evaluation")
+        return self._evaluation_windows(self.source, "evaluation")
+
+    def beside(self, model: Artifact, label: str) -> Artifact:
+        """The quality of a model made before, on the windows that its own tokenizer makes of the evaluation text."""
+        params = {"batch": self.settings.evaluation.batch, "trust_remote_code": self.trust}
+        inputs = {"model": model, "tokens": self._evaluation_windows(model, f"{label} evaluation")}
+        return self.context.run(evaluate, params, inputs, f"{label} evaluation")
 
     def model(self, name: str) -> Artifact:
         """The model directory of a variant; the source itself for the baseline."""
@@ -136,15 +140,22 @@ class Pipeline:
     @cached_property
     def forwards(self) -> dict[str, Any]:
         """How blocks run during calibration, as params of a step."""
-        chosen = self.settings.calibration
-        return {
+        chosen, shards = self.settings.calibration, self.settings.compute.shards
+        return ({"shards": shards} if shards > 1 else {}) | {
             "batch": micro_batch(chosen.length, chosen.batch),
             "trust_remote_code": self.trust,
             **asdict(self.settings.compute.running()),
             "states": self.settings.compute.states,
         }
 
-    def _tokens(self, role: str, chosen: Any, wanted: dict[str, Any], label: str) -> Artifact:
+    def _evaluation_windows(self, source: Artifact, label: str) -> Artifact:
+        chosen = self.settings.evaluation
+        wanted = {"windows": chosen.windows, "special_tokens": chosen.special_tokens}
+        return self._tokens("evaluation", chosen, wanted, label, source)
+
+    def _tokens(
+        self, role: str, chosen: Any, wanted: dict[str, Any], label: str, source: Artifact | None = None
+    ) -> Artifact:
         documents = TEXTS.build(chosen.text).read(self.context.workspace)
         params = {
             "role": role,
@@ -154,7 +165,7 @@ class Pipeline:
             "trust_remote_code": self.trust,
             **wanted,
         }
-        return self.context.run(tokens, params, {"source": self.source}, f"{label} tokens")
+        return self.context.run(tokens, params, {"source": source or self.source}, f"{label} tokens")
 
     def _blocks(self, recipe: Recipe) -> list[Artifact]:
         blocks: list[Artifact] = []

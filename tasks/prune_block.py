@@ -16,6 +16,7 @@ from pruning_core.patterns import PATTERNS
 from pruning_core.shares import Shares
 from pruning_core.sweep import KERNELS
 from tasks.artifact import Artifact
+from tasks.distributed import announce
 from tasks.progress import progress
 from tasks.states import Chain, chain_of, decoder_of, exclusive, keep_states, take_states
 from tasks.statistics import load_statistics
@@ -35,8 +36,8 @@ def prune_block(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, 
     """Compress the matrices of one block.
 
     params: block (index), method (mapping), propagate (None where the method needs no calibration), batch,
-        trust_remote_code, device, dtype; states (memory | mapped); shares (of the block's matrices, absent where every
-        matrix gets what the method says).
+        trust_remote_code, device, dtype; states (memory | mapped); shards, where there are more than one; shares (of
+        the block's matrices, absent where every matrix gets what the method says).
     inputs: source; statistics (propagate dense); tokens and, from block 1 on, previous (other propagations).
     writes: weights.safetensors (stored names, checkpoint dtype), keep.safetensors (bit masks, see `packed`), and
         quantized.safetensors where a quantizer took part (`pruning_core.blocks.BlockOutcome.quantized`).
@@ -60,13 +61,15 @@ def prune_block(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, 
 def _on_states(params: dict[str, Any], inputs: dict[str, Artifact], context: Context, method: Any) -> BlockOutcome:
     index = params["block"]
     chain = chain_before(params, inputs, context)
+    announce("tasks.prune_block", "prune_block", params, inputs, context)
     decoder = _decoder(chain.source, params)
     states = take_states(context, chain)
     decoder.load_block(index)
     shown = progress(f"block {index}")
     more = index + 1 < len(decoder)
-    shares = shares_in(params)
-    outcome = compress_block(decoder, index, states, method, params["propagate"], shown, advance=more, shares=shares)
+    chosen = {"shares": shares_in(params), "shards": chain.shards, "advance": more}
+    outcome = compress_block(decoder, index, states, method, params["propagate"], shown, **chosen)
+    chain.shards.check_alike(outcome.weights)
     decoder.drop_block(index)
     keep_states(context, chain, context.key, states)
     return outcome

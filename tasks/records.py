@@ -8,7 +8,9 @@ from pruning_core.recipe import BASELINE
 from tasks.allocation import TABLE
 from tasks.artifact import Artifact
 from tasks.canonical import digest_of
+from tasks.directories import MANIFEST
 from tasks.pipeline import Pipeline
+from tasks.provenance import provenance
 from tasks.recover import CURVE
 from tasks.recovering import training_text
 from tasks.search import RESULT
@@ -38,6 +40,7 @@ def variant_record(workspace: Workspace, pipeline: Pipeline, name: str, steps: l
         "git_commit": workspace.git_commit(),
         "dvc": _dvc(workspace, name, model, evaluation),
         "steps": steps,
+        "provenance": provenance(pipeline, name),
     }
 
 
@@ -170,5 +173,9 @@ def _datasets(pipeline: Pipeline, name: str) -> dict[str, Any]:
 
 def _dvc(workspace: Workspace, name: str, model: Artifact, evaluation: Artifact) -> dict[str, str] | None:
     output = evaluation_output(name, evaluation) if name == BASELINE else model_output(name, model)
+    manifest = workspace.root / output.path / MANIFEST
+    # With overrides something else lies there.
+    if not manifest.is_file() or json.loads(manifest.read_text())["digest"] != output.artifact.digest:
+        return None
     md5 = output_md5s(workspace.root).get(output.path.as_posix())
     return {"path": output.path.as_posix(), "md5": md5} if md5 else None

@@ -15,6 +15,8 @@ import yaml
 from tasks import report_plots
 from tasks.comparison import comparable, comparison_table, row
 from tasks.layer_chart import layer_chart
+from tasks.pareto import fronts
+from tasks.pareto_plot import pareto
 from tasks.run_contents import command
 from tasks.variant_record import Variant
 
@@ -22,6 +24,8 @@ __all__ = ["comparison_table", "write_report"]
 
 TEMPLATE = "report.html"
 UNKNOWN = "–"
+# Beyond this number of variants a plot needs the whole width of the page.
+MANY = 9
 SETTINGS = {"displayModeBar": False, "responsive": True}
 
 
@@ -60,6 +64,7 @@ def render(variants: list[Variant]) -> str:
         summary=summary(variants),
         rows=_table(variants),
         plots=[(title, note, Markup(html)) for title, note, html in _plots(variants)],
+        wide=len(variants) > MANY,
         protocol=_flat(variants[0].metrics.protocol) | _texts(variants[0]),
         details=[_details(variant) for variant in variants],
         plotly=Markup(get_plotlyjs()),
@@ -91,8 +96,9 @@ def _table(variants: list[Variant]) -> list[dict[str, Any]]:
     rows = [row(variant) for variant in variants]
     increases = [max(known["loss_increase"] or 0.0, 0.0) for known in rows]
     longest = max(increases) or 1.0
+    on = fronts(variants)
     return [
-        _cells(known) | {"bar": round(100 * increase / longest, 1)}
+        _cells(known) | {"bar": round(100 * increase / longest, 1), "fronts": ", ".join(on[known["name"]])}
         for known, increase in zip(rows, increases, strict=True)
     ]
 
@@ -100,7 +106,7 @@ def _table(variants: list[Variant]) -> list[dict[str, Any]]:
 def _cells(known: dict[str, Any]) -> dict[str, Any]:
     """A row as the text of its cells."""
     error = known["loss_increase_error"]
-    size = known["size_bytes"]
+    size, packed = known["size_bytes"], known["packed_bytes"]
     return {
         "name": known["name"],
         "baseline": known["baseline"],
@@ -113,6 +119,7 @@ def _cells(known: dict[str, Any]) -> dict[str, Any]:
         "sparsity": _text(known["sparsity"], ".1%"),
         "sparsity_whole_model": _text(known["sparsity_whole_model"], ".1%"),
         "size": _text(None if size is None else size / 1e6, ",.2f"),
+        "packed": _text(None if packed is None else packed / 1e6, ",.2f"),
         "bits_per_weight": _text(known["bits_per_weight"], ".2f"),
         "prefill": _text(known["prefill_tokens_per_second"], ",.0f"),
         "decode": _text(known["decode_tokens_per_second"], ",.0f"),
@@ -129,6 +136,11 @@ def _plots(variants: list[Variant]) -> Iterable[tuple[str, str, str]]:
 
     drawn = (
         ("Quality against sparsity", "Lower is better.", report_plots.quality(variants)),
+        (
+            "Quality against size and speed",
+            "Lower left is better; the line joins those that no other variant beats in both.",
+            pareto(variants),
+        ),
         (
             "Difference to dense, window by window",
             "Box: quartiles; dashed: mean.",
@@ -153,7 +165,9 @@ def _plots(variants: list[Variant]) -> Iterable[tuple[str, str, str]]:
     )
     for number, (title, note, figure) in enumerate(drawn):
         if figure.data:
-            html = to_html(figure, SETTINGS, include_plotlyjs=False, full_html=False, div_id=f"plot-{number}")
+            html = to_html(
+                report_plots.legible(figure), SETTINGS, include_plotlyjs=False, full_html=False, div_id=f"plot-{number}"
+            )
             yield title, note, html
 
 

@@ -4,11 +4,19 @@ from collections.abc import Callable, Iterable
 from html import escape
 from typing import Any
 
+from tasks.canonical import canonical
+from tasks.model_facts import Layer
 from tasks.palette import COLOURS, DENSE, GRID, INK
-from tasks.variant_record import Layer, Variant
+from tasks.variant_record import Variant
 
 METHODS = ("saliency", "pattern", "quantizer", "compensation", "allocation")
 MARKERS = ("circle", "diamond", "square", "triangle-up", "cross", "star")
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
+# With more entries than these a legend above the plot would leave no plot.
+SHORT_LEGEND = 6
+HEIGHT = 360
+ENTRY_HEIGHT = 11
+"""Pixels that an entry of a long legend adds: two stand in a row."""
 # Beyond this ratio of the highest to the lowest value a linear axis hides the low ones.
 LOG_RATIO = 12.0
 
@@ -19,8 +27,37 @@ def colours(variants: Iterable[Variant]) -> dict[str, str]:
     return {name: COLOURS[index % len(COLOURS)] for index, name in enumerate(compressed)}
 
 
+def dashes(variants: Iterable[Variant]) -> dict[str, str]:
+    """Name -> dash of its lines: where there are more variants than colours, equal colours differ in it."""
+    compressed = [variant.name for variant in variants if not variant.is_baseline]
+    return {name: DASHES[index // len(COLOURS) % len(DASHES)] for index, name in enumerate(compressed)}
+
+
+def curve(variant: Variant) -> str:
+    """All of a recipe but how much goes: variants that differ in that alone make one curve."""
+    recipe = {key: value for key, value in variant.recipe.items() if key != "sparsity"}
+    for part, amount in (("structured", "ratio"), ("recovery", "sparsity")):
+        if isinstance(recipe.get(part), dict):
+            recipe[part] = {key: value for key, value in recipe[part].items() if key != amount}
+    return canonical(recipe)
+
+
+def curves(variants: Iterable[Variant]) -> dict[str, list[Variant]]:
+    """Label -> the variants of one curve, by sparsity; a second curve of the same methods names a variant too."""
+    groups: dict[str, list[Variant]] = {}
+    for variant in variants:
+        groups.setdefault(curve(variant), []).append(variant)
+    labels = [method(group[0]) for group in groups.values()]
+    return {
+        f"{label} ({group[0].name})" if labels.count(label) > 1 else label: sorted(
+            group, key=lambda variant: variant.sparsity.prunable
+        )
+        for label, group in zip(labels, groups.values(), strict=True)
+    }
+
+
 def method(variant: Variant) -> str:
-    """What the variant is, without its sparsity: variants of one method make one curve."""
+    """The methods of a variant for people, without its sparsity."""
     recipe = variant.recipe
     names = []
     structured = recipe.get("structured", {})
@@ -31,26 +68,28 @@ def method(variant: Variant) -> str:
         name = value.get("name") if isinstance(value, dict) else value
         if name in (None, "none", "unstructured", "uniform"):
             continue
-        shape = f" {value['n']}:{value['m']}" if name == "n_of_m" and {"n", "m"} <= value.keys() else f" {name}"
-        names.append(shape.strip())
+        if name == "n_of_m" and {"n", "m"} <= value.keys():
+            name = f"{value['n']}:{value['m']}"
+        elif key == "quantizer":
+            name = f"{value.get('bits', 4)} bits"
+        names.append(name)
     return " + ".join(names) or variant.name
 
 
 def quality(variants: list[Variant]) -> Any:
-    """Perplexity against sparsity, one curve per method, the dense model as a line across."""
+    """Perplexity against sparsity, one curve per recipe without its sparsity, the dense model as a line across."""
     figure = new_figure("sparsity of the prunable weights", "perplexity")
     points = [v for v in variants if not v.is_baseline and v.sparsity and v.metrics.perplexity]
     dense = next((v.metrics.perplexity for v in variants if v.is_baseline), None)
-    for index, name in enumerate(dict.fromkeys(map(method, points))):
-        group = sorted((v for v in points if method(v) == name), key=lambda v: v.sparsity.prunable)
+    for index, (name, group) in enumerate(curves(points).items()):
         figure.add_scatter(
             x=[v.sparsity.prunable for v in group],
             y=[v.metrics.perplexity for v in group],
             customdata=[escape(v.name) for v in group],
             name=escape(name),
             mode="lines+markers",
-            marker={"size": 11, "symbol": MARKERS[index % len(MARKERS)]},
-            line={"color": colours(variants)[group[0].name]},
+            marker={"size": 10, "symbol": MARKERS[index % len(MARKERS)]},
+            line={"color": COLOURS[index % len(COLOURS)], "dash": DASHES[index // len(COLOURS) % len(DASHES)]},
             hovertemplate="<b>%{customdata}</b><br>sparsity %{x:.1%}<br>perplexity %{y:.4g}<extra></extra>",
         )
     if dense:
@@ -97,6 +136,8 @@ def window_differences(variants: list[Variant]) -> Any:
             style = {"line": {"color": colour[variant.name], "width": 1.5}, "boxmean": True, "boxpoints": "outliers"}
             figure.add_box(x=difference, name=escape(variant.name), marker={"size": 3}, showlegend=False, **style)
     figure.add_vline(x=0, line={"color": DENSE, "dash": "dash", "width": 1.5})
+    # A box needs room for its name.
+    figure.update_layout(height=max(HEIGHT, 90 + 24 * len(figure.data)))
     return figure
 
 
@@ -162,7 +203,7 @@ def _line(figure: Any, variants: list[Variant], variant: Variant, x: list[int], 
         name=escape(variant.name),
         mode="lines+markers",
         marker={"size": 7},
-        line={"color": colours(variants).get(variant.name, DENSE)},
+        line={"color": colours(variants).get(variant.name, DENSE), "dash": dashes(variants).get(variant.name, "solid")},
         hovertemplate=f"<b>{escape(variant.name)}</b>, block %{{x}}<br>{hover}<extra></extra>",
     )
 
@@ -178,7 +219,7 @@ def new_figure(x: str, y: str) -> Any:
             "xaxis": axis | {"title": {"text": x, "font": {"size": 13}}},
             "yaxis": axis | {"title": {"text": y, "font": {"size": 13}}, "automargin": True},
             "margin": {"l": 64, "r": 16, "t": 12, "b": 52},
-            "height": 360,
+            "height": HEIGHT,
             "font": {"family": "system-ui, sans-serif", "size": 13, "color": INK},
             "paper_bgcolor": "rgba(0,0,0,0)",
             "plot_bgcolor": "rgba(0,0,0,0)",
@@ -186,6 +227,15 @@ def new_figure(x: str, y: str) -> Any:
             "showlegend": True,
         }
     )
+
+
+def legible(figure: Any) -> Any:
+    """A legend of many entries goes below the plot, which keeps its height."""
+    entries = sum(trace.showlegend is not False for trace in figure.data)
+    if entries > SHORT_LEGEND:
+        below = {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0, "font": {"size": 11}}
+        figure.update_layout(legend=below, height=figure.layout.height + 40 + ENTRY_HEIGHT * entries)
+    return figure
 
 
 def _scaled(figure: Any, values: list[float]) -> Any:

@@ -39,4 +39,4 @@ def shrunk(pipeline: "Pipeline", recipe: Recipe) -> Artifact | None:
 
 def _running(pipeline: "Pipeline") -> dict:
     """How the model runs, without what changes no result here."""
-    return {name: value for name, value in pipeline.forwards.items() if name != "states"}
+    return {name: value for name, value in pipeline.forwards.items() if name not in ("states", "shards")}

@@ -27,6 +27,10 @@ class Signatures:
         if now != self.of(name):
             write_json(self.root / f"{name}.json", now)
 
+    def forget(self, name: str) -> None:
+        """Know nothing of `name` any more."""
+        (self.root / f"{name}.json").unlink(missing_ok=True)
+
     def untouched(self, name: str, directory: Path) -> bool:
         """Whether `directory` is as it was recorded, by sizes, times and inodes."""
         recorded = self.of(name)

@@ -19,8 +19,17 @@ PACKAGES = ("pruning_core", "tasks")
 INFRASTRUCTURE = frozenset(
     f"tasks.{name}"
     for name in (
-        *("artifact", "building", "canonical", "depth_chart", "directories", "events", "explain", "locks"),
-        *("palette", "prefect_cache", "prefect_settings", "prefect_tasks", "progress", "signatures"),
+        *("artifact", "building", "canonical", "depth_chart", "directories", "distributed", "events", "explain"),
+        *(
+            "locks",
+            "palette",
+            "presence",
+            "prefect_cache",
+            "prefect_settings",
+            "prefect_tasks",
+            "progress",
+            "signatures",
+        ),
         *("search_page", "source_digest", "step", "store", "tracking", "versioning", "workers"),
     )
 )

@@ -22,7 +22,9 @@ from pruning_core.decoder import Decoder
 from pruning_core.hidden_states import HiddenStates
 from pruning_core.model_files import read_config
 from pruning_core.safetensors_format import write_file
+from pruning_core.sharding import WHOLE, Shards
 from tasks.artifact import Artifact
+from tasks.distributed import shards_of
 from tasks.step import Context
 
 CHECKPOINT_SECONDS = 10.0
@@ -47,6 +49,7 @@ class Chain:
         trust_remote_code: as in params.yaml.
         running: where and in what precision the model runs.
         mapped: whether states are kept in a memory-mapped file; the same bits either way.
+        shards: which of the calibration windows this process runs.
     """
 
     source: Artifact
@@ -56,6 +59,11 @@ class Chain:
     trust_remote_code: bool = False
     running: Running = CPU
     mapped: bool = False
+    shards: Shards = WHOLE
+
+    def windows(self) -> Tensor:
+        """[sequences, tokens] int64: what this process runs of the calibration tokens."""
+        return self.shards.own(load_tokens(self.tokens), self.batch)
 
     def decoder(self) -> Decoder:
         """The model, ready to run."""
@@ -66,6 +74,8 @@ class Chain:
         passed = [block.key if block else DENSE for block in self.blocks[:count]]
         forwards = [str(self.batch), self.running.device, self.running.dtype]
         parts = [self.source.digest, self.tokens.digest, *forwards, *passed]
+        if self.shards.rank is not None:
+            parts.append(f"shard {self.shards.rank} of {self.shards.count}")
         if following:
             parts.append(following)
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
@@ -76,7 +86,8 @@ def chain_of(params: dict[str, Any], inputs: dict[str, Artifact], blocks: tuple[
     running = Running(params["device"], params["dtype"])
     mapped = params["states"] == "mapped"
     source, tokens = inputs["source"], inputs["tokens"]
-    return Chain(source, tokens, params["batch"], blocks, params["trust_remote_code"], running, mapped)
+    shards = shards_of(params)
+    return Chain(source, tokens, params["batch"], blocks, params["trust_remote_code"], running, mapped, shards)
 
 
 @dataclass
@@ -121,7 +132,7 @@ def take_states(context: Context, chain: Chain) -> HiddenStates:
     count, states = _nearest_checkpoint(context, chain)
     if states is None:
         folder = context.store.root / "scratch" if chain.mapped else None
-        states = HiddenStates.at_entry(decoder, load_tokens(chain.tokens), chain.batch, folder)
+        states = HiddenStates.at_entry(decoder, chain.windows(), chain.batch, folder)
     for index in range(count, len(chain.blocks)):
         decoder.load_block(index, replaced_weights(chain.blocks[index]))
         propagate(decoder, index, states)
@@ -169,7 +180,7 @@ def _nearest_checkpoint(context: Context, chain: Chain) -> tuple[int, HiddenStat
             device = chain.running.torch_device
             stored = sorted(load_file(saved).items())
             batches = (batch.to(device) for _, batch in stored)
-            return count, HiddenStates.of(batches, load_tokens(chain.tokens), chain.batch, folder)
+            return count, HiddenStates.of(batches, chain.windows(), chain.batch, folder)
     return 0, None
 
 

@@ -11,6 +11,7 @@ from pruning_core.expert_statistics import PooledStatistics
 from pruning_core.staging import InputGroup
 from pruning_core.statistics import LayerStatistics
 from tasks.artifact import Artifact
+from tasks.distributed import announce
 from tasks.progress import progress
 from tasks.states import DENSE, chain_of, exclusive, keep_states, take_states
 from tasks.step import Context, step
@@ -20,7 +21,8 @@ from tasks.step import Context, step
 def statistics(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, context: Context) -> dict[str, Any]:
     """Hessians of a block of the dense model on dense inputs.
 
-    params: block (index), batch, trust_remote_code, device, dtype; states (memory | mapped).
+    params: block (index), batch, trust_remote_code, device, dtype; states (memory | mapped); shards, where there are
+        more than one.
     inputs: source, tokens.
     writes: statistics.safetensors {"0": [in, in] float32 sum of x x^T of group 0, ...}; facts name the groups, and of
         those on all tokens of a layer how many were routed to each matrix.
@@ -28,11 +30,13 @@ def statistics(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, c
     index = params["block"]
     chain = chain_of(params, inputs, (None,) * index)
     with exclusive:
+        announce("tasks.statistics", "statistics", params, inputs, context)
         states = take_states(context, chain)
         decoder = chain.decoder()
         decoder.load_block(index)
         more = index + 1 < len(decoder)
-        collected = collect(decoder, index, states, advance=more, progress=progress(f"statistics of block {index}"))
+        shown = progress(f"statistics of block {index}")
+        collected = collect(decoder, index, states, advance=more, shards=chain.shards, progress=shown)
         decoder.drop_block(index)
         keep_states(context, chain, DENSE, states)
     save_file(

@@ -14,17 +14,17 @@ CACHED = "Cached"
 COMPUTED = "Completed"
 
 Listener = Callable[[dict[str, Any]], None]
-_LISTENER: ContextVar[Listener | None] = ContextVar("step_listener", default=None)
+_LISTENERS: ContextVar[tuple[Listener, ...]] = ContextVar("step_listeners", default=())
 
 
 @contextlib.contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """Inside the block, `listener` is called with the record of every step as it is done."""
-    token = _LISTENER.set(listener)
+    """Inside the block, `listener` is called too with the record of every step as it is done."""
+    token = _LISTENERS.set((*_LISTENERS.get(), listener))
     try:
         yield
     finally:
-        _LISTENER.reset(token)
+        _LISTENERS.reset(token)
 
 
 @dataclass
@@ -53,8 +53,7 @@ class StepsSeen:
             "seconds": round(time.monotonic() - begun, 3),
         }
         self.records.append(record)
-        listener = _LISTENER.get()
-        if listener:
+        for listener in _LISTENERS.get():
             listener(record)
         self._known[key] = artifact
         return artifact

@@ -36,6 +36,7 @@ from tasks.canonical import file_digest, write_json
 from tasks.directories import MANIFEST, RUN, digests, flush, flush_one, replace_directory
 from tasks.events import Events
 from tasks.locks import FileLock, locked
+from tasks.presence import Presence
 from tasks.progress import current
 from tasks.signatures import Signatures
 
@@ -53,12 +54,15 @@ class Store:
         self.root = Path(root).absolute()
         self.objects = self.root / "objects"
         self.builds = Builds(self.root / "tmp", gate=self.root / "locks" / "tmp")
+        self.presence = Presence(self.root)
         self._signatures = Signatures(self.root / "signatures")
         self.events = Events(self.root / "events.jsonl")
 
     def find(self, key: str) -> Artifact | None:
         """The verified artifact of `key`; an altered one is moved to altered/, noted, and not found."""
-        artifact, problem = self.check(key)
+        if not (self.objects / checked_name(key)).is_dir():
+            return None
+        artifact, problem = self._used(key)
         if problem is None:
             return artifact
         lock = FileLock(self._lock(key))
@@ -111,6 +115,7 @@ class Store:
         found = self.find(key)
         if found:
             return found
+        self.presence.enter()
         with locked(self._lock(key), on_wait=lambda holder: self._waiting(kind, key, holder)):
             found = self._find_locked(key)
             if found:
@@ -161,6 +166,15 @@ class Store:
         """Remove the checkpoints of `name`, if there are any."""
         shutil.rmtree(self.root / "scratch" / checked_name(name), ignore_errors=True)
 
+    def forget(self, key: str, trash: Path) -> None:
+        """Move an artifact that nobody is finding into the folder `trash`, with what is known of it."""
+        (self.objects / checked_name(key)).rename(trash / key)
+        self._signatures.forget(key)
+
+    def lock(self, key: str) -> FileLock:
+        """What is held while the artifact of `key` is computed or replaced."""
+        return FileLock(self._lock(key))
+
     def _lock(self, key: str) -> Path:
         return self.root / "locks" / f"{checked_name(key)}.lock"
 
@@ -169,8 +183,13 @@ class Store:
         update = current().start(f"waiting for {kind}, which {holder} computes", 1)
         return lambda: update(1)
 
+    def _used(self, key: str) -> tuple[Artifact | None, str | None]:
+        """As `check`; the artifact counts as used now, and is not collected as garbage under this process's hands."""
+        with self.presence.finding(self.objects / key / RUN):
+            return self.check(key)
+
     def _find_locked(self, key: str) -> Artifact | None:
-        artifact, problem = self.check(key)
+        artifact, problem = self._used(key)
         if problem:
             aside = self.root / "altered" / f"{key}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
             aside.parent.mkdir(parents=True, exist_ok=True)

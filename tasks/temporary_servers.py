@@ -6,16 +6,9 @@ import threading
 
 import psutil
 
-OWNER = "ESPALIER_OWNER"
+from tasks.owners import VARIABLE, Owner
+
 SERVER = "prefect.server.api.server:create_app"
-# Start times are counted in hundredths of a second; a process that was given the same number is younger by far more.
-SAME_START_SECONDS = 0.5
-
-
-def claim() -> None:
-    """Every server that this process starts from now on tells whose it is."""
-    own = psutil.Process()
-    os.environ[OWNER] = f"{own.pid} {own.create_time()}"
 
 
 def start() -> threading.Thread | None:
@@ -44,17 +37,8 @@ def stop_orphans() -> list[int]:
     stopped = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if SERVER in process.cmdline() and _is_gone(process.environ().get(OWNER)):
+            owner = process.environ().get(VARIABLE)
+            if SERVER in process.cmdline() and owner and Owner.named(owner).is_gone():
                 process.terminate()
                 stopped.append(process.pid)
     return stopped
-
-
-def _is_gone(owner: str | None) -> bool:
-    if owner is None:
-        return False
-    pid, created = owner.split()
-    try:
-        return abs(psutil.Process(int(pid)).create_time() - float(created)) > SAME_START_SECONDS
-    except psutil.NoSuchProcess:
-        return True

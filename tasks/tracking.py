@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING, Any
 from tasks import run_contents
 from tasks.layer_chart import layer_chart
 from tasks.locks import locked
-from tasks.tracking_index import EXPERIMENT, FINISHED, VIEW, Run, database, lock_path, read_runs
+from tasks.owners import Owner
+from tasks.provenance import SETTINGS, files_of
+from tasks.tracking_index import EXPERIMENT, FINISHED, VIEW, Run, artifact_folder, database, lock_path, read_runs
 from tasks.variant_record import Dataset, Variant, parse
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "MLFLOW_LOG
 DATASET_DIGEST = 36
 NOT_IN_MODEL_NAMES = re.compile(r"[/:.%\"']")
 BATCH = 1000
+OWNER = "process"
+"""The tag that says who writes the run."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +63,15 @@ def track_variant(workspace: Path, record: Mapping[str, Any], artifacts: list[Pa
         tags = run_contents.tags(variant, workspace) | run_contents.parent_runs(variant, runs)
         if finished:
             missing = run_contents.missing(finished, variant, tags)
-            if any(missing.values()):
-                with _client(workspace) as client:
+            # Equal keys: what leads to this variant now led to it then.
+            known = (artifact_folder(workspace, finished) / SETTINGS).is_file()
+            texts = {} if known else files_of(variant.provenance)
+            if any(missing.values()) or texts:
+                with connected(workspace) as client:
                     _log(client, finished["run_id"], **missing)
+                    _log_texts(client, finished["run_id"], texts)
             return TrackedRun(finished["run_id"], reused=True)
-        with _client(workspace) as client:
+        with connected(workspace) as client:
             for run in mine:
                 _discard(client, run)
             return TrackedRun(_create(client, variant, tags, runs, artifacts), reused=False)
@@ -75,9 +83,25 @@ def find_runs(workspace: Path) -> list[Run]:
         return [run for run in read_runs(workspace) if run["status"] == FINISHED]
 
 
+def end_abandoned(workspace: Path) -> list[str]:
+    """End the runs that a killed process left RUNNING as KILLED; returns their names.
+
+    The variant's next run takes their place. MLflow is imported only where there are any.
+    """
+    with locked(lock_path(workspace)):
+        left = [run for run in read_runs(workspace) if run["status"] == "RUNNING" and OWNER in run["tags"]]
+        left = [run for run in left if Owner(**json.loads(run["tags"][OWNER])).is_gone()]
+        if left:
+            with connected(workspace) as client:
+                for run in left:
+                    client.set_tag(run["run_id"], "mlflow.note.content", "The process that wrote it was killed.")
+                    client.set_terminated(run["run_id"], "KILLED")
+    return [run["name"] for run in left]
+
+
 def prepare(workspace: Path) -> str:
     """Create the database and the experiment where they are missing; returns the experiment's id."""
-    with locked(lock_path(workspace)), _client(workspace) as client:
+    with locked(lock_path(workspace)), connected(workspace) as client:
         return _experiment(client, workspace)
 
 
@@ -92,8 +116,11 @@ def artifact_root(workspace: Path) -> str:
 
 
 @contextlib.contextmanager
-def _client(workspace: Path) -> Iterator["MlflowClient"]:
-    """A client of the workspace's database, closed at the end; the global tracking URI is not touched."""
+def connected(workspace: Path) -> Iterator["MlflowClient"]:
+    """A client of the workspace's database, closed at the end; the global tracking URI is not touched.
+
+    To be used with the lock held.
+    """
     os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
     from mlflow import MlflowClient
 
@@ -142,6 +169,7 @@ def _create(
     # The run lasts as long as the work did, not as long as writing it down.
     seconds = sum(stage.seconds or 0.0 for stage in variant.steps)
     experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
+    tags = tags | {OWNER: json.dumps(Owner.here().facts())}
     run = client.create_run(experiment, now - int(1000 * seconds), tags, variant.name).info
     parameters = run_contents.params(variant.recipe)
     model = _external_model(client, variant, experiment, run.run_id, parameters)
@@ -228,10 +256,16 @@ def _log_artifacts(client: "MlflowClient", run_id: str, variant: Variant, artifa
             client.log_artifacts(run_id, str(path), path.name)
         else:
             client.log_artifact(run_id, str(path))
-    if chart := layer_chart(variant.facts.layers):
+    chart = layer_chart(variant.facts.layers)
+    _log_texts(client, run_id, files_of(variant.provenance) | ({"layers.svg": chart} if chart else {}))
+
+
+def _log_texts(client: "MlflowClient", run_id: str, texts: Mapping[str, str]) -> None:
+    """Small files by their content."""
+    for name, text in texts.items():
         with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "layers.svg"
-            file.write_text(chart)
+            file = Path(folder) / name
+            file.write_text(text)
             client.log_artifact(run_id, str(file))
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlparse
 
 from tasks.locks import locked
 
@@ -24,6 +25,11 @@ SELECT r.run_uuid AS run_id, r.name, r.status, r.start_time, r.artifact_uri, r.e
 FROM runs r JOIN experiments e ON e.experiment_id = r.experiment_id
 WHERE e.name = ? AND r.lifecycle_stage = 'active'
 ORDER BY r.start_time DESC, r.run_uuid
+"""
+
+_VERSIONS = """
+SELECT name, version, source, run_id FROM model_versions
+WHERE current_stage IS NULL OR current_stage != 'Deleted_Internal' ORDER BY name, version
 """
 
 
@@ -74,6 +80,37 @@ def read_runs(workspace: Path) -> list[Run]:
             if run_id in runs:
                 runs[run_id]["metrics"][key] = math.nan if is_nan else value
     return list(runs.values())
+
+
+def artifact_folder(workspace: Path, run: Run) -> Path:
+    """Where the small files of a run lie; of a workspace that was moved where they were moved to."""
+    named = Path(unquote(urlparse(run["artifact_uri"]).path))
+    moved = database(workspace).with_name("mlflow-artifacts") / run["run_id"] / "artifacts"
+    return moved if moved.is_dir() else named
+
+
+def registered_versions(workspace: Path) -> list[dict[str, Any]]:
+    """Every version of every registered model that is not deleted; to be called with the lock held.
+
+    Each is {"name", "version", "source", "run_id", "aliases" (a list), "tags", "run_tags" (of its run, a deleted one
+    too)}.
+    """
+    with _connection(workspace) as connection:
+        if connection is None:
+            return []
+        known = "SELECT 1 FROM sqlite_master WHERE name = 'model_versions'"
+        if not connection.execute(known).fetchone():
+            return []
+        versions = [dict(row) for row in connection.execute(_VERSIONS)]
+        for version in versions:
+            own = [version["name"], version["version"]]
+            tags = "SELECT key, value FROM model_version_tags WHERE name = ? AND version = ?"
+            version["tags"] = dict(map(tuple, connection.execute(tags, own)))
+            aliases = "SELECT alias FROM registered_model_aliases WHERE name = ? AND version = ?"
+            version["aliases"] = [row[0] for row in connection.execute(aliases, own)]
+            run_tags = "SELECT key, value FROM tags WHERE run_uuid = ?"
+            version["run_tags"] = dict(map(tuple, connection.execute(run_tags, [version["run_id"]])))
+    return versions
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from pruning_core.progress import Progress, ignore_progress
 from pruning_core.recipe import BASELINE
 from tasks.artifact import Artifact
 from tasks.canonical import replace_bytes
+from tasks.directories import MANIFEST
 from tasks.evaluate import losses_of
 from tasks.store import Store
 
@@ -129,6 +131,54 @@ def _commit(workspace: Path, stages: list[str], progress: Progress) -> None:
             if stage in changed:
                 repo.commit(stage, force=True)
             progress(done, len(stages))
+
+
+def push(workspace: Path, stages: list[str]) -> tuple[str | None, int]:
+    """Send the outputs of these stages to DVC's default remote.
+
+    Returns:
+        The remote's name, None where none is configured, and how many files it did not have yet.
+
+    Raises:
+        InputError: the remote cannot be written to.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    logging.getLogger("dvc").setLevel(logging.WARNING)
+    with Repo(str(workspace)) as repo:
+        remote = repo.config["core"].get("remote")
+        if remote is None:
+            return None, 0
+        try:
+            return remote, repo.push(targets=stages, remote=remote)
+        except (DvcException, OSError) as error:
+            raise InputError(
+                f"DVC cannot push to the remote {remote!r} ({' '.join(str(error).split())}); the results are stored: "
+                "put that right, or set schedule.push to false, and the next run goes on there"
+            ) from error
+
+
+def locked_keys(workspace: Path) -> dict[str, list[str] | None]:
+    """Path -> keys of the artifacts in every folder that dvc.lock names, as DVC's cache has it; None: it has it not."""
+    folders = {path: md5 for path, md5 in output_md5s(workspace).items() if md5.endswith(".dir")}
+    if not folders:
+        return {}
+    from dvc.repo import Repo
+
+    with Repo(str(workspace)) as repo:
+        cache = repo.cache.local
+        return {path: _cached_keys(lambda md5: Path(cache.oid_to_path(md5)), md5) for path, md5 in folders.items()}
+
+
+def _cached_keys(cached: Callable[[str], Path], folder: str) -> list[str] | None:
+    """The keys in the manifests of a folder; `cached` gives the file of an md5."""
+    try:
+        entries = json.loads(cached(folder).read_text())
+        manifests = [entry["md5"] for entry in entries if Path(entry["relpath"]).name == MANIFEST]
+        return [json.loads(cached(md5).read_text())["key"] for md5 in manifests]
+    except FileNotFoundError:
+        return None
 
 
 def output_md5s(workspace: Path) -> dict[str, str]:

@@ -11,6 +11,8 @@ from tasks.step import Context
 from tasks.store import Store
 
 HIDDEN = ".espalier"
+COPIES = Path(".dvc") / "tmp" / "exps"
+"""Where DVC puts the copies of a workspace that queued experiments run in."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,8 @@ class Workspace:
 
     @property
     def hidden(self) -> Path:
-        """Where everything made by machine lies."""
-        return self.root / HIDDEN
+        """Where everything made by machine lies; a copy that DVC made for a queued experiment shares the original's."""
+        return original(self.root) / HIDDEN
 
     @property
     def store(self) -> Store:
@@ -67,3 +69,11 @@ class Workspace:
         except FileNotFoundError:
             return None
         return done.stdout.strip() or None
+
+
+def original(root: Path) -> Path:
+    """The workspace that `root` is DVC's temporary copy of; otherwise `root`."""
+    for folder in root.parents:
+        if folder.parts[-3:] == COPIES.parts:
+            return folder.parents[2]
+    return root

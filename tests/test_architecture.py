@@ -12,7 +12,10 @@ ALLOWED = {"pruning_core": {"pruning_core"}, "tasks": {"pruning_core", "tasks"},
 OWNERS = {
     "mlflow": {"tasks/tracking.py"},
     "dvc": {"tasks/versioning.py"},
-    "prefect": {"tasks/prefect_tasks.py", "tasks/prefect_cache.py", "tasks/temporary_servers.py", "flows/variants.py"},
+    "prefect": {
+        *("tasks/prefect_tasks.py", "tasks/prefect_cache.py", "tasks/temporary_servers.py", "tasks/flow_runs.py"),
+        *("flows/variants.py", "flows/sweeping.py", "flows/scheduled.py", "flows/serving.py"),
+    },
 }
 PICKLES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 LONGEST = 300
@@ -102,8 +105,12 @@ def test_slow_libraries_are_imported_when_they_are_needed_only():
     for file in ("tasks/tracking.py", "tasks/versioning.py"):
         roots = {name.partition(".")[0] for name in imports(at_import(ast.parse((ROOT / file).read_bytes())))}
         assert not roots & {"mlflow", "dvc", "prefect"}
-    tree = at_import(ast.parse((ROOT / "flows" / "cli.py").read_bytes()))
-    assert {name.partition(".")[0] for name in imports(tree)} <= {"json", "os", "sys", "pathlib", "typing", "typer"}
+    light = ("json", "os", "sys", "pathlib", "typing", "typer", "flows", "flows.commands", "flows.options")
+    for file in ("cli", "commands", "options"):
+        found = imports(at_import(ast.parse((ROOT / "flows" / f"{file}.py").read_bytes())))
+        assert [
+            name for name in found if name not in light and name.rpartition(".")[0] not in {*light} - {"flows"}
+        ] == []
 
 
 def test_nothing_is_pickled_and_no_handler_swallows_a_bug():

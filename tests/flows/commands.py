@@ -14,7 +14,7 @@ from typing import NamedTuple
 BIN = Path(sys.executable).parent
 # Importing these takes seconds, which a warm command does not pay.
 PRELOADED = [
-    *("flows.cli", "flows.inspecting", "flows.stages", "flows.tables", "flows.variants"),
+    *("flows.cli", "flows.inspecting", "flows.stages", "flows.tables", "flows.variants", "flows.scheduled"),
     *("mlflow", "pruning_core.sweep.numba_kernel", "transformers.models.llama.modeling_llama"),
 ]
 

@@ -1,6 +1,8 @@
 """Workspaces with a tiny model that a whole module may share, and real commands in them."""
 
 import os
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from flows.cli import SAFE
 from tasks import prefect_settings, tracking
 
+ROOT = Path(__file__).resolve().parents[2]
 VOCABULARY = 50
 SWEEP = {"name": "sweep", "block": 8}
 VARIANTS = {
@@ -118,6 +121,35 @@ def start_warm(environment, tmp_path_factory) -> Iterator[Callable[..., Command]
         return commands.start_warm(list(arguments), root, tmp_path_factory.mktemp("output"))
 
     yield run
+
+
+@pytest.fixture(scope="session")
+def dvc(environment) -> Callable[..., str]:
+    """dvc(root, *arguments) -> what it printed; the test fails when it fails."""
+
+    def run(root: Path, *arguments: str) -> str:
+        command = ["dvc", *arguments]
+        done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def make_repository(dvc, make_workspace) -> Callable[[], Path]:
+    """make_repository() -> the tiny workspace under git and DVC: the real dvc.yaml, and copies of what it watches."""
+
+    def make() -> Path:
+        root = make_workspace()
+        shutil.copy(ROOT / "dvc.yaml", root)
+        for package in ("pruning_core", "tasks"):
+            shutil.copytree(ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__"))
+        subprocess.run(["git", "init", "--quiet"], cwd=root, check=True)
+        dvc(root, "init", "--quiet")
+        return root
+
+    return make
 
 
 @pytest.fixture(scope="session")

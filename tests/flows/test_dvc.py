@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,34 +13,14 @@ from tasks.step import Context
 from tasks.steps_seen import CACHED, StepsSeen
 from tasks.workspace import Workspace
 
-ROOT = Path(__file__).resolve().parents[2]
 VARIANTS = ("sparsegpt-50", "magnitude-50")
 UP_TO_DATE = "Data and pipelines are up to date."
 
 
-@pytest.fixture(scope="session")
-def dvc(environment) -> Callable[..., str]:
-    """dvc(root, *arguments) -> what it printed; the test fails when it fails."""
-
-    def run(root: Path, *arguments: str) -> str:
-        command = ["dvc", *arguments]
-        done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-        return done.stdout
-
-    return run
-
-
 @pytest.fixture(scope="module")
-def empty_repository(dvc, make_workspace) -> Path:
-    """The tiny workspace under git and DVC, with the real dvc.yaml and copies of what its stages depend on."""
-    root = make_workspace()
-    shutil.copy(ROOT / "dvc.yaml", root)
-    for package in ("pruning_core", "tasks"):
-        shutil.copytree(ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__"))
-    subprocess.run(["git", "init", "--quiet"], cwd=root, check=True)
-    dvc(root, "init", "--quiet")
-    return root
+def empty_repository(make_repository) -> Path:
+    """The tiny workspace under git and DVC."""
+    return make_repository()
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +36,12 @@ def compared(espalier, empty_repository: Path) -> Path:
     done = espalier(empty_repository, "compare", "--json")
     assert done.code == 0, done.err
     return empty_repository
+
+
+def git(root: Path, *arguments: str) -> None:
+    """Git under a name of its own."""
+    own = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+    subprocess.run(["git", *own, *arguments], cwd=root, check=True)
 
 
 def stages_run(output: str) -> list[str]:
@@ -136,6 +121,25 @@ def test_editing_one_variant_runs_the_stages_of_that_variant_alone(dvc, compared
     manifest = json.loads((compared / "artifacts/models/magnitude-50/manifest.json").read_text())
     assert manifest["facts"]["sparsity"]["prunable"] == 0.25
     assert steps_computed(compared, VARIANTS) == []
+
+
+def test_an_experiment_in_a_copy_of_the_workspace_uses_its_store_and_is_shown(dvc, compared: Path):
+    (compared / ".gitignore").write_text(".espalier/\n__pycache__/\n")
+    git(compared, "add", "--all")
+    git(compared, "commit", "--quiet", "--message", "results")
+    objects = compared / ".espalier" / "objects"
+    before = set(objects.iterdir())
+    # Queued experiments run in such a copy, too.
+    ran = dvc(compared, "exp", "run", "--temp", "-S", "variants.magnitude-50.sparsity=0.4", "evaluate@magnitude-50")
+    assert stages_run(ran) == ["prune@magnitude-50", "evaluate@magnitude-50"]
+    manifests = [json.loads((path / "manifest.json").read_text()) for path in set(objects.iterdir()) - before]
+    [model] = [manifest for manifest in manifests if manifest["kind"] == "variant"]
+    assert model["facts"]["sparsity"]["prunable"] == pytest.approx(0.4, abs=1e-3)
+    [baseline] = [entry for entry in json.loads(dvc(compared, "exp", "show", "--json")) if entry["experiments"]]
+    [[experiment]] = [found["revs"] for found in baseline["experiments"]]
+    shown = experiment["data"]
+    assert shown["params"]["params.yaml"]["data"]["variants"]["magnitude-50"]["sparsity"] == 0.4
+    assert shown["metrics"]["artifacts/metrics/magnitude-50.json"]["data"]["kl_to_dense"] > 0
 
 
 def test_what_dvc_refuses_is_told_in_a_sentence_and_the_results_are_kept(espalier, compared: Path):

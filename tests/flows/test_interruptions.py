@@ -15,6 +15,7 @@ import pytest
 
 from tasks import temporary_servers
 from tasks.artifact import Artifact
+from tasks.owners import VARIABLE
 from tasks.pipeline import Pipeline
 from tasks.store import Store
 from tasks.workspace import Workspace
@@ -140,7 +141,7 @@ def test_a_full_disk_is_told_in_a_sentence_and_the_run_goes_on_when_there_is_roo
 def sleeper(owner: str) -> subprocess.Popen:
     """A process that looks like a temporary server of `owner`."""
     command = [sys.executable, "-c", "import time; time.sleep(120)", temporary_servers.SERVER]
-    return subprocess.Popen(command, env={**os.environ, temporary_servers.OWNER: owner})
+    return subprocess.Popen(command, env={**os.environ, VARIABLE: owner})
 
 
 def test_a_temporary_server_that_outlived_its_run_is_stopped_and_others_are_not():

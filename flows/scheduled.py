@@ -1,0 +1,84 @@
+"""The scheduled flow: what a new checkpoint gives is compressed, judged by the gates, and may become the champion."""
+
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+from prefect.logging import get_run_logger
+from prefect.states import Completed, Failed, State
+
+from flows.planning import check_room
+from flows.running import open_scheduled
+from flows.variants import run_variants
+from pruning_core.errors import ComputationError, InputError
+from tasks.deciding import decide, known_decision, scheduled_names
+from tasks.decisions import Decision, markdown, reasons, sentence
+from tasks.flow_runs import owned_run
+from tasks.pipeline import Pipeline
+from tasks.prefect_tasks import prefect_run
+from tasks.step import Context
+from tasks.steps_seen import CACHED, listening
+from tasks.versioning import is_repository, push
+from tasks.workspace import Workspace
+
+
+@flow(name="scheduled", persist_result=False)
+def scheduled(root: str = ".", overrides: list[str] | None = None) -> State:
+    """Look for a new source checkpoint, settings or code; make, judge and register what they give.
+
+    Returns:
+        {"new": whether there was anything to do, "decision": the one that was made or stands}.
+
+    Args:
+        root: the folder of params.yaml.
+        overrides: "a.b=value" on top of it.
+    """
+    log = get_run_logger()
+
+    def tell(record: dict[str, Any]) -> None:
+        log.info(
+            "%s %.1f s  %s", "cached" if record["state"] == CACHED else "computed", record["seconds"], record["label"]
+        )
+
+    try:
+        workspace = open_scheduled(Path(root), overrides)
+        with owned_run(workspace.root), listening(tell):
+            decision, new = _look_and_run(workspace)
+    except (InputError, ComputationError) as error:
+        # Told in the one sentence that it is, not as a traceback.
+        return Failed(message=str(error), data=error)
+    told = sentence(decision) if new else f"nothing new; decision {decision['number']} stands: {sentence(decision)}"
+    log.info("%s", told)
+    for line in reasons(decision) if new else []:
+        log.info("%s", line)
+    return Completed(message=told, data={"new": new, "decision": decision})
+
+
+def _look_and_run(workspace: Workspace) -> tuple[Decision, bool]:
+    if known := known_decision(workspace):
+        return known, False
+    names = scheduled_names(workspace)
+    check_room(workspace, names, evaluates=True)
+    failed: dict[str, str] = {}
+    records = run_variants(workspace, names, failed)
+    if len(failed) == len(names):
+        raise ComputationError("; ".join(f"{name}: {reason}" for name, reason in failed.items()))
+    pushed = _push(workspace, [name for name in names if name not in failed])
+    plain = workspace.context()
+    pipeline = Pipeline(Context(plain.store, plain.workspace, prefect_run(plain)), workspace.settings)
+    decision, new = decide(workspace, pipeline, records, failed, pushed)
+    if new:
+        create_markdown_artifact(markdown(decision), key="decision", description=sentence(decision))
+    return decision, new
+
+
+def _push(workspace: Workspace, names: list[str]) -> dict[str, Any]:
+    """Whether DVC has the results ("versioned"), which "remote" they went to, and how many "files" were new there."""
+    if not is_repository(workspace.root) or workspace.overrides:
+        return {"versioned": False, "remote": None, "files": 0}
+    if not workspace.settings.schedule.push:
+        return {"versioned": True, "remote": None, "files": 0}
+    stages = ["tokens", "evaluate-dense", *(f"{stage}@{name}" for name in names for stage in ("prune", "evaluate"))]
+    remote, files = push(workspace.root, stages)
+    return {"versioned": True, "remote": remote, "files": files}

@@ -1,0 +1,70 @@
+"""The flow of a sweep: many variants over shared statistics, one after another, and none of them stops the others."""
+
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+
+from flows.expanding import Axes, swept
+from pruning_core.recipe import BASELINE
+from tasks.flow_runs import owned_run
+from tasks.pipeline import Pipeline
+from tasks.prefect_tasks import prefect_run
+from tasks.records import small_files, variant_record
+from tasks.report import write_report
+from tasks.step import Context
+from tasks.steps_seen import StepsSeen
+from tasks.tracking import track_variant
+from tasks.workspace import Workspace
+
+REPORT = Path("reports") / "sweep.html"
+
+
+@flow(name="sweep")
+def sweep(root: str = ".", overrides: list[str] | None = None, axes: Axes | None = None) -> dict[str, Any]:
+    """Make every combination of the axes; each is evaluated, measured and tracked as soon as it is made.
+
+    Args:
+        root: the folder of params.yaml.
+        overrides: "a.b=value" on top of it.
+        axes: methods, sparsities, patterns and bits; see `pruning_core.sweep_settings.Sweep`.
+
+    Returns:
+        records (the baseline first), skipped [(combination, reason)], failed {name: reason}, report (its path).
+    """
+    workspace, skipped = swept(Workspace.open(Path(root), overrides), axes or {})
+    with owned_run(workspace.root):
+        plain = workspace.context()
+        seen = StepsSeen(prefect_run(plain))
+        pipeline = Pipeline(Context(plain.store, plain.workspace, seen), workspace.settings)
+        records = [_finished(workspace, pipeline, seen, BASELINE)]
+        failed: dict[str, str] = {}
+
+        # A run of its own for each variant: whatever ends it, Prefect keeps the state and the sweep goes on.
+        @flow(name="variant of a sweep", flow_run_name="{name}", persist_result=False)
+        def variant(name: str) -> None:
+            with owned_run(workspace.root):
+                records.append(_finished(workspace, pipeline, seen, name))
+
+        for name in workspace.settings.variants:
+            state = variant(name, return_state=True)
+            if not state.is_completed():
+                failed[name] = _reason(state.result(raise_on_failure=False))
+        report = write_report(records, workspace.hidden / REPORT, workspace.root)
+    return {"records": records, "skipped": skipped, "failed": failed, "report": str(report)}
+
+
+def _finished(workspace: Workspace, pipeline: Pipeline, seen: StepsSeen, name: str) -> dict[str, Any]:
+    """Make a variant and all that is known of it; its speed is measured while nothing else of the sweep is at work."""
+    pipeline.evaluated(name)
+    pipeline.measured(name)
+    record = variant_record(workspace, pipeline, name, seen.about(name))
+    track_variant(workspace.root, record, small_files(pipeline, name))
+    return record
+
+
+def _reason(error: Any) -> str:
+    """What went wrong, in a sentence: our own errors are one, of others the kind is told too."""
+    text = str(error).strip() or repr(error)
+    ours = type(error).__module__.startswith("pruning_core.")
+    return text if ours else f"{type(error).__name__}: {text}"

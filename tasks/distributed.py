@@ -1,0 +1,113 @@
+"""One calibration on several processes, as `torchrun` starts them: the first one drives, the others follow it.
+
+The first runs the flow, the store and everything else. Where a step calibrates it tells the others which one, and they
+run the same step on their own shard of the windows, meeting it in the sums. What they make is the first one's to store.
+All see the same workspace under the same path.
+"""
+
+import json
+import os
+import tempfile
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pruning_core.errors import InputError
+from pruning_core.sharding import Shards
+from tasks.artifact import Artifact
+
+if TYPE_CHECKING:
+    from tasks.step import Context
+
+PATIENCE = timedelta(days=7)
+"""How long the others wait for the first one, which may be evaluating meanwhile."""
+STOP = b"null"
+
+
+def processes() -> int:
+    """How many there are; 1 where this one was not started by `torchrun`."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def rank() -> int:
+    """Which of them this is."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def shards_of(params: dict[str, Any]) -> Shards:
+    """How the windows of a step with these params are divided, and which of them this process holds.
+
+    Raises:
+        InputError: another number of shards than of processes.
+    """
+    count = params.get("shards", 1)
+    if processes() == 1:
+        return Shards(count)
+    if count != processes():
+        raise InputError(
+            f"compute.shards is {count} and {processes()} processes run; set compute.shards to {processes()}, with "
+            "which one process alone reaches the same result"
+        )
+    return Shards(count, rank())
+
+
+def join() -> None:
+    """Meet the other processes."""
+    import torch
+    import torch.distributed as dist
+
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+
+
+def announce(module: str, name: str, params: dict[str, Any], inputs: dict[str, Artifact], context: "Context") -> None:
+    """Tell the others to run this step too; nothing to do where this process is alone or follows itself."""
+    if processes() == 1 or rank():
+        return
+    job = {
+        "step": [module, name],
+        "params": params,
+        "inputs": {label: artifact.reference() for label, artifact in inputs.items()},
+        "store": str(context.store.root.resolve()),
+        "workspace": str(context.workspace.resolve()),
+        "key": context.key,
+    }
+    _send(json.dumps(job).encode())
+
+
+def stop() -> None:
+    """Let the others end."""
+    if processes() > 1 and rank() == 0:
+        _send(STOP)
+
+
+def follow() -> None:
+    """Run every step that the first process announces until it says that there are no more."""
+    from tasks.step import Context, load_step
+    from tasks.store import Store
+
+    while (job := json.loads(_receive())) is not None:
+        context = Context(Store(Path(job["store"])), Path(job["workspace"]), key=job["key"])
+        inputs = {label: Artifact.from_reference(reference) for label, reference in job["inputs"].items()}
+        with tempfile.TemporaryDirectory(prefix="espalier-shard-") as folder:
+            load_step(*job["step"]).function(job["params"], inputs, Path(folder), context)
+
+
+def _send(message: bytes) -> None:
+    import torch
+    import torch.distributed as dist
+
+    dist.broadcast(torch.tensor(len(message)), 0)
+    dist.broadcast(torch.frombuffer(bytearray(message), dtype=torch.uint8), 0)
+
+
+def _receive() -> bytes:
+    import torch
+    import torch.distributed as dist
+
+    length = torch.zeros((), dtype=torch.int64)
+    dist.broadcast(length, 0)
+    message = torch.empty(int(length), dtype=torch.uint8)
+    dist.broadcast(message, 0)
+    return bytes(message.tolist())

@@ -1,0 +1,93 @@
+"""Whose work something is: a process, known again by its machine, its number and its start."""
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import psutil
+
+# Start times are counted in hundredths of a second; a process that was given the same number is younger by far more.
+SAME_START_SECONDS = 0.5
+VARIABLE = "ESPALIER_OWNER"
+"""Set to "pid created" in the environment of what a process starts."""
+GRACE_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A process.
+
+    host: name of its machine.
+    pid: its number there.
+    created: when it was started, in seconds since 1970.
+    """
+
+    host: str
+    pid: int
+    created: float
+
+    @classmethod
+    def here(cls) -> "Owner":
+        """This process."""
+        own = psutil.Process()
+        return cls(socket.gethostname(), own.pid, own.create_time())
+
+    @classmethod
+    def named(cls, text: str) -> "Owner":
+        """What "pid created" in an environment of this machine says."""
+        pid, created = text.split()
+        return cls(socket.gethostname(), int(pid), float(created))
+
+    def facts(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+    def is_gone(self) -> bool:
+        """Whether that very process runs no more; of another machine nobody here can tell, and it counts as living."""
+        if self.host != socket.gethostname():
+            return False
+        try:
+            process = psutil.Process(self.pid)
+            other = abs(process.create_time() - self.created) > SAME_START_SECONDS
+            return other or process.status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return True
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}"
+
+
+def claim() -> None:
+    """Everything that this process starts from now on tells whose it is."""
+    own = Owner.here()
+    os.environ[VARIABLE] = f"{own.pid} {own.created}"
+
+
+def owned(owner: Owner) -> Iterator[psutil.Process]:
+    """The live processes that `owner` started since its claim, and what these started, wherever they run by now."""
+    mark = f"{owner.pid} {owner.created}"
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            # A child that was just forked bears its parent's environment, and is its parent's.
+            if process.pid != owner.pid and process.environ().get(VARIABLE) == mark:
+                yield process
+
+
+def stop_owned(owner: Owner) -> int:
+    """Stop everything that `owner` started: asked once, then killed; returns how many processes there were."""
+    asked = [process for process in owned(owner) if _send(process, psutil.Process.terminate)]
+    psutil.wait_procs(asked, timeout=GRACE_SECONDS)
+    # Anew: what was asked to stop may have started others on its way out.
+    killed = [process for process in owned(owner) if _send(process, psutil.Process.kill)]
+    psutil.wait_procs(killed, timeout=GRACE_SECONDS)
+    return len({*asked, *killed})
+
+
+def _send(process: psutil.Process, signal_it: Any) -> bool:
+    with contextlib.suppress(psutil.Error):
+        signal_it(process)
+        return True
+    return False

@@ -1,0 +1,58 @@
+"""Processes known again: by number and start, on this machine only; and all that one started, stopped."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+import time
+
+import psutil
+
+from tasks import owners
+from tasks.owners import VARIABLE, Owner
+
+# Starts a process in a session of its own that ignores SIGTERM, and sleeps.
+FAMILY = """
+import subprocess, sys, time
+stubborn = "import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(300)"
+child = subprocess.Popen([sys.executable, "-c", stubborn], start_new_session=True)
+time.sleep(300)
+"""
+
+
+def test_this_process_lives_and_one_of_the_same_number_that_started_earlier_is_gone():
+    own = Owner.here()
+    assert not own.is_gone()
+    assert dataclasses.replace(own, created=own.created - 60).is_gone()
+
+
+def test_an_ended_process_is_gone_but_of_another_machine_nobody_can_tell():
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    ended = dataclasses.replace(Owner.here(), pid=process.pid)
+    assert ended.is_gone()
+    assert not dataclasses.replace(ended, host="elsewhere").is_gone()
+
+
+def test_everything_that_a_process_started_is_stopped_and_nothing_else():
+    owner = Owner("here", os.getpid(), 12.5)
+    mark = {**os.environ, VARIABLE: f"{owner.pid} {owner.created}"}
+    first = subprocess.Popen([sys.executable, "-c", FAMILY], env=mark, stdout=subprocess.PIPE)
+    bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
+    try:
+        assert first.stdout.readline() == b"up\n"
+        family = {process.pid for process in owners.owned(owner)}
+        assert len(family) == 2 and first.pid in family
+        # Its parent gone, the child is found by its environment alone.
+        first.kill()
+        first.wait()
+        assert owners.stop_owned(owner) == 1
+        deadline = time.monotonic() + 10
+        while list(owners.owned(owner)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert list(owners.owned(owner)) == []
+        assert psutil.Process(bystander.pid).is_running() and bystander.poll() is None
+    finally:
+        for process in (first, bystander):
+            process.kill()
+            process.wait()
