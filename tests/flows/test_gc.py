@@ -1,5 +1,6 @@
 """Garbage collection on a real store, with real MLflow models and a real dvc.lock: what goes, what stays, and why."""
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -46,7 +47,8 @@ def filled(make_workspace) -> dict[str, Any]:
     stage = {"cmd": "true", "outs": ["artifacts/models/locked"]}
     (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"only": stage}}))
     subprocess.run([BIN / "dvc", "init", "--no-scm", "--quiet"], cwd=root, check=True)
-    versioning.commit(root, ["only"])
+    with contextlib.chdir(root):
+        versioning.commit(root, ["only"])
     # dvc.lock and DVC's cache are all that names it now.
     shutil.rmtree(root / "artifacts" / "models" / "locked")
     age(root)
