@@ -15,8 +15,9 @@ from pruning_core.errors import ComputationError, InputError
 from pruning_core.recipe import BASELINE, parse_settings
 from tasks.building import Builds
 from tasks.pipeline import Pipeline
-from tasks.provenance import LINEAGE, SETTINGS, lineage
+from tasks.provenance import lineage
 from tasks.reproduction import changed_since, compared
+from tasks.run_files import LINEAGE, SETTINGS
 from tasks.step import Context
 from tasks.store import Store
 from tasks.tracking import find_runs

@@ -1,8 +1,8 @@
 """Which living processes use a store, and since when: what one of them may have found must not be taken away.
 
-root/users/<process>.<token>  locked for as long as its process lives; its time is when the process first used the store
-root/locks/users              held for an instant by whoever enters or looks
-root/locks/removal            shared while an artifact is being found, held alone while one is being taken away
+root/users/<process>-<token>.lock  locked for as long as its process lives; its time is that of its first use
+root/locks/users                   held for an instant by whoever enters or looks
+root/locks/removal                 shared while an artifact is being found, held alone while one is taken away
 """
 
 import os
@@ -34,7 +34,7 @@ class Presence:
         with self._guard:
             if own in self._entered:
                 return
-            lock = FileLock(self._users / f"{own[0]}.{secrets.token_hex(8)}")
+            lock = FileLock(self._users / f"{own[0]}-{secrets.token_hex(8)}.lock")
             # Entering and looking exclude each other: nobody sees a file that is not locked yet.
             with locked(self._gate):
                 lock.acquire()

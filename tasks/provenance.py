@@ -5,8 +5,6 @@ import re
 from dataclasses import asdict
 from typing import Any
 
-import yaml
-
 from pruning_core.recipe import BASELINE, Settings
 from tasks.artifact import Artifact
 from tasks.canonical import plain
@@ -15,7 +13,6 @@ from tasks.pipeline import Pipeline
 from tasks.sources import KIND
 from tasks.store import Store
 
-SETTINGS, LINEAGE = "settings.yaml", "lineage.json"
 EVALUATION, MODEL = "evaluation", "model"
 
 
@@ -61,16 +58,6 @@ def lineage(store: Store, evaluation: Artifact) -> dict[str, Any]:
 
     visit(evaluation.reference(), ())
     return {"steps": list(found.values()), "modules": dict(sorted(modules.items())), "versions": versions}
-
-
-def files_of(known: dict[str, Any]) -> dict[str, str]:
-    """File name -> text, as MLflow keeps it; {} where nothing is known."""
-    if not known:
-        return {}
-    return {
-        SETTINGS: yaml.safe_dump(known["settings"], sort_keys=False),
-        LINEAGE: json.dumps(known["lineage"], indent=1) + "\n",
-    }
 
 
 def _by_number(name: str) -> list[Any]:

@@ -21,7 +21,7 @@ from tasks import run_contents
 from tasks.layer_chart import layer_chart
 from tasks.locks import locked
 from tasks.owners import Owner
-from tasks.provenance import SETTINGS, files_of
+from tasks.run_files import SETTINGS, files_of
 from tasks.tracking_index import EXPERIMENT, FINISHED, VIEW, Run, artifact_folder, database, lock_path, read_runs
 from tasks.variant_record import Dataset, Variant, parse
 

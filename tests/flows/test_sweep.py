@@ -59,5 +59,3 @@ def test_statistics_are_taken_once_for_all_variants_that_share_them(swept: dict)
     shared = [record for record in swept["found"]["records"] if "statistics" in record["parents"]]
     assert len(shared) == 3 and kinds["statistics"] == 2
     assert len({record["parents"]["statistics"]["digest"] for record in shared}) == 1
-
-
