@@ -64,6 +64,7 @@ def _run(workspace: Workspace, names: list[str]) -> list[dict[str, Any]]:
     everything = [BASELINE, *names]
     for name in everything:
         pipeline.evaluated(name)
+        pipeline.task_evaluated(name)
     # Speeds are measured one after another, when nothing else of this run is at work.
     for name in everything:
         pipeline.measured(name)
@@ -89,6 +90,6 @@ def _version(workspace: Workspace, pipeline: Pipeline, names: list[str]) -> None
         ]
     place(workspace.root, workspace.store, outputs)
     for name in (BASELINE, *names):
-        place_figures(workspace.root, name, pipeline.evaluated(name), pipeline.evaluated(BASELINE))
+        place_figures(workspace.root, name, *pipeline.figures(name))
     stages = list(dict.fromkeys(output.stage for output in outputs))
     commit(workspace.root, stages, progress("versioning with DVC"))

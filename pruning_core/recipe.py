@@ -20,6 +20,7 @@ from pruning_core.recovery_settings import Recovering, build_recovery
 from pruning_core.registry import STRICT, nearest, validated
 from pruning_core.sensitivity import SENSITIVITIES, wants_statistics
 from pruning_core.structured.settings import Structured, build_structured
+from pruning_core.task_settings import build_tasks
 from pruning_core.text import TEXTS
 
 BASELINE = "dense"
@@ -72,6 +73,8 @@ class Evaluation:
     special_tokens: bool = False
     """Whether the tokenizer may put its special tokens before the text."""
     batch: Annotated[int, Field(ge=1)] = 16
+    tasks: list[dict[str, Any]] = field(default_factory=list)
+    """What a model is asked besides (`pruning_core.task_settings`); none when absent."""
 
 
 @dataclass(frozen=True)
@@ -269,6 +272,8 @@ def _section(cls: type, mapping: Any, where: str) -> Any:
     section = validated(lambda: cls(**mapping), where, fields)
     if "text" in fields:
         TEXTS.build(section.text, f"{where}.text")
+    if "tasks" in fields:
+        build_tasks(section.tasks, f"{where}.tasks")
     return section
 
 

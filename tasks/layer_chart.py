@@ -4,7 +4,7 @@ from collections.abc import Callable
 from html import escape
 
 from tasks.layer_kinds import experts_together
-from tasks.variant_record import Layer
+from tasks.model_facts import Layer
 
 CELL, ROW, LABEL, TOP = 44, 24, 150, 46
 LIGHT, DARK = (238, 243, 247), (20, 88, 135)

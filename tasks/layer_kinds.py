@@ -2,7 +2,7 @@
 
 import re
 
-from tasks.variant_record import Layer
+from tasks.model_facts import Layer
 
 EXPERT = re.compile(r"(?<=\.experts)\.\d+(?=\.)")
 

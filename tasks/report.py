@@ -15,6 +15,7 @@ import yaml
 from tasks import report_plots
 from tasks.comparison import comparable, comparison_table, row
 from tasks.layer_chart import layer_chart
+from tasks.report_tasks import task_tables
 from tasks.run_contents import command
 from tasks.variant_record import Variant
 
@@ -60,6 +61,7 @@ def render(variants: list[Variant]) -> str:
         summary=summary(variants),
         rows=_table(variants),
         plots=[(title, note, Markup(html)) for title, note, html in _plots(variants)],
+        tasks=task_tables(variants),
         protocol=_flat(variants[0].metrics.protocol) | _texts(variants[0]),
         details=[_details(variant) for variant in variants],
         plotly=Markup(get_plotlyjs()),

@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterable
 from html import escape
 from typing import Any
 
+from tasks.model_facts import Layer
 from tasks.palette import COLOURS, DENSE, GRID, INK
-from tasks.variant_record import Layer, Variant
+from tasks.variant_record import Variant
 
 METHODS = ("saliency", "pattern", "quantizer", "compensation", "allocation")
 MARKERS = ("circle", "diamond", "square", "triangle-up", "cross", "star")

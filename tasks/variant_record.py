@@ -5,168 +5,24 @@ empty; a fact of the wrong type is an error. Unknown facts are kept aside: a new
 """
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from pruning_core.errors import InputError
-
-BLOCK = re.compile(r"(?:^|\.)(\d+)\.(.+)$")
-
-
-class _Facts(BaseModel):
-    model_config = ConfigDict(strict=True, frozen=True, extra="ignore", populate_by_name=True)
+from tasks.model_facts import Facts, Manifest, ModelFacts, Point, Reference, Searched, Sparsity, packed, stored
 
 
-class Reference(_Facts):
-    """A stored artifact: where it is and the digest of its content."""
-
-    digest: str
-    kind: str = ""
-    key: str | None = None
-    path: str | None = None
-
-
-class Layer(_Facts):
-    """One compressed matrix; `loss` is 0.5 tr(D H D^T), None where nothing was solved.
-
-    One that was made smaller has its former size beside the present one; what it lost counts as removed.
-    """
-
-    name: str
-    rows: int
-    columns: int
-    dense_rows: int | None = None
-    dense_columns: int | None = None
-    zeros: int | None = Field(None, validation_alias=AliasChoices("zeros", "removed"))
-    loss: float | None = None
-
-    @property
-    def size(self) -> int:
-        """Weights before anything was removed."""
-        return (self.dense_rows or self.rows) * (self.dense_columns or self.columns)
-
-    @property
-    def gone(self) -> int | None:
-        """Weights that are zero or no longer there, None when the zeros were not counted."""
-        return None if self.zeros is None else self.zeros + self.size - self.rows * self.columns
-
-    @property
-    def sparsity(self) -> float | None:
-        """The removed fraction, None when the zeros were not counted."""
-        return None if self.gone is None else self.gone / self.size
-
-    @property
-    def place(self) -> tuple[int | None, str]:
-        """(3, "self_attn.q_proj") for "model.layers.3.self_attn.q_proj"; (None, name) outside the blocks."""
-        found = BLOCK.search(self.name)
-        return (int(found[1]), found[2]) if found else (None, self.name)
-
-
-class Sparsity(_Facts):
-    """Removed fractions."""
-
-    prunable: float
-    whole_model: float | None = None
-
-
-class Size(_Facts):
-    """One measure of a model as it is `stored`, and as it would be with a `bitmask` of its zeros."""
-
-    stored: float | None = None
-    bitmask: float | None = None
-
-
-class Allocated(_Facts):
-    """How much was to go, and how much really goes, where an allocation decided it per matrix."""
-
-    name: str
-    target: float
-    sparsity: float
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.sparsity:.4%} removed, {self.target:.4%} asked for"
-
-
-class Start(_Facts):
-    """An allocation that a search started from; fitness is KL to dense on its validation windows, nats per token."""
-
-    label: str
-    fitness: float
-
-
-class Generation(_Facts):
-    """A generation of a search: fitness of the parent on its own text, of it and of the best on validation windows."""
-
-    generation: int
-    fitness: float
-    validation: float
-    best: float
-    tokens: int
-
-
-class Searched(_Facts):
-    """How a search went that found an allocation."""
-
-    initial: tuple[Start, ...] = Field((), strict=False)
-    history: tuple[Generation, ...] = Field((), strict=False)
-
-
-class Point(_Facts):
-    """A point of a training's loss curve; losses as the training defines them, of a whole model in nats per token."""
-
-    step: int
-    train_loss: float | None = None
-    validation_loss: float
-    learning_rate: float = 0.0
-
-
-class Recovered(_Facts):
-    """What training gave back: losses in nats per token on validation windows, and the share of the gap to dense."""
-
-    validation_loss: dict[str, float | None]
-    recovered_share: float | None = None
-    removed: dict[str, int]
-    steps: int
-
-    def __str__(self) -> str:
-        before, after = (self.validation_loss[name] for name in ("before", "after"))
-        share = "" if self.recovered_share is None else f", {self.recovered_share:.1%} of the gap to dense"
-        return f"{self.steps} steps, validation loss {before:.4f} to {after:.4f}{share}"
-
-
-class ModelFacts(_Facts):
-    """What the model's manifest says of it; `bits_per_weight` in bits, `size_bytes` in bytes."""
-
-    sparsity: Sparsity | None = None
-    layers: tuple[Layer, ...] = Field((), strict=False)
-    ledger: tuple[dict[str, Any], ...] = Field((), strict=False)
-    bits_per_weight: Size | float | None = None
-    size_bytes: Size | float | None = None
-    propagate: str | None = None
-    allocation: Allocated | None = None
-    recovery: Recovered | None = None
-
-
-class Manifest(_Facts):
-    """The model's manifest; `source` is the digest of the code that made it."""
-
-    source: str | None = None
-    versions: dict[str, str] = Field(default_factory=dict)
-    facts: ModelFacts = Field(default_factory=ModelFacts)
-
-
-class Difference(_Facts):
+class Difference(Facts):
     """Loss above the dense model's, nats per token, with the standard error over paired windows."""
 
     mean: float
     standard_error: float | None = None
 
 
-class Metrics(_Facts):
+class Metrics(Facts):
     """Quality on held-out text; losses and KL in nats per token. `perplexity` None: beyond every float."""
 
     perplexity: float | None
@@ -180,7 +36,7 @@ class Metrics(_Facts):
     protocol: dict[str, Any]
 
 
-class Spread(_Facts):
+class Spread(Facts):
     """A measured rate: median and quartiles, tokens per second."""
 
     median: float
@@ -188,14 +44,14 @@ class Spread(_Facts):
     high: float | None = None
 
 
-class Speed(_Facts):
+class Speed(Facts):
     """Measured on one machine."""
 
     prefill_tokens_per_second: Spread | None = None
     decode_tokens_per_second: Spread | None = None
 
 
-class Dataset(_Facts):
+class Dataset(Facts):
     """A text by name and digest."""
 
     name: str
@@ -203,7 +59,7 @@ class Dataset(_Facts):
     source: dict[str, Any] = Field(default_factory=dict)
 
 
-class Stage(_Facts):
+class Stage(Facts):
     """One step of the work: state is "Cached" or "Completed"."""
 
     name: str
@@ -212,14 +68,46 @@ class Stage(_Facts):
     seconds: float | None = None
 
 
-class DvcOutput(_Facts):
+class DvcOutput(Facts):
     """The output as DVC knows it."""
 
     md5: str
     path: str
 
 
-class Variant(_Facts):
+class Paired(Facts):
+    """Answers beside the dense model's on the same items: lost and gained ones, their difference, McNemar's p."""
+
+    items: int
+    lost: int
+    gained: int
+    difference: float
+    interval: tuple[float, float] = Field(strict=False)
+    p_value: float
+
+
+class Answered(Facts):
+    """What a model answered to a task; accuracies are shares of the items, `chance` what guessing gives."""
+
+    items: int
+    accuracy: float
+    accuracy_error: float | None = None
+    accuracy_norm: float | None = None
+    accuracy_norm_error: float | None = None
+    chance: float | None = None
+    truncated: int = 0
+    to_dense: dict[str, Paired | None] = Field(default_factory=dict)
+
+
+class Judged(Facts):
+    """What a model answered to all tasks."""
+
+    tasks: dict[str, Answered]
+    mean_accuracy: float
+    protocol: dict[str, Any]
+
+
+class Variant(Facts):
     """One variant, compressed and evaluated; the dense model is the variant with an empty recipe."""
 
     name: str
@@ -231,6 +119,7 @@ class Variant(_Facts):
     speed: Speed | None = None
     search: Searched | None = None
     loss_curves: dict[str, list[Point]] = Field(default_factory=dict)
+    judged: Judged | None = None
     parents: dict[str, Reference | str | None] = Field(default_factory=dict)
     datasets: dict[str, Dataset | None] = Field(default_factory=dict)
     git_commit: str | None = None
@@ -265,12 +154,14 @@ class Variant(_Facts):
         return stored(self.facts.size_bytes)
 
     @property
+    def packed_bytes(self) -> float | None:
+        """Bytes with the zeros packed behind a bitmask where that is smaller than storing them."""
+        return packed(self.facts.size_bytes)
+
+    @property
     def bits_per_weight(self) -> float | None:
         """Effective bits: with the zeros packed behind a bitmask where that is smaller than storing them."""
-        bits = self.facts.bits_per_weight
-        if isinstance(bits, Size):
-            return min((x for x in (bits.stored, bits.bitmask) if x is not None), default=None)
-        return bits
+        return packed(self.facts.bits_per_weight)
 
     def parent_digests(self) -> dict[str, str]:
         """Kind of parent -> digest of its content."""
@@ -293,11 +184,6 @@ class Variant(_Facts):
             return [float(loss) for loss in json.loads(path.read_text())["losses"]]
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path} is damaged ({error}); remove its folder and evaluate again") from error
-
-
-def stored(size: Size | float | None) -> float | None:
-    """The figure of the model as it is stored."""
-    return size.stored if isinstance(size, Size) else size
 
 
 def parse(record: Mapping[str, Any]) -> Variant:

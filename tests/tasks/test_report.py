@@ -11,8 +11,8 @@ from records import RECIPES, make_record, make_records
 from pruning_core.errors import InputError
 from tasks.layer_chart import layer_chart
 from tasks.layer_kinds import experts_together
+from tasks.model_facts import Layer
 from tasks.report import comparison_table, write_report
-from tasks.variant_record import Layer
 
 
 @pytest.fixture(scope="module")
