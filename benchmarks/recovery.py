@@ -15,11 +15,12 @@ import yaml
 
 from benchmarks.command import run_command
 from benchmarks.quality import PAPERS, SETTINGS
+from benchmarks.quality_entries import Entry
 from benchmarks.quality_figures import Bench, Figures
 from benchmarks.recovery_entries import Base, bases
 from benchmarks.recovery_page import section
 from benchmarks.sections import put_section
-from benchmarks.seeds import runs_of
+from benchmarks.seeds import difference, runs_of
 from benchmarks.trainings import BUDGET, DATA, Scan, scans
 from pruning_core.errors import InputError
 from pruning_core.evaluation.size import model_size
@@ -86,7 +87,7 @@ def measured(
                 "recipe": one.recipe,
                 "ways": [
                     {"name": way.name, "title": way.title}
-                    | {"runs": _runs(bench, {seed: entries[one.name][way, seed] for seed in seeds}, dense)}
+                    | _judged(bench, {seed: entries[one.name][way, seed] for seed in seeds}, dense)
                     for way in one.ways
                 ],
             }
@@ -95,13 +96,14 @@ def measured(
     }
 
 
-def _runs(bench: Bench, entries: Mapping[int, Any], dense: Figures) -> list[dict[str, Any]]:
+def _judged(bench: Bench, entries: Mapping[int, Entry], dense: Figures) -> dict[str, Any]:
     figures = {}
     for seed, entry in entries.items():
         figures[seed] = known = bench.figures(entry)
         _say(f"{entry.name:44} {'overflow' if known.perplexity is None else f'{known.perplexity:10.4g}'}")
     runs = runs_of(figures, dense)
-    return [run | made(bench, bench.model(entry)) for run, entry in zip(runs, entries.values(), strict=True)]
+    own = [run | made(bench, bench.model(entry)) for run, entry in zip(runs, entries.values(), strict=True)]
+    return {"above_dense": difference(figures, {None: dense}), "runs": own}
 
 
 def made(bench: Bench, model: Artifact) -> dict[str, Any]:
