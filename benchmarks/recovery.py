@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from benchmarks.command import run_command
+from benchmarks.command import OutOption, SeedsOption, SetOption, SettingsOption, TrainingOption, run_command
 from benchmarks.quality import PAPERS, SETTINGS
 from benchmarks.quality_entries import Entry
 from benchmarks.quality_figures import Bench, Figures
@@ -31,23 +31,18 @@ from tasks.recover import CURVE
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 SEEDS = 3
-TRAINING_HELP = "Keys of recovery other than the budget's, such as {steps: 200, data: {sequences: 832}}."
 
 
 @app.command(epilog="Example: python -m benchmarks.recovery --only sparsegpt-70 --seeds 1 --out /tmp/recovery.md")
 def recovery(
-    out: Annotated[Path, typer.Option(help="The page; the figures go beside it.")] = Path("docs/results.md"),
-    settings: Annotated[
-        Path, typer.Option(help="Sections that take the place of those in params.yaml: calibration, evaluation.")
-    ] = SETTINGS,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key on top of that.")
-    ] = None,
+    out: OutOption = Path("docs/results.md"),
+    settings: SettingsOption = SETTINGS,
+    set_: SetOption = None,
     only: Annotated[
         list[str] | None, typer.Option(help="Models, by name or the beginning of it; may be repeated.")
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Draws of the calibration and training text.")] = SEEDS,
-    training: Annotated[str, typer.Option(metavar="MAPPING", help=TRAINING_HELP)] = "{}",
+    seeds: SeedsOption = SEEDS,
+    training: TrainingOption = "{}",
 ) -> None:
     """Compress, train, judge, and write the section."""
     papers, changes = read_params(PAPERS)["variants"], yaml.safe_load(training)

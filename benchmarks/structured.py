@@ -9,15 +9,24 @@ that is done is found again.
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 import yaml
 
-from benchmarks.command import run_command
+from benchmarks.command import (
+    ImportanceOption,
+    OutOption,
+    RatioOption,
+    SeedsOption,
+    SetOption,
+    SettingsOption,
+    TrainingOption,
+    run_command,
+)
 from benchmarks.quality import PAPERS, SETTINGS
 from benchmarks.quality_figures import Bench, Figures
-from benchmarks.recovery import SEEDS, TRAINING_HELP, made
+from benchmarks.recovery import SEEDS, made
 from benchmarks.sections import put_section
 from benchmarks.seeds import difference, runs_of
 from benchmarks.structured_entries import IMPORTANCES, PEER, RATIOS, Way, ways
@@ -35,21 +44,13 @@ Known = Mapping[Way, Mapping[int, Figures]]
 
 @app.command(epilog="Example: python -m benchmarks.structured --only taylor --seeds 1 --out /tmp/structured.md")
 def structured(
-    out: Annotated[Path, typer.Option(help="The page; the figures go beside it.")] = Path("docs/results.md"),
-    settings: Annotated[
-        Path, typer.Option(help="Sections that take the place of those in params.yaml: calibration, evaluation.")
-    ] = SETTINGS,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key on top of that.")
-    ] = None,
-    only: Annotated[
-        list[str] | None, typer.Option(help="Importances, by name or the beginning of it; may be repeated.")
-    ] = None,
-    ratio: Annotated[
-        list[float] | None, typer.Option(help="Shares of all parameters to remove; may be repeated.")
-    ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Draws of the calibration and training text.")] = SEEDS,
-    training: Annotated[str, typer.Option(metavar="MAPPING", help=TRAINING_HELP)] = "{}",
+    out: OutOption = Path("docs/results.md"),
+    settings: SettingsOption = SETTINGS,
+    set_: SetOption = None,
+    only: ImportanceOption = None,
+    ratio: RatioOption = None,
+    seeds: SeedsOption = SEEDS,
+    training: TrainingOption = "{}",
 ) -> None:
     """Make smaller, refit, train, judge, and write the section."""
     wanted = [way for way in ways(tuple(ratio or RATIOS)) if not only or way.importance.startswith(tuple(only))]

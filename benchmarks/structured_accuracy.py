@@ -13,12 +13,21 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from benchmarks.command import run_command
+from benchmarks.command import (
+    ImportanceOption,
+    OutOption,
+    RatioOption,
+    SeedsOption,
+    SetOption,
+    SettingsOption,
+    TrainingOption,
+    run_command,
+)
 from benchmarks.page import table
 from benchmarks.quality import PAPERS, SETTINGS
 from benchmarks.quality_entries import Entry, percent
 from benchmarks.quality_figures import Bench
-from benchmarks.recovery import SEEDS, TRAINING_HELP
+from benchmarks.recovery import SEEDS
 from benchmarks.sections import put_section
 from benchmarks.seeds import spread
 from benchmarks.structured_entries import ADAPTED, FORMS, IMPORTANCES, RATIOS, Way
@@ -36,22 +45,14 @@ CERTAIN = 0.05
 
 @app.command(epilog="Example: python -m benchmarks.structured_accuracy --seeds 1 --out /tmp/accuracy.md")
 def accuracy(
-    out: Annotated[Path, typer.Option(help="The page; the figures go beside it.")] = Path("docs/results.md"),
-    settings: Annotated[
-        Path, typer.Option(help="Sections that take the place of those in params.yaml: calibration, evaluation.")
-    ] = SETTINGS,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key on top of that.")
-    ] = None,
-    only: Annotated[
-        list[str] | None, typer.Option(help="Importances, by name or the beginning of it; may be repeated.")
-    ] = None,
-    ratio: Annotated[
-        list[float] | None, typer.Option(help="Shares of all parameters to remove; may be repeated.")
-    ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Draws of the calibration and training text.")] = SEEDS,
+    out: OutOption = Path("docs/results.md"),
+    settings: SettingsOption = SETTINGS,
+    set_: SetOption = None,
+    only: ImportanceOption = None,
+    ratio: RatioOption = None,
+    seeds: SeedsOption = SEEDS,
     task: Annotated[str, typer.Option(metavar="MAPPING", help="Keys of the task other than its size here.")] = "{}",
-    training: Annotated[str, typer.Option(metavar="MAPPING", help=TRAINING_HELP)] = "{}",
+    training: TrainingOption = "{}",
 ) -> None:
     """Make smaller, refit, train, ask, and write the section."""
     wanted = [way for way in ways(ratio or RATIOS) if not only or way.importance.startswith(tuple(only))]

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from benchmarks.command import run_command
+from benchmarks.command import OutOption, RatioOption, SetOption, SettingsOption, run_command
 from benchmarks.machine import machine
 from benchmarks.page import spread, table
 from benchmarks.quality import SETTINGS
@@ -35,16 +35,10 @@ BUSY = 0.5
 
 @app.command(epilog="Example: python -m benchmarks.structured_speed --rounds 7")
 def speed(
-    out: Annotated[Path, typer.Option(help="The page; the figures go beside it.")] = Path("docs/results.md"),
-    settings: Annotated[
-        Path, typer.Option(help="Sections that take the place of those in params.yaml: calibration, evaluation.")
-    ] = SETTINGS,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key on top of that.")
-    ] = None,
-    ratio: Annotated[
-        list[float] | None, typer.Option(help="Shares of all parameters to remove; may be repeated.")
-    ] = None,
+    out: OutOption = Path("docs/results.md"),
+    settings: SettingsOption = SETTINGS,
+    set_: SetOption = None,
+    ratio: RatioOption = None,
     rounds: Annotated[int, typer.Option(min=1, help="In each of which every model is measured once.")] = 7,
     prompt: Annotated[int, typer.Option(min=1, help="Tokens of a prompt.")] = PROMPT,
     generated: Annotated[int, typer.Option(min=1, help="Tokens that follow it.")] = GENERATED,

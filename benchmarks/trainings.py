@@ -35,7 +35,7 @@ HALVES = {"name": "block_reconstruction", "steps": 64, "validate_every": 64, "da
 TRAININGS = {
     "sparse-finetune": Training("fine-tuning under the mask", {"name": "sparse_finetune"}, (5e-4, 1e-3, 2e-3, 4e-3)),
     "masked-lora": Training("masked LoRA", {"name": "masked_lora"}, (1e-3, 3e-3, 1e-2, 3e-2)),
-    "block-reconstruction": Training("block reconstruction", HALVES, (3e-4, 1e-3, 3e-3)),
+    "block-reconstruction": Training("block reconstruction", HALVES, (3e-4, 1e-3, 3e-3, 1e-2)),
     # 1e-4 is LLM-Pruner's.
     "lora": Training("LoRA", {"name": "lora"}, (1e-4, 3e-3, 1e-2, 3e-2)),
     "cubic": Training("pruned in rounds, cubic", GRADUAL | {"path": "cubic"}, (), "sparse-finetune"),
