@@ -15,8 +15,10 @@ export DO_NOT_TRACK = 1
 demo: setup
 	espalier compare
 
+# A process per core, each on one thread; the tests of one file stay together, for they share workspaces.
+test: export OMP_NUM_THREADS = 1
 test: setup
-	python -m pytest
+	python -m pytest -n auto --dist loadfile
 
 benchmark: setup
 	python -m benchmarks.speed
@@ -33,6 +35,10 @@ results: setup
 	python -m benchmarks.studies probes
 	python -m benchmarks.studies fisher-hessian
 	python -m benchmarks.studies domain
+	python -m benchmarks.recovery
+	python -m benchmarks.structured
+	python -m benchmarks.structured_accuracy
+	python -m benchmarks.structured_speed
 
 lint: setup
 	ruff check .

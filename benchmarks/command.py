@@ -1,10 +1,32 @@
-"""Starting a benchmark's command."""
+"""Starting a benchmark's command, and the options that several of them take."""
 
 import sys
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from pruning_core.errors import ComputationError, InputError
+
+OutOption = Annotated[Path, typer.Option(help="The page; the figures go beside it.")]
+SettingsOption = Annotated[
+    Path, typer.Option(help="Sections that take the place of those in params.yaml: calibration, evaluation.")
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key on top of that.")
+]
+SeedsOption = Annotated[int, typer.Option(min=1, help="Draws of the calibration and training text.")]
+RatioOption = Annotated[list[float] | None, typer.Option(help="Shares of all parameters to remove; may be repeated.")]
+ImportanceOption = Annotated[
+    list[str] | None, typer.Option(help="Importances, by name or the beginning of it; may be repeated.")
+]
+TrainingOption = Annotated[
+    str,
+    typer.Option(
+        metavar="MAPPING",
+        help="Keys of recovery other than the budget's, such as {steps: 200, data: {sequences: 832}}.",
+    ),
+]
 
 
 def run_command(app: typer.Typer) -> None:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from benchmarks.command import run_command
+from benchmarks.command import OutOption, SetOption, SettingsOption, run_command
 from benchmarks.ladder_entries import SEEDS, Ladder, ladders, saliencies
 from benchmarks.ladder_page import raw, section
 from benchmarks.quality import PAPERS, SETTINGS
@@ -27,14 +27,10 @@ MIXED_AT = 0.7
 
 @app.command(epilog="Example: python -m benchmarks.ladder --only sparsegpt-70 --seeds 1 --out /tmp/ladder.md")
 def ladder(
-    out: Annotated[Path, typer.Option(help="The page; the figures go beside it.")] = Path("docs/results.md"),
+    out: OutOption = Path("docs/results.md"),
     name: Annotated[str, typer.Option(help="What the model is called in the section and in the JSON file.")] = "",
-    settings: Annotated[
-        Path, typer.Option(help="Sections that take the place of those in params.yaml: calibration, evaluation.")
-    ] = SETTINGS,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key on top of that.")
-    ] = None,
+    settings: SettingsOption = SETTINGS,
+    set_: SetOption = None,
     only: Annotated[
         list[str] | None, typer.Option(help="Ladders, by name or the beginning of it; may be repeated.")
     ] = None,

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.command import run_command
+from benchmarks.command import SetOption, SettingsOption, run_command
 from benchmarks.curves import curves
 from benchmarks.quality_entries import METHODS, Group, groups
 from benchmarks.quality_figures import Bench, Results, measured
@@ -28,12 +28,8 @@ PAPERS = HERE.parent / "recipes" / "papers.yaml"
 @app.command(epilog="Example: python -m benchmarks.quality --only joint --out /tmp/joint.md")
 def quality(
     out: Annotated[Path, typer.Option(help="The page; plot and figures get its name.")] = Path("docs/results.md"),
-    settings: Annotated[
-        Path, typer.Option(help="Sections that take the place of those in params.yaml: calibration, evaluation.")
-    ] = SETTINGS,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key on top of that.")
-    ] = None,
+    settings: SettingsOption = SETTINGS,
+    set_: SetOption = None,
     only: Annotated[
         list[str] | None, typer.Option(help="A group, by name or the beginning of it; may be repeated.")
     ] = None,

@@ -13,13 +13,14 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from benchmarks.command import run_command
+from benchmarks.command import OutOption, SeedsOption, SetOption, SettingsOption, TrainingOption, run_command
 from benchmarks.quality import PAPERS, SETTINGS
+from benchmarks.quality_entries import Entry
 from benchmarks.quality_figures import Bench, Figures
 from benchmarks.recovery_entries import Base, bases
 from benchmarks.recovery_page import section
 from benchmarks.sections import put_section
-from benchmarks.seeds import runs_of
+from benchmarks.seeds import difference, runs_of
 from benchmarks.trainings import BUDGET, DATA, Scan, scans
 from pruning_core.errors import InputError
 from pruning_core.evaluation.size import model_size
@@ -30,23 +31,18 @@ from tasks.recover import CURVE
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 SEEDS = 3
-TRAINING_HELP = "Keys of recovery other than the budget's, such as {steps: 200, data: {sequences: 832}}."
 
 
 @app.command(epilog="Example: python -m benchmarks.recovery --only sparsegpt-70 --seeds 1 --out /tmp/recovery.md")
 def recovery(
-    out: Annotated[Path, typer.Option(help="The page; the figures go beside it.")] = Path("docs/results.md"),
-    settings: Annotated[
-        Path, typer.Option(help="Sections that take the place of those in params.yaml: calibration, evaluation.")
-    ] = SETTINGS,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key on top of that.")
-    ] = None,
+    out: OutOption = Path("docs/results.md"),
+    settings: SettingsOption = SETTINGS,
+    set_: SetOption = None,
     only: Annotated[
         list[str] | None, typer.Option(help="Models, by name or the beginning of it; may be repeated.")
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Draws of the calibration and training text.")] = SEEDS,
-    training: Annotated[str, typer.Option(metavar="MAPPING", help=TRAINING_HELP)] = "{}",
+    seeds: SeedsOption = SEEDS,
+    training: TrainingOption = "{}",
 ) -> None:
     """Compress, train, judge, and write the section."""
     papers, changes = read_params(PAPERS)["variants"], yaml.safe_load(training)
@@ -86,7 +82,7 @@ def measured(
                 "recipe": one.recipe,
                 "ways": [
                     {"name": way.name, "title": way.title}
-                    | {"runs": _runs(bench, {seed: entries[one.name][way, seed] for seed in seeds}, dense)}
+                    | _judged(bench, {seed: entries[one.name][way, seed] for seed in seeds}, dense)
                     for way in one.ways
                 ],
             }
@@ -95,13 +91,14 @@ def measured(
     }
 
 
-def _runs(bench: Bench, entries: Mapping[int, Any], dense: Figures) -> list[dict[str, Any]]:
+def _judged(bench: Bench, entries: Mapping[int, Entry], dense: Figures) -> dict[str, Any]:
     figures = {}
     for seed, entry in entries.items():
         figures[seed] = known = bench.figures(entry)
         _say(f"{entry.name:44} {'overflow' if known.perplexity is None else f'{known.perplexity:10.4g}'}")
     runs = runs_of(figures, dense)
-    return [run | made(bench, bench.model(entry)) for run, entry in zip(runs, entries.values(), strict=True)]
+    own = [run | made(bench, bench.model(entry)) for run, entry in zip(runs, entries.values(), strict=True)]
+    return {"above_dense": difference(figures, {None: dense}), "runs": own}
 
 
 def made(bench: Bench, model: Artifact) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from benchmarks.command import run_command
+from benchmarks.command import OutOption, SetOption, SettingsOption, run_command
 from benchmarks.ladder_entries import SEEDS, ladders
 from benchmarks.page import table
 from benchmarks.quality import PAPERS, SETTINGS
@@ -29,14 +29,10 @@ STARTS = {"informed": "the allocations", "uniform": "uniform", "random": "random
 
 @app.command(epilog="Example: python -m benchmarks.starts --ladder sparsegpt-70 --seeds 1 --out /tmp/starts.md")
 def starts(
-    out: Annotated[Path, typer.Option(help="The page; the figures go beside it.")] = Path("docs/results.md"),
+    out: OutOption = Path("docs/results.md"),
     ladder: Annotated[str, typer.Option(help="What is searched: a ladder of benchmarks.ladder.")] = "sparsegpt-70",
-    settings: Annotated[
-        Path, typer.Option(help="Sections that take the place of those in params.yaml: calibration, evaluation.")
-    ] = SETTINGS,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key on top of that.")
-    ] = None,
+    settings: SettingsOption = SETTINGS,
+    set_: SetOption = None,
     seeds: Annotated[int, typer.Option(min=1, help="Draws of the calibration and search text.")] = len(SEEDS),
     search: Annotated[
         str, typer.Option(metavar="MAPPING", help="Settings of the search other than its defaults.")

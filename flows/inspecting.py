@@ -23,12 +23,14 @@ def evaluate_directory(path: Path, overrides: list[str] | None, quiet: bool) -> 
     pipeline = Pipeline(workspace.context(), workspace.settings)
     with shown_bars(quiet):
         quality = pipeline.evaluated(BASELINE)
+        answers = pipeline.task_evaluated(BASELINE)
         speed = pipeline.measured(BASELINE)
     metrics = {name: quality.facts[name] for name in ("perplexity", "mean_loss", "standard_error", "windows", "tokens")}
     return {
         "model": str(pipeline.source.path),
         "digest": pipeline.source.digest,
         "quality": metrics | {"protocol": quality.facts["protocol"]},
+        "tasks": answers.facts["tasks"] if answers else {},
         "size": speed.facts["size"],
         "speed": speed.facts["speed"],
     }
@@ -49,6 +51,7 @@ def explain_variant(name: str, overrides: list[str] | None) -> list[dict[str, An
 
     pipeline = Pipeline(Context(plain.store, plain.workspace, look), workspace.settings, enforce=False)
     pipeline.evaluated(name)
+    pipeline.task_evaluated(name)
     return list(seen.values())
 
 
@@ -79,6 +82,8 @@ def lineage_of(name: str, overrides: list[str] | None) -> dict[str, Any]:
         chain += [_link("recovery tokens", texts["recovery"])] if "recovery" in texts else []
         chain.append(_link("variant", model))
     chain += [_link("evaluation tokens", pipeline.evaluation), _link("evaluation", quality)]
+    if (answers := pipeline.task_evaluated(name)) is not None:
+        chain.append(_link("tasks", answers))
     made = quality if name == BASELINE else model
     return {
         "variant": name,

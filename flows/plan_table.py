@@ -11,6 +11,7 @@ KINDS = {
     "statistics": "Hessians",
     "factor": "factors",
     "sweep": "sweep",
+    "least_squares": "least squares",
 }
 
 

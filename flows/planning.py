@@ -6,6 +6,7 @@ from typing import Any
 import psutil
 import torch
 
+from flows.plan_advice import advice
 from pruning_core.checkpoint import INDEX_FILE, SINGLE_FILE, Checkpoint
 from pruning_core.errors import InputError
 from pruning_core.hub_snapshot import is_hub_id, snapshot
@@ -109,11 +110,11 @@ def _memory_shortfall(workspace: Workspace, plan: Plan) -> str | None:
     free = room.free_memory()
     if plan.ram > max(free, SMALL):
         phase = max(plan.memory, key=lambda name: plan.memory[name].ram)
-        return f"{_needs(plan, plan.ram, phase, 'memory', free)}; {_advice(workspace, plan, phase)}"
+        return f"{_needs(plan, plan.ram, phase, 'memory', free)}; {advice(workspace.settings, plan, phase)}"
     if plan.device == "cuda" and plan.vram > room.free_device_memory():
         phase = max(plan.memory, key=lambda name: plan.memory[name].vram)
         missing = _needs(plan, plan.vram, phase, "device memory", room.free_device_memory())
-        return f"{missing}; {_advice(workspace, plan, phase)}, or set compute.device to cpu"
+        return f"{missing}; {advice(workspace.settings, plan, phase)}, or set compute.device to cpu"
     return None
 
 
@@ -128,9 +129,9 @@ def _evaluation_shortfall(plan: Plan) -> str | None:
 
 
 def _disk_shortfall(workspace: Workspace, plans: list[Plan]) -> str | None:
-    # Statistics of the dense model are shared, and states go when a variant is done.
+    # Statistics of the dense model are shared, and states and checkpoints go when a variant is done.
     need = sum(plan.disk.kept - plan.disk.statistics for plan in plans)
-    need += max(plan.disk.statistics for plan in plans) + max(plan.disk.states for plan in plans)
+    need += max(plan.disk.statistics for plan in plans) + max(plan.disk.passing for plan in plans)
     need -= _written(workspace)
     free = room.free_disk(workspace.hidden)
     if need <= free:
@@ -150,24 +151,6 @@ def _written(workspace: Workspace) -> int:
     """Bytes that are in the store already, a part of this variant perhaps: a run that resumes must not be refused."""
     objects = workspace.hidden / "objects"
     return sum(file.stat().st_size for file in objects.glob("*/*") if file.is_file())
-
-
-def _advice(workspace: Workspace, plan: Plan, phase: str) -> str:
-    settings = workspace.settings
-    recipe = settings.recipe(plan.variant)
-    if phase == "allocation":
-        return "take an allocation that needs no whole model, such as owl, or fewer compute.workers for a search"
-    if phase == "assemble" or not recipe.reads_calibration_text:
-        return "use a larger machine"
-    ways = []
-    if plan.model.batch > 1:
-        ways.append("calibration.batch: 1")
-    ways.append(f"fewer calibration.sequences than {settings.calibration.sequences}")
-    if settings.compute.states != "mapped":
-        ways.append("compute.states: mapped")
-    if recipe.propagate == "compressed":
-        ways.append("propagate: blockwise")
-    return f"try {', '.join(ways)}"
 
 
 def _gb(size: float) -> str:

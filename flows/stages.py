@@ -34,7 +34,7 @@ def run_stage(name: str, variant: str | None, overrides: list[str] | None) -> li
     with shown_bars():
         place(workspace.root, workspace.store, _outputs(name, variant, pipeline))
         if name == "evaluate":
-            place_figures(workspace.root, variant, pipeline.evaluated(variant), pipeline.evaluated(BASELINE))
+            place_figures(workspace.root, variant, *pipeline.figures(variant))
     return [f"{_state(record)} {record['label']}" for record in seen.records]
 
 

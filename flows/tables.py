@@ -19,15 +19,18 @@ def print_comparison(records: list[dict[str, Any]]) -> None:
     """All variants, the dense model first."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("variant", no_wrap=True)
-    for title in ("ppl", "loss vs dense", "KL", "top-1", "removed", "bits/w", "tok/s"):
+    rows = comparison_table(records)
+    judged = any(row["accuracy"] is not None for row in rows)
+    for title in ("ppl", "loss vs dense", "KL", "top-1", *["tasks"] * judged, "removed", "bits/w", "tok/s"):
         table.add_column(title, justify="right", no_wrap=True)
-    for row in comparison_table(records):
+    for row in rows:
         table.add_row(
             row["name"],
             _number(row["perplexity"], ".2f"),
             _difference(row),
             _number(row["kl_to_dense"], ".3f"),
             _percent(row["top1_agreement"]),
+            *[_percent(row["accuracy"])] * judged,
             _percent(row["sparsity"]),
             _number(row["bits_per_weight"], ".2f"),
             _number(row["decode_tokens_per_second"], ",.0f"),
@@ -55,6 +58,9 @@ def print_facts(facts: dict[str, Any]) -> None:
         "decode": _rate(speed["decode"]),
         "protocol": quality["protocol"]["digest"][:16],
     }
+    for name, told in facts["tasks"].items():
+        guessing = f", guessing gives {_percent(told['chance'])}" if told["chance"] else ""
+        rows[name] = f"{_percent(told['accuracy'])} of {told['items']} items right{guessing}"
     _print_rows(rows)
 
 

@@ -73,9 +73,11 @@ def run_variants(workspace: Workspace, names: list[str], failed: dict[str, str] 
     seen = StepsSeen(prefect_run(plain))
     pipeline = Pipeline(Context(plain.store, plain.workspace, seen), workspace.settings)
     pipeline.evaluated(BASELINE)
+    pipeline.task_evaluated(BASELINE)
     for name in names:
         try:
             pipeline.evaluated(name)
+            pipeline.task_evaluated(name)
         except ComputationError as error:
             if failed is None:
                 raise
@@ -107,6 +109,6 @@ def _version(workspace: Workspace, pipeline: Pipeline, names: list[str]) -> None
         ]
     place(workspace.root, workspace.store, outputs)
     for name in (BASELINE, *names):
-        place_figures(workspace.root, name, pipeline.evaluated(name), pipeline.evaluated(BASELINE))
+        place_figures(workspace.root, name, *pipeline.figures(name))
     stages = list(dict.fromkeys(output.stage for output in outputs))
     commit(workspace.root, stages, progress("versioning with DVC"))

@@ -22,6 +22,7 @@ from pruning_core.schedule_settings import Schedule, build_schedule
 from pruning_core.sensitivity import SENSITIVITIES, wants_statistics
 from pruning_core.structured.settings import Structured, build_structured
 from pruning_core.sweep_settings import Sweep, parse_sweep
+from pruning_core.task_settings import build_tasks
 from pruning_core.text import TEXTS
 
 BASELINE = "dense"
@@ -74,6 +75,8 @@ class Evaluation:
     special_tokens: bool = False
     """Whether the tokenizer may put its special tokens before the text."""
     batch: Annotated[int, Field(ge=1)] = 16
+    tasks: list[dict[str, Any]] = field(default_factory=list)
+    """What a model is asked besides (`pruning_core.task_settings`); none when absent."""
 
 
 @dataclass(frozen=True)
@@ -276,6 +279,8 @@ def _section(cls: type, mapping: Any, where: str) -> Any:
     section = validated(lambda: cls(**mapping), where, fields)
     if "text" in fields:
         TEXTS.build(section.text, f"{where}.text")
+    if "tasks" in fields:
+        build_tasks(section.tasks, f"{where}.tasks")
     return section
 
 

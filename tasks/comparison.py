@@ -55,6 +55,7 @@ def row(variant: Variant) -> dict[str, Any]:
         "bits_per_weight": variant.bits_per_weight,
         "prefill_tokens_per_second": _median(speed and speed.prefill_tokens_per_second),
         "decode_tokens_per_second": _median(speed and speed.decode_tokens_per_second),
+        "accuracy": variant.judged and variant.judged.mean_accuracy,
         "fallbacks": len(variant.facts.ledger),
     }
 
@@ -64,6 +65,7 @@ def _median(rate: Spread | None) -> float | None:
 
 
 def _require_same_protocol(first: Variant, other: Variant) -> None:
+    _require_same_tasks(first, other)
     if other.protocol_digest == first.protocol_digest:
         return
     mine, theirs = first.metrics.protocol, other.metrics.protocol
@@ -73,3 +75,13 @@ def _require_same_protocol(first: Variant, other: Variant) -> None:
         f"{first.name} and {other.name} were evaluated differently ({different or 'protocol digest'}), "
         "so one table cannot hold both; evaluate them with the same `evaluation` section of params.yaml"
     )
+
+
+def _require_same_tasks(first: Variant, other: Variant) -> None:
+    if first.judged is None or other.judged is None:
+        return
+    if first.judged.protocol.get("digest") != other.judged.protocol.get("digest"):
+        raise InputError(
+            f"{first.name} and {other.name} answered different tasks, so one table cannot hold both; evaluate them "
+            "with the same evaluation.tasks of params.yaml"
+        )

@@ -25,6 +25,7 @@ from tasks.allocation import load_shares
 from tasks.artifact import Artifact
 from tasks.assemble import assemble
 from tasks.evaluate import evaluate
+from tasks.judging import judged
 from tasks.measure import measure
 from tasks.prune_block import prune_block
 from tasks.recovering import recovered
@@ -130,6 +131,14 @@ class Pipeline:
         if name != BASELINE:
             inputs |= {"source": self.source, "baseline": self.evaluated(BASELINE)}
         return self.context.run(evaluate, params, inputs, f"{name} evaluation")
+
+    def task_evaluated(self, name: str) -> Artifact | None:
+        """The answers of a variant to the tasks of params.yaml; None where it has none."""
+        return judged(self, name)
+
+    def figures(self, name: str) -> tuple[Artifact, Artifact, Artifact | None]:
+        """The quality of a variant, that of the dense model, and what the variant answered to tasks where there are."""
+        return self.evaluated(name), self.evaluated(BASELINE), self.task_evaluated(name)
 
     def measured(self, name: str) -> Artifact:
         """The speed of a variant on this machine."""

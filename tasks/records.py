@@ -33,6 +33,7 @@ def variant_record(workspace: Workspace, pipeline: Pipeline, name: str, steps: l
         "evaluation": evaluation.reference(),
         "metrics": json.loads((evaluation.path / "metrics.json").read_text()),
         "speed": _rates(speed),
+        "judged": judged.facts if (judged := pipeline.task_evaluated(name)) else None,
         "search": _search(pipeline, name),
         "loss_curves": _loss_curves(model),
         "parents": _parents(pipeline, name),

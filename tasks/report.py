@@ -17,6 +17,7 @@ from tasks.comparison import comparable, comparison_table, row
 from tasks.layer_chart import layer_chart
 from tasks.pareto import fronts
 from tasks.pareto_plot import pareto
+from tasks.report_tasks import task_tables
 from tasks.run_contents import command
 from tasks.variant_record import Variant
 
@@ -65,6 +66,7 @@ def render(variants: list[Variant]) -> str:
         rows=_table(variants),
         plots=[(title, note, Markup(html)) for title, note, html in _plots(variants)],
         wide=len(variants) > MANY,
+        tasks=task_tables(variants),
         protocol=_flat(variants[0].metrics.protocol) | _texts(variants[0]),
         details=[_details(variant) for variant in variants],
         plotly=Markup(get_plotlyjs()),

@@ -21,6 +21,7 @@ HEADLINE = (
     "perplexity",
     "loss_increase",
     "kl_to_dense",
+    "accuracy",
     "sparsity",
     "sparsity_whole_model",
     "bits_per_weight",
@@ -88,6 +89,18 @@ def loss_metrics(variant: Variant) -> Iterator[tuple[str, float, int]]:
             yield from ((f"{place}/{name}", value, point.step) for name, value in known.items() if value is not None)
 
 
+def task_metrics(variant: Variant) -> dict[str, float]:
+    """Accuracy of each task, and its difference to the dense model's."""
+    found = {}
+    for name, told in (variant.judged.tasks if variant.judged else {}).items():
+        found[f"accuracy/{name}"] = told.accuracy
+        if told.accuracy_norm is not None:
+            found[f"accuracy_norm/{name}"] = told.accuracy_norm
+        if (paired := told.to_dense.get("accuracy")) and not variant.is_baseline:
+            found[f"accuracy_difference/{name}"] = paired.difference
+    return {name: float(f"{value:.6g}") for name, value in found.items()}
+
+
 def tags(variant: Variant, workspace: Path) -> dict[str, str]:
     """What the run is found by and where everything came from; what is not known is left out."""
     known = {
@@ -138,7 +151,7 @@ def missing(run: Run, variant: Variant, tags: dict[str, str]) -> dict[str, dict[
     moved = {"artifact.path"}
     return {
         "tags": {k: v for k, v in tags.items() if k not in known or (k in moved and known[k] != v)},
-        "metrics": {k: v for k, v in headline(variant).items() if k not in run["metrics"]},
+        "metrics": {k: v for k, v in (headline(variant) | task_metrics(variant)).items() if k not in run["metrics"]},
     }
 
 

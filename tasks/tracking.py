@@ -174,7 +174,7 @@ def _create(
     parameters = run_contents.params(variant.recipe)
     model = _external_model(client, variant, experiment, run.run_id, parameters)
     _log(client, run.run_id, tags={"model_id": model}, params=parameters)
-    _log(client, run.run_id, metrics=run_contents.headline(variant), model=model)
+    _log(client, run.run_id, metrics=run_contents.headline(variant) | run_contents.task_metrics(variant), model=model)
     _log_steps(client, run.run_id, run_contents.layer_metrics(variant))
     _log_steps(client, run.run_id, run_contents.search_metrics(variant))
     _log_steps(client, run.run_id, run_contents.loss_metrics(variant))

@@ -75,6 +75,38 @@ class DvcOutput(Facts):
     path: str
 
 
+class Paired(Facts):
+    """Answers beside the dense model's on the same items: lost and gained ones, their difference, McNemar's p."""
+
+    items: int
+    lost: int
+    gained: int
+    difference: float
+    interval: tuple[float, float] = Field(strict=False)
+    p_value: float
+
+
+class Answered(Facts):
+    """What a model answered to a task; accuracies are shares of the items, `chance` what guessing gives."""
+
+    items: int
+    accuracy: float
+    accuracy_error: float | None = None
+    accuracy_norm: float | None = None
+    accuracy_norm_error: float | None = None
+    chance: float | None = None
+    truncated: int = 0
+    to_dense: dict[str, Paired | None] = Field(default_factory=dict)
+
+
+class Judged(Facts):
+    """What a model answered to all tasks."""
+
+    tasks: dict[str, Answered]
+    mean_accuracy: float
+    protocol: dict[str, Any]
+
+
 class Variant(Facts):
     """One variant, compressed and evaluated; the dense model is the variant with an empty recipe."""
 
@@ -87,6 +119,7 @@ class Variant(Facts):
     speed: Speed | None = None
     search: Searched | None = None
     loss_curves: dict[str, list[Point]] = Field(default_factory=dict)
+    judged: Judged | None = None
     parents: dict[str, Reference | str | None] = Field(default_factory=dict)
     datasets: dict[str, Dataset | None] = Field(default_factory=dict)
     git_commit: str | None = None

@@ -79,7 +79,9 @@ def place(workspace: Path, store: Store, outputs: list[StageOutput]) -> None:
         store.materialize(output.artifact, workspace / output.path)
 
 
-def place_figures(workspace: Path, name: str, evaluation: Artifact, baseline: Artifact) -> None:
+def place_figures(
+    workspace: Path, name: str, evaluation: Artifact, baseline: Artifact, answers: Artifact | None = None
+) -> None:
     """Write what `dvc metrics show` and `dvc plots show` read: headline metrics, and losses window by window."""
     metrics = json.loads((evaluation.path / "metrics.json").read_text())
     headline = {
@@ -88,6 +90,8 @@ def place_figures(workspace: Path, name: str, evaluation: Artifact, baseline: Ar
         "kl_to_dense": metrics["kl_to_dense"],
         "top1_agreement": metrics["top1_agreement"],
     }
+    if answers is not None:
+        headline["accuracy"] = {task: told["accuracy"] for task, told in answers.facts["tasks"].items()}
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["window", "dense_loss", "loss_increase"])

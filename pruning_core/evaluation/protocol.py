@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -11,8 +12,30 @@ from pruning_core.text.windows import Windows
 
 
 @dataclass(frozen=True)
-class Protocol:
-    """How a perplexity or divergence was measured; equal digests mean comparable numbers.
+class Agreement:
+    """Fields that two evaluations have to share; equal digests mean comparable numbers."""
+
+    @property
+    def digest(self) -> str:
+        """Hex SHA-256 of all fields."""
+        return hashlib.sha256(json.dumps(self.facts(), sort_keys=True).encode()).hexdigest()
+
+    def facts(self) -> dict[str, Any]:
+        """As JSON."""
+        return dataclasses.asdict(self)
+
+    def require_same(self, other: Self) -> None:
+        """Refuse to compare numbers of different protocols; InputError names what differs."""
+        mine, theirs = dict(_leaves(self.facts())), dict(_leaves(other.facts()))
+        keys = [key for key in {**mine, **theirs} if mine.get(key) != theirs.get(key)]
+        if keys:
+            different = ", ".join(f"{key} {mine.get(key)!r} and {theirs.get(key)!r}" for key in keys)
+            raise InputError(f"the two evaluations cannot be compared ({different}); evaluate both alike")
+
+
+@dataclass(frozen=True)
+class Protocol(Agreement):
+    """How a perplexity or divergence was measured.
 
     Args:
         text: hex digest of the text.
@@ -37,18 +60,29 @@ class Protocol:
         facts = windows.facts
         return cls(facts["text_digest"], facts["token_digest"], length, count, facts["special_tokens"], dtype)
 
-    @property
-    def digest(self) -> str:
-        """Hex SHA-256 of all fields."""
-        return hashlib.sha256(json.dumps(self.facts(), sort_keys=True).encode()).hexdigest()
 
-    def facts(self) -> dict[str, Any]:
-        """As JSON."""
-        return dataclasses.asdict(self)
+@dataclass(frozen=True)
+class TaskProtocol(Agreement):
+    """How accuracies on tasks were measured.
 
-    def require_same(self, other: Self) -> None:
-        """Refuse to compare numbers of different protocols; InputError names what differs."""
-        mine, theirs = self.facts(), other.facts()
-        different = [f"{key} {mine[key]!r} and {theirs[key]!r}" for key in mine if mine[key] != theirs[key]]
-        if different:
-            raise InputError(f"the two evaluations cannot be compared ({', '.join(different)}); evaluate both alike")
+    Args:
+        tasks: per task its version, few_shot, limit (None: all items), items, and hex digests: of the data it was
+            given, and of the prompts with their answers as the model was given them.
+        lm_eval: version of the harness.
+        length: tokens the model takes at once; what is longer loses its beginning.
+        dtype: what the model computed in.
+    """
+
+    tasks: dict[str, dict[str, Any]]
+    lm_eval: str
+    length: int
+    dtype: str = "float32"
+
+
+def _leaves(facts: dict[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of all that is no mapping."""
+    for key, value in facts.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{where}{key}.")
+        else:
+            yield f"{where}{key}", value

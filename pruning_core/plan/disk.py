@@ -1,6 +1,6 @@
 """How many bytes a run writes, and where."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from pruning_core.plan.anatomy import Anatomy, Block
 from pruning_core.recipe import Recipe
@@ -26,6 +26,10 @@ class Disk:
     """Every matrix at every level, for allocations that choose among levels."""
     states: int
     """Hidden states: checkpoints, of which a new one is written before the old one goes, and the mapped file."""
+    compressed: int = 0
+    """The model before its recovery."""
+    checkpoints: int = 0
+    """Of a recovery; they go when it is done."""
 
     @property
     def total(self) -> int:
@@ -34,7 +38,12 @@ class Disk:
     @property
     def kept(self) -> int:
         """What is left when the run is over."""
-        return self.total - self.states
+        return self.total - self.passing
+
+    @property
+    def passing(self) -> int:
+        """What goes when the run is over."""
+        return self.states + self.checkpoints
 
 
 def disk_of(
@@ -61,6 +70,27 @@ def disk_of(
         levels=levels(model, recipe, stored),
         states=hidden * (3 if states == MAPPED else 2),
     )
+
+
+def disk_of_smaller(parameters: int, stored: float, copies: int) -> Disk:
+    """The disk of a variant that has `parameters` and neither masks nor blocks of its own; scores are small."""
+    variant = int(parameters * stored)
+    return Disk(blocks=0, variant=variant, copies=copies * variant, statistics=0, levels=0, states=0)
+
+
+def disk_of_recovered(made: Disk, compresses: bool, extra: int, checkpoints: int) -> Disk:
+    """The disk of a variant that is trained.
+
+    Args:
+        made: of the model before.
+        compresses: whether a model is written before the recovery; otherwise the source is trained.
+        extra: bytes that the recovery adds to the model: masks that were not there.
+        checkpoints: most bytes of them at once.
+    """
+    factor = made.copies // made.variant
+    variant = made.variant + extra
+    before = made.variant if compresses else 0
+    return replace(made, variant=variant, copies=factor * variant, compressed=before, checkpoints=checkpoints)
 
 
 def masks(model: Anatomy) -> int:

@@ -1,6 +1,6 @@
 """The plan of one variant: memory, disk, work and time put together."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -9,9 +9,13 @@ from transformers import PretrainedConfig
 
 from pruning_core.hidden_states import micro_batch
 from pruning_core.plan.anatomy import Anatomy, anatomy
-from pruning_core.plan.disk import Disk, disk_of
-from pruning_core.plan.memory import Memory, MemoryModel
+from pruning_core.plan.disk import Disk, disk_of, disk_of_recovered, disk_of_smaller, masks
+from pruning_core.plan.memory import Memory, MemoryModel, evaluation
+from pruning_core.plan.shrinking import Shrinking
+from pruning_core.plan.skeleton import Skeleton
+from pruning_core.plan.smaller import smaller
 from pruning_core.plan.speed import START_SECONDS, Speed
+from pruning_core.plan.training import schooling
 from pruning_core.plan.work import Work, work_of
 from pruning_core.recipe import Recipe, Settings
 
@@ -100,21 +104,61 @@ class Planner:
         Raises:
             InputError: the model is none that can be compressed.
         """
-        sequences, states = self.settings.calibration.sequences, self.settings.compute.states
-        width = self.running.torch_dtype.itemsize
-        workers = self.settings.compute.workers.number
-        held = MemoryModel(self.model, recipe, sequences, self.stored, width, states, self.running.device, workers)
+        if recipe.structured is not None:
+            made = self._shrunk(recipe)
+        elif recipe.method is not None:
+            made = self._compressed(recipe)
+        else:
+            source = disk_of_smaller(self.model.parameters, self.stored, self.copies)
+            made = Made(self.config, {}, source, Work())
+        if recipe.recovery is not None:
+            made = self._recovered(recipe, made)
         chosen = self.settings.evaluation
         return Plan(
             recipe.name,
             self.model,
-            held.phases(),
-            disk_of(self.model, recipe, sequences, self.stored, width, states, self.copies),
-            work_of(self.model, recipe, sequences),
+            made.memory,
+            made.disk,
+            made.work,
             self.stored * self.model.parameters,
             self.running.device,
-            held.evaluation(chosen.batch, chosen.length),
+            evaluation(self.model, self.running.device, chosen.batch, chosen.length),
         )
+
+    def _compressed(self, recipe: Recipe) -> "Made":
+        sequences, states = self.settings.calibration.sequences, self.settings.compute.states
+        width = self.running.torch_dtype.itemsize
+        workers = self.settings.compute.workers.number
+        held = MemoryModel(self.model, recipe, sequences, self.stored, width, states, self.running.device, workers)
+        disk = disk_of(self.model, recipe, sequences, self.stored, width, states, self.copies)
+        return Made(self.config, held.phases(), disk, work_of(self.model, recipe, sequences))
+
+    def _shrunk(self, recipe: Recipe) -> "Made":
+        dtype, trust = self.running.torch_dtype, self.settings.trust_remote_code
+        made = smaller(self.config, recipe.structured, dtype, trust)
+        after = Skeleton(made.config, dtype, trust).parameters
+        sequences = self.settings.calibration.sequences
+        cost = Shrinking(
+            self.model, made, recipe.structured, after, sequences, self.stored, dtype.itemsize, self.running.device
+        )
+        disk = disk_of_smaller(after, self.stored, self.copies)
+        return Made(made.config, cost.phases(), disk, cost.work())
+
+    def _recovered(self, recipe: Recipe, before: "Made") -> "Made":
+        cost = schooling(self.config, before.config, recipe, self.settings, self.stored)
+        grown = masks(cost.model) if cost.grows and recipe.method is None else 0
+        disk = disk_of_recovered(before.disk, bool(before.memory), grown, cost.checkpoints)
+        return Made(before.config, before.memory | cost.phases(), disk, before.work + cost.work())
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a variant takes up to a point on its way, and the configuration of the model that it then is."""
+
+    config: PretrainedConfig = field(repr=False)
+    memory: dict[str, Memory]
+    disk: Disk
+    work: Work
 
 
 def stored_bytes(config: PretrainedConfig) -> int:

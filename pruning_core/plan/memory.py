@@ -72,13 +72,6 @@ class MemoryModel:
         found["assemble"] = self._assemble()
         return found
 
-    def evaluation(self, batch: int, length: int) -> Memory:
-        """Two whole models in float32 on the CPU and their logits; what `compress` and `compare` do at the end."""
-        row = 2 * FLOAT * length * self.model.vocabulary
-        logits = max(row, min(batch * row, LOGITS_BYTES))
-        chunks = 3 * FLOAT * CHUNK_NUMBERS
-        return Memory(BASE[self.device] + 2 * FLOAT * self.model.parameters + logits + chunks)
-
     @property
     def _batches(self) -> int:
         return -(-self.sequences // self.model.batch)
@@ -102,19 +95,13 @@ class MemoryModel:
     def _in_stages(self) -> bool:
         return self.recipe.calibrates and self.recipe.propagate == "compressed"
 
-    def _placed(self, on_device: float, on_host: float = 0) -> Memory:
-        gaps = min(GAPS, on_device // 4)
-        if self.device == "cpu":
-            return Memory(int(BASE["cpu"] + gaps + on_device + on_host))
-        return Memory(int(BASE["cuda"] + on_host), int(CONTEXT + gaps + on_device))
-
     def _enter(self) -> Memory:
         """The embeddings, all states, and the first block with one micro-batch, which shows how blocks are called."""
         first = self.model.blocks[0]
         peak = max(segment.peak for segment in first.segments)
         states = self._batch_states * (1 if self.states == MAPPED else self._batches)
         on_device = self.dtype * (self.model.outside + first.parameters) + states + peak
-        return self._placed(on_device, self._read())
+        return placed(self.device, on_device, self._read())
 
     def _whole(self) -> Memory:
         """The whole model and what one sequence leaves behind for its gradient, where a trace is estimated also the
@@ -127,7 +114,7 @@ class MemoryModel:
         estimated = (1 + self.dtype) * self.model.weights if "hutchinson" in names else 0
         gradient = one + FLOAT * self.model.largest + estimated if names - {None, "leave_one_out"} else 0
         model = self.dtype * self.model.parameters
-        return self._placed(max(model + gradient + logits, copies * (model + logits)), self._read())
+        return placed(self.device, max(model + gradient + logits, copies * (model + logits)), self._read())
 
     def _forward(self, block: Block) -> Memory:
         worst = 0
@@ -143,21 +130,23 @@ class MemoryModel:
             worst = max(worst, waiting + segment.peak + (known if self._in_stages else whole) + copied)
             previous = segment.live
         states = self._batch_states * (1 if self.states == MAPPED else self._batches)
-        return self._placed(self.dtype * block.parameters + states + worst, self._outcome(block, len(groups)))
+        return placed(self.device, self.dtype * block.parameters + states + worst, self._outcome(block, len(groups)))
 
     def _factor(self, block: Block, at: int) -> Memory:
         """The Hessian, and the two matrices of its size that its factor is made of, beside its sum."""
         columns = block.groups[at].columns
         ordered = getattr(self.recipe.method.quantizer, "order", "natural") != "natural"
         matrices = (4 if ordered else 3) * FLOAT * columns**2
-        return self._placed(self._waiting(block, at) + matrices, self._outcome(block, at))
+        return placed(self.device, self._waiting(block, at) + matrices, self._outcome(block, at))
 
     def _sweep(self, block: Block, at: int) -> Memory:
         """The matrix in float32, what it becomes, its mask and scores, and the factor."""
         group = block.groups[at]
         factor = FLOAT * group.columns**2 if self.recipe.method.statistics == "full" else 0
         each = _bytes_per_weight(self.recipe) + (0 if self.dtype == FLOAT else FLOAT)
-        return self._placed(self._waiting(block, at) + factor + each * group.largest, self._outcome(block, at + 1))
+        return placed(
+            self.device, self._waiting(block, at) + factor + each * group.largest, self._outcome(block, at + 1)
+        )
 
     def _waiting(self, block: Block, at: int) -> float:
         """The block, what the paused micro-batches hold, the states behind them, and the statistics not yet used."""
@@ -205,6 +194,22 @@ def _bytes_per_weight(recipe: Recipe) -> int:
     if method.quantizer is None:
         return each
     return each + (2 if method.compensates else 16)
+
+
+def evaluation(model: Anatomy, device: str, batch: int, length: int) -> Memory:
+    """Two whole models in float32 on the CPU and their logits; what `compress` and `compare` do at the end."""
+    row = 2 * FLOAT * length * model.vocabulary
+    logits = max(row, min(batch * row, LOGITS_BYTES))
+    chunks = 3 * FLOAT * CHUNK_NUMBERS
+    return Memory(BASE[device] + 2 * FLOAT * model.parameters + logits + chunks)
+
+
+def placed(device: str, on_device: float, on_host: float = 0) -> Memory:
+    """A moment with these bytes beside what a process is made of; on the CPU all of them are in its memory."""
+    gaps = min(GAPS, on_device // 4)
+    if device == "cpu":
+        return Memory(int(BASE["cpu"] + gaps + on_device + on_host))
+    return Memory(int(BASE["cuda"] + on_host), int(CONTEXT + gaps + on_device))
 
 
 def _worst(found) -> Memory:

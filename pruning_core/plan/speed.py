@@ -13,7 +13,15 @@ SIDE = 1024
 """Of the square matrices that the rate is taken from."""
 PROBE_SECONDS = 0.3
 """Of each of the three measurements: longer than the turns in which a busy system deals out its processors."""
-SHARE = {"products": 1.0, "attention": 0.5, "statistics": 0.95, "factor": 0.4, "sweep": 0.17}
+SHARE = {
+    "products": 1.0,
+    "attention": 0.5,
+    "statistics": 0.95,
+    "factor": 0.4,
+    "sweep": 0.17,
+    # Twice as wide numbers.
+    "least_squares": 0.45,
+}
 """Of the rate of matrix products, as measured on a CPU with the sizes of a model of a billion parameters."""
 HASHED = 2**23
 """Bytes that the rate of digests is taken from."""

@@ -26,6 +26,8 @@ class Work:
     """Cholesky factor and its inverse: 2/3 c^3 for c inputs."""
     sweep: float = 0.0
     """Errors and updates of all columns to the right: r c^2 for r rows."""
+    least_squares: float = 0.0
+    """Moments and errors of refitted matrices, in float64."""
     moved: float = 0.0
     """Bytes of intermediate results."""
 
@@ -46,7 +48,7 @@ class Work:
 
 
 def work_of(model: Anatomy, recipe: Recipe, sequences: int) -> Work:
-    """The arithmetic of one variant, the statistics of `propagate: dense` and the allocation included."""
+    """The arithmetic of compressing the matrices, the statistics of `propagate: dense` and the allocation included."""
     tokens = sequences * model.length
     made = sum((_block(block, recipe, model, tokens) for block in model.blocks), Work())
     return made + allocation_work(model, recipe, sequences)
@@ -55,12 +57,12 @@ def work_of(model: Anatomy, recipe: Recipe, sequences: int) -> Work:
 def allocation_work(model: Anatomy, recipe: Recipe, sequences: int) -> Work:
     """What finding out how much goes where takes: forwards, gradients, dense statistics, and every level's solve."""
     tokens, needs = sequences * model.length, recipe.allocation_needs
-    through = sum((_forward(block, None) * block.count for block in model.blocks), Work())
+    through = sum((forward(block, None) * block.count for block in model.blocks), Work())
     found = through * (_passes(model, recipe, sequences) / model.batch)
     shared = recipe.calibrates and recipe.propagate == "dense"
     for block in model.blocks:
         if "statistics" in needs and not shared:
-            found += _forward(block, None) * (tokens / (model.batch * model.length) * block.count)
+            found += forward(block, None) * (tokens / (model.batch * model.length) * block.count)
             found += sum((_statistics(g, True, True, model, tokens) for g in block.groups), Work()) * block.count
         solved = sum((_solving(group, recipe) for group in block.groups), Work())
         found += solved * (block.count * level_count(model, recipe))
@@ -110,8 +112,8 @@ def _block(block: Block, recipe: Recipe, model: Anatomy, tokens: int) -> Work:
     if not recipe.calibrates:
         return solved * block.count
     batches = tokens / (model.batch * model.length)
-    whole = _forward(block, None) * batches
-    short = _forward(block, len(block.groups)) * batches
+    whole = forward(block, None) * batches
+    short = forward(block, len(block.groups)) * batches
     # The last block's output is nobody's input.
     final = 1 if block.last else 0
     if recipe.propagate == "blockwise":
@@ -124,7 +126,8 @@ def _block(block: Block, recipe: Recipe, model: Anatomy, tokens: int) -> Work:
     return forwards + (collected + solved) * block.count
 
 
-def _forward(block: Block, stops: int | None) -> Work:
+def forward(block: Block, stops: int | None) -> Work:
+    """A micro-batch through a block, up to the group `stops` where given."""
     return Work(block.total("products", stops), block.total("attention", stops), moved=block.total("moved", stops))
 
 

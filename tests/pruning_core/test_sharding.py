@@ -69,5 +69,5 @@ def test_a_mixture_of_experts_is_refused(mixture_directory):
     decoder = Decoder(path, read_config(path))
     states = HiddenStates.at_entry(decoder, torch.ones(4, 16, dtype=torch.int64), 2)
     decoder.load_block(0)
-    with pytest.raises(InputError, match="calibrated in one shard; set compute.shards to 1"):
+    with pytest.raises(InputError, match=r"calibrated in one shard; set compute\.shards to 1"):
         compress_block(decoder, 0, states, build_method(OBS), "compressed", shards=Shards(2))

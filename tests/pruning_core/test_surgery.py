@@ -186,6 +186,12 @@ def refusal(config, families: list[str], mode: str, path: Path) -> str:
             "multiple of the number of attention",
         ),
         (
+            FalconConfig(**OLDER, num_hidden_layers=2, num_attention_heads=4),
+            ["query"],
+            "uniform",
+            "cannot express this plan",
+        ),
+        (
             FalconConfig(**OLDER, num_hidden_layers=2, num_attention_heads=4, alibi=True),
             ["query"],
             "heterogeneous",

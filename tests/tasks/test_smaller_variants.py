@@ -122,7 +122,7 @@ def test_lineage_run_and_report_tell_of_the_scores_the_model_before_and_the_trai
     assert all(step["cached"] for step in explain_variant("narrow", None))
     record = variant_record(Workspace.open(root), pipeline, "narrow", [])
     files = small_files(pipeline, "narrow")
-    assert [file.name for file in files] == ["groups.txt", "loss_curve.json", "plan.txt"]
+    assert {file.name for file in files} == {"groups.txt", "loss_curve.json", "plan.txt"}
     run = track_variant(root, record, files)
     [found] = find_runs(root)
     chain = {link["what"]: link["digest"] for link in links}

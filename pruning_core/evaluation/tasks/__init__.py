@@ -1,0 +1,1 @@
+"""Questions with known answers, put to a model through lm-evaluation-harness."""
