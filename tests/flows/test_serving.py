@@ -37,16 +37,31 @@ def root(make_workspace) -> Path:
     return root
 
 
-def wait_until(condition: Callable[[], Any], what: str, log: Callable[[], str]) -> Any:
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory) -> Iterator[dict[str, str]]:
+    """What commands are started with, and a real server: the one that other tests share has no scheduler."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    folder = tmp_path_factory.mktemp("server")
+    own = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    path = os.pathsep.join([str(BIN), own.get("PATH", "")])
+    services.start(folder, ["prefect"])
+    try:
+        address = services.api_url(folder)
+        with temporary_settings({PREFECT_API_URL: address}):
+            yield own | {"PREFECT_API_URL": address, "PATH": path, "COLUMNS": "160"}
+    finally:
+        services.stop(folder, ["prefect"])
+
+
+def wait_until(condition: Callable[[], Any], what: str, command: Command) -> None:
+    """Wait until something is true that the command brings about."""
     deadline = time.monotonic() + SECONDS
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"{what} did not happen:\n{log()}"
+    while not condition():
+        log = command.out.read_text() + command.err.read_text()
+        assert psutil.Process(command.pid).status() != psutil.STATUS_ZOMBIE, f"ended before {what}:\n{log}"
+        assert time.monotonic() < deadline, f"{what} did not happen:\n{log}"
         time.sleep(0.2)
-    return value
-
-
-def log_of(command: Command) -> Callable[[], str]:
-    return lambda: command.out.read_text() + command.err.read_text()
 
 
 def flow_runs(root: Path) -> list[Any]:
@@ -88,7 +103,7 @@ def serve(start, root: Path) -> Iterator[Callable[..., Command]]:
 
 def test_a_run_starts_by_itself_is_killed_goes_on_where_it_was_and_stops_with_everything(serve, root: Path):
     killed = serve("--every", "5")
-    wait_until(lambda: "sparsegpt-50 block 1" in killed.err.read_text(), "the second block", log_of(killed))
+    wait_until(lambda: "sparsegpt-50 block 1" in killed.err.read_text(), "the second block", killed)
     # As a power failure would: nobody is left to tell.
     for process in [psutil.Process(killed.pid), *left_of(killed.pid)]:
         process.kill()
@@ -99,8 +114,8 @@ def test_a_run_starts_by_itself_is_killed_goes_on_where_it_was_and_stops_with_ev
 
     serving = serve("--every", "5")
     decision = root / ".espalier" / "decisions" / "1.json"
-    wait_until(decision.is_file, "a decision", log_of(serving))
-    wait_until(lambda: "nothing new" in serving.err.read_text(), "a third run", log_of(serving))
+    wait_until(decision.is_file, "a decision", serving)
+    wait_until(lambda: "nothing new" in serving.err.read_text(), "a third run", serving)
     second = serve("--every", "5")
     refused = second.wait(SECONDS)
     assert refused.code == 2 and f"process {serving.pid}" in refused.err
@@ -126,14 +141,14 @@ def line_about(text: str, label: str) -> str:
     return next(line for line in text.splitlines() if line.endswith(label))
 
 
-def test_serving_stops_a_run_at_work_and_the_server_that_it_started(serve, start, root: Path, environment):
+def test_serving_stops_a_run_at_work_and_the_server_that_it_started(serve, root: Path, environment):
     """By SIGTERM, as a service manager stops it; without a server of others."""
     shutil.rmtree(root / ".espalier" / "objects", ignore_errors=True)
     shutil.rmtree(root / ".espalier" / "decisions", ignore_errors=True)
     own = environment.pop("PREFECT_API_URL")
     try:
         serving = serve("--every", "5")
-        wait_until(lambda: "sparsegpt-50 block 0" in serving.err.read_text(), "the first block", log_of(serving))
+        wait_until(lambda: "sparsegpt-50 block 0" in serving.err.read_text(), "the first block", serving)
     finally:
         environment["PREFECT_API_URL"] = own
     server = services.status(root)["prefect"]

@@ -64,6 +64,7 @@ def test_where_nothing_was_left_nothing_is_asked(tmp_path: Path):
 @pytest.mark.slow
 def test_a_flow_run_whose_process_was_killed_is_crashed_with_its_task(prefect_server, tmp_path: Path, ended: Owner):
     from prefect import get_client
+    from prefect.client.schemas.filters import FlowRunFilter
     from prefect.settings import PREFECT_API_URL, get_current_settings
 
     script = tmp_path / "killed.py"
@@ -81,7 +82,7 @@ def test_a_flow_run_whose_process_was_killed_is_crashed_with_its_task(prefect_se
         assert client.read_flow_run(file.stem).state_type.value == "RUNNING"
         [name] = flow_runs.reconcile(tmp_path)
         run = client.read_flow_run(file.stem)
-        tasks = client.read_task_runs(flow_run_filter={"id": {"any_": [file.stem]}})
+        tasks = client.read_task_runs(flow_run_filter=FlowRunFilter(id={"any_": [file.stem]}))
     assert run.name == name and run.state_type.value == "CRASHED" and "was killed" in run.state.message
     assert all(task.state_type.value == "CRASHED" for task in tasks)
     assert sorted((tmp_path / flow_runs.RUNS).iterdir()) == sorted(others.values())
