@@ -65,6 +65,7 @@ def check_room(workspace: Workspace, names: list[str], evaluates: bool) -> None:
     faults = [_memory_shortfall(workspace, plan) for plan in plans]
     if evaluates:
         faults += [_evaluation_shortfall(plan) for plan in plans]
+        faults.append(_side_by_side_shortfall(workspace, plans))
     fault = next((fault for fault in faults if fault), None) or _disk_shortfall(workspace, plans)
     if fault:
         raise InputError(fault)
@@ -125,6 +126,21 @@ def _evaluation_shortfall(plan: Plan) -> str | None:
     return (
         f"{_needs(plan, plan.evaluation.ram, 'evaluation', 'memory', free)}; evaluation loads the dense and the "
         "compressed model whole: compress with `espalier step prune`, which does not evaluate"
+    )
+
+
+def _side_by_side_shortfall(workspace: Workspace, plans: list[Plan]) -> str | None:
+    """Variants that are made at the same time on this machine need their memory at the same time."""
+    workers = workspace.settings.compute.variants
+    if workers is None or workers.address is not None:
+        return None
+    needs = sorted((max(plan.ram, plan.evaluation.ram) for plan in plans), reverse=True)[: workers.number]
+    free = room.free_memory()
+    if len(needs) == 1 or sum(needs) <= max(free, len(needs) * SMALL):
+        return None
+    return (
+        f"{len(needs)} variants side by side need {_gb(sum(needs))} of memory, and {_gb(free)} are there; set "
+        "compute.variants.count lower, or leave compute.variants out"
     )
 
 

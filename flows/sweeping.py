@@ -6,6 +6,7 @@ from typing import Any
 from prefect import flow
 
 from flows.expanding import Axes, swept
+from flows.side_by_side import judge, make_variants, reason
 from pruning_core.recipe import BASELINE
 from tasks.flow_runs import owned_run
 from tasks.pipeline import Pipeline
@@ -38,7 +39,9 @@ def sweep(root: str = ".", overrides: list[str] | None = None, axes: Axes | None
         seen = StepsSeen(prefect_run(plain))
         pipeline = Pipeline(Context(plain.store, plain.workspace, seen), workspace.settings)
         records = [_finished(workspace, pipeline, seen, BASELINE)]
-        failed: dict[str, str] = {}
+        names = list(workspace.settings.variants)
+        side_by_side = workspace.settings.compute.variants is not None and len(names) > 1
+        failed = make_variants(workspace, names, seen, axes or {}) if side_by_side else {}
 
         # A run of its own for each variant: whatever ends it, Prefect keeps the state and the sweep goes on.
         @flow(name="variant of a sweep", flow_run_name="{name}", persist_result=False)
@@ -46,25 +49,18 @@ def sweep(root: str = ".", overrides: list[str] | None = None, axes: Axes | None
             with owned_run(workspace.root):
                 records.append(_finished(workspace, pipeline, seen, name))
 
-        for name in workspace.settings.variants:
+        for name in [name for name in names if name not in failed]:
             state = variant(name, return_state=True)
             if not state.is_completed():
-                failed[name] = _reason(state.result(raise_on_failure=False))
+                failed[name] = reason(state.result(raise_on_failure=False))
         report = write_report(records, workspace.hidden / REPORT, workspace.root)
     return {"records": records, "skipped": skipped, "failed": failed, "report": str(report)}
 
 
 def _finished(workspace: Workspace, pipeline: Pipeline, seen: StepsSeen, name: str) -> dict[str, Any]:
     """Make a variant and all that is known of it; its speed is measured while nothing else of the sweep is at work."""
-    pipeline.evaluated(name)
+    judge(pipeline, name)
     pipeline.measured(name)
     record = variant_record(workspace, pipeline, name, seen.about(name))
     track_variant(workspace.root, record, small_files(pipeline, name))
     return record
-
-
-def _reason(error: Any) -> str:
-    """What went wrong, in a sentence: our own errors are one, of others the kind is told too."""
-    text = str(error).strip() or repr(error)
-    ours = type(error).__module__.startswith("pruning_core.")
-    return text if ours else f"{type(error).__name__}: {text}"

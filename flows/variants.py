@@ -5,6 +5,7 @@ from typing import Any
 
 from prefect import flow
 
+from flows.side_by_side import judge, make_variants
 from pruning_core.errors import ComputationError
 from pruning_core.recipe import BASELINE
 from tasks.flow_runs import owned_run
@@ -72,12 +73,17 @@ def run_variants(workspace: Workspace, names: list[str], failed: dict[str, str] 
     plain = workspace.context()
     seen = StepsSeen(prefect_run(plain))
     pipeline = Pipeline(Context(plain.store, plain.workspace, seen), workspace.settings)
-    pipeline.evaluated(BASELINE)
-    pipeline.task_evaluated(BASELINE)
+    judge(pipeline, BASELINE)
+    if workspace.settings.compute.variants is not None and len(names) > 1:
+        broken = make_variants(workspace, names, seen)
+        if broken and failed is None:
+            raise ComputationError("; ".join(f"{name}: {why}" for name, why in broken.items()))
+        (failed if failed is not None else {}).update(broken)
     for name in names:
+        if name in (failed or {}):
+            continue
         try:
-            pipeline.evaluated(name)
-            pipeline.task_evaluated(name)
+            judge(pipeline, name)
         except ComputationError as error:
             if failed is None:
                 raise

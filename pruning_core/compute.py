@@ -15,7 +15,7 @@ from pruning_core.registry import STRICT
 
 @pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
 class Workers:
-    """Where the candidates of a search are judged side by side; the result is the same whatever it is.
+    """Where candidates of a search, or variants, are worked on side by side; the result is the same whatever it is.
 
     name: threads or processes of this machine, or a cluster of dask or ray.
     count: how many; when absent one per core, or one where models run on a CUDA device.
@@ -51,6 +51,8 @@ class Compute:
     dtype: of weights and hidden states in forward passes; statistics and solvers are float32 whatever it is.
     states: where the hidden states between two blocks are kept; a mapped file leaves the memory to the system.
     workers: of a search.
+    variants: workers that make the variants of a comparison, a sweep or a scheduled run; when absent this process makes
+        one after another.
     shards: parts of the calibration windows that are summed apart and then added up; under `torchrun` one process runs
         each. It changes the last bits of statistics, so one process with as many shards has the same result.
     """
@@ -59,6 +61,7 @@ class Compute:
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     states: Literal["memory", "mapped"] = "memory"
     workers: Annotated[Workers, BeforeValidator(_workers)] = field(default_factory=Workers)
+    variants: Annotated[Workers | None, BeforeValidator(_workers)] = None
     shards: Annotated[int, Field(ge=1)] = 1
 
     @property

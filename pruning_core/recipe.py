@@ -69,11 +69,15 @@ class Evaluation:
 
     text: dict[str, Any]
     length: Annotated[int, Field(ge=2)] = 256
-    """Tokens per window; windows do not overlap."""
+    """Tokens per window."""
+    stride: Annotated[int, Field(ge=1)] | None = None
+    """Tokens from one window to the next, of which each window judges the last; when absent windows do not overlap."""
+    bos: bool = False
+    """Whether each window starts with the tokenizer's BOS, counted in `length`, so that its first token is judged."""
     windows: Annotated[int, Field(ge=1)] | None = None
     """How many; all when absent."""
     special_tokens: bool = False
-    """Whether the tokenizer may put its special tokens before the text."""
+    """Whether the tokenizer may put its special tokens before the text, once."""
     batch: Annotated[int, Field(ge=1)] = 16
     tasks: list[dict[str, Any]] = field(default_factory=list)
     """What a model is asked besides (`pruning_core.task_settings`); none when absent."""

@@ -36,10 +36,12 @@ def evaluate(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, con
     model = load_model(inputs["model"].path, trust_remote_code=trust)
     if "baseline" in inputs:
         dense = load_model(inputs["source"].path, trust_remote_code=trust)
-        own, divergence = compare_to_dense(model, dense, windows.tokens, params["batch"], progress("evaluation"))
+        own, divergence = compare_to_dense(
+            model, dense, windows.tokens, params["batch"], progress("evaluation"), windows.facts["scored"]
+        )
         relative = _relative(own, divergence, inputs["baseline"])
     else:
-        own = perplexity(model, windows.tokens, params["batch"], progress("evaluation"))
+        own = perplexity(model, windows.tokens, params["batch"], progress("evaluation"), windows.facts["scored"])
         relative = SELF
     protocol = Protocol.of(windows)
     metrics = own.facts() | relative | {"protocol": protocol.facts() | {"digest": protocol.digest}}

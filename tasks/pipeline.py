@@ -159,7 +159,7 @@ class Pipeline:
 
     def _evaluation_windows(self, source: Artifact, label: str) -> Artifact:
         chosen = self.settings.evaluation
-        wanted = {"windows": chosen.windows, "special_tokens": chosen.special_tokens}
+        wanted = {name: getattr(chosen, name) for name in ("windows", "special_tokens", "stride", "bos")}
         return self._tokens("evaluation", chosen, wanted, label, source)
 
     def _tokens(

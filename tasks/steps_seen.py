@@ -38,6 +38,7 @@ class StepsSeen:
     run: Callable[..., Artifact]
     records: list[dict[str, Any]] = field(default_factory=list)
     _known: dict[str, Artifact] = field(default_factory=dict)
+    _elsewhere: set[str] = field(default_factory=set)
 
     def __call__(self, step: Step, params: dict[str, Any], inputs: dict[str, Artifact], label: str = "") -> Artifact:
         """Run the step, once, and note it."""
@@ -46,17 +47,29 @@ class StepsSeen:
             return self._known[key]
         begun = time.monotonic()
         artifact = self.run(step, params, inputs, label)
+        self._known[key] = artifact
+        if artifact.hit and (label or step.name) in self._elsewhere:
+            return artifact
         record = {
             "name": step.name,
             "label": label or step.name,
             "state": CACHED if artifact.hit else COMPUTED,
             "seconds": round(time.monotonic() - begun, 3),
         }
+        self._note(record)
+        return artifact
+
+    def add(self, records: list[dict[str, Any]]) -> None:
+        """Note what another process did; finding its results here is not noted again."""
+        for record in records:
+            if record["state"] == COMPUTED or record["label"] not in {known["label"] for known in self.records}:
+                self._note(record)
+        self._elsewhere |= {record["label"] for record in records}
+
+    def _note(self, record: dict[str, Any]) -> None:
         self.records.append(record)
         for listener in _LISTENERS.get():
             listener(record)
-        self._known[key] = artifact
-        return artifact
 
     def about(self, name: str) -> list[dict[str, Any]]:
         """The records whose label begins with a variant's name."""

@@ -23,7 +23,7 @@ def tokens(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, conte
     """Windows of a text in the source model's tokens.
 
     params: text, text_digest (of the text as it is now), role (calibration | evaluation), length, and what the role
-        needs: sequences, sampling, seed; or windows, special_tokens.
+        needs: sequences, sampling, seed; or windows, special_tokens, stride, bos.
     inputs: source.
     writes: tokens.safetensors {tokens: [windows, length] int64}.
     """
@@ -52,4 +52,6 @@ def _windows(params: dict[str, Any], documents: Any, tokenizer: Any) -> Windows:
         length=params["length"],
         windows=params["windows"],
         special_tokens=params["special_tokens"],
+        stride=params["stride"],
+        bos=params["bos"],
     )

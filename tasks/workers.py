@@ -2,6 +2,7 @@
 
 import contextlib
 import multiprocessing
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any, Protocol
@@ -59,7 +60,7 @@ def _dask(settings: Workers) -> Iterator[Submit]:
     try:
         from distributed import Client
     except ImportError:
-        raise InputError("workers dask need a package that is not installed: pip install distributed") from None
+        raise missing("dask") from None
     own = {"n_workers": settings.number, "threads_per_worker": 1, "dashboard_address": None}
     with Client(settings.address, **({} if settings.address else own)) as client, client.get_executor() as pool:
         yield pool.submit
@@ -67,16 +68,27 @@ def _dask(settings: Workers) -> Iterator[Submit]:
 
 @contextlib.contextmanager
 def _ray(settings: Workers) -> Iterator[Submit]:
+    quiet_ray()
     try:
         import ray
     except ImportError:
-        raise InputError("workers ray need a package that is not installed: pip install ray") from None
+        raise missing("ray") from None
     own = {"num_cpus": settings.number, "include_dashboard": False}
     ray.init(address=settings.address, **({} if settings.address else own))
     try:
         yield lambda function, *arguments: ray.remote(function).remote(*arguments).future()
     finally:
         ray.shutdown()
+
+
+def missing(name: str) -> InputError:
+    """What is told where the packages of these workers are not installed."""
+    return InputError(f"workers {name} need packages that are not installed: pip install 'espalier[{name}]'")
+
+
+def quiet_ray() -> None:
+    """Keep Ray from telling its makers how it is used; to be called before it is imported."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 
 _KINDS = {"threads": _threads, "processes": _processes, "dask": _dask, "ray": _ray}

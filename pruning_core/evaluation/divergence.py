@@ -76,15 +76,17 @@ def compare_to_dense(
     windows: Tensor,
     batch: int = 16,
     progress: Progress = ignore_progress,
+    scored: int | None = None,
 ) -> tuple[Perplexity, Divergence]:
     """The model's perplexity and KL(dense || model) over the whole vocabulary, from one forward of each.
 
-    Both are taken at the same length - 1 predictions of each window. Both models see the same batch;
+    Both are taken at the same predictions, the last `scored` of each window. Both models see the same batch;
     log-probabilities are float32, sums float64.
 
     Args:
         windows: [windows, length] int64 token ids.
         batch: windows per forward at most; fewer where the logits would exceed 1 GiB.
+        scored: all length - 1 when absent.
 
     Raises:
         InputError: windows that one of the models cannot take, or models of different vocabularies.
@@ -92,6 +94,7 @@ def compare_to_dense(
     """
     check_windows(model, windows, batch)
     check_windows(dense, windows, batch)
+    scored = scored or windows.shape[1] - 1
     kl = torch.empty(len(windows), dtype=torch.float64)
     agreement, losses = torch.empty_like(kl), torch.empty_like(kl)
     done = 0
@@ -103,13 +106,13 @@ def compare_to_dense(
                 f"the models predict {ours.shape[-1]} and {theirs.shape[-1]} tokens; KL needs one vocabulary"
             )
         for row, mine, true in zip(rows, ours, theirs, strict=True):
-            losses[done] = window_loss(mine, row[1:].to(ours.device), done)
-            kl[done], agreement[done] = _window(mine, true)
+            losses[done] = window_loss(mine[-scored:], row[-scored:].to(ours.device), done)
+            kl[done], agreement[done] = _window(mine[-scored:], true[-scored:])
             if not kl[done].isfinite():
                 raise ComputationError(f"KL(dense || model) of window {done} is {float(kl[done])}")
             done += 1
         progress(done, len(windows))
-    tokens = (windows.shape[1] - 1) * len(windows)
+    tokens = scored * len(windows)
     return Perplexity(losses, tokens), Divergence(kl, agreement, tokens)
 
 

@@ -1,4 +1,4 @@
-"""Perplexity over non-overlapping windows, as the pruning papers report it, in float32."""
+"""Perplexity over windows of a text, as the pruning papers report it, in float32."""
 
 import math
 from dataclasses import dataclass
@@ -58,8 +58,14 @@ class Perplexity:
 
 
 @torch.no_grad()
-def perplexity(model: nn.Module, windows: Tensor, batch: int = 16, progress: Progress = ignore_progress) -> Perplexity:
-    """Each window goes through the model on its own; its loss is the mean over its length - 1 predictions.
+def perplexity(
+    model: nn.Module,
+    windows: Tensor,
+    batch: int = 16,
+    progress: Progress = ignore_progress,
+    scored: int | None = None,
+) -> Perplexity:
+    """Each window goes through the model on its own; its loss is the mean over its last `scored` predictions.
 
     Cross entropies are taken from float32 logits and summed in float64, so that the batch changes the
     result by float32 rounding only.
@@ -67,20 +73,22 @@ def perplexity(model: nn.Module, windows: Tensor, batch: int = 16, progress: Pro
     Args:
         windows: [windows, length] int64 token ids.
         batch: windows per forward at most; fewer where the logits would exceed 1 GiB.
+        scored: all length - 1 when absent.
 
     Raises:
         InputError: windows that the model cannot take.
         ComputationError: a loss that is not finite, with the window.
     """
     check_windows(model, windows, batch)
+    scored = scored or windows.shape[1] - 1
     losses = torch.empty(len(windows), dtype=torch.float64)
     done = 0
     for rows in window_batches(model, windows, batch):
         for row, logits in zip(rows, next_token_logits(model, rows), strict=True):
-            losses[done] = window_loss(logits, row[1:].to(logits.device), done)
+            losses[done] = window_loss(logits[-scored:], row[-scored:].to(logits.device), done)
             done += 1
         progress(done, len(windows))
-    return Perplexity(losses, (windows.shape[1] - 1) * len(windows))
+    return Perplexity(losses, scored * len(windows))
 
 
 def window_loss(logits: Tensor, targets: Tensor, window: int) -> float:

@@ -44,6 +44,8 @@ class Protocol(Agreement):
         windows: number of windows.
         special_tokens: whether the tokenizer added its special tokens, once at the start of the text.
         dtype: what the model computed in.
+        stride: tokens from one window to the next; None: they do not overlap.
+        bos: whether each window starts with BOS.
     """
 
     text: str
@@ -52,13 +54,24 @@ class Protocol(Agreement):
     windows: int
     special_tokens: bool
     dtype: str = "float32"
+    stride: int | None = None
+    bos: bool = False
 
     @classmethod
     def of(cls, windows: Windows, dtype: str = "float32") -> Self:
         """The protocol of an evaluation on these windows."""
         count, length = windows.tokens.shape
         facts = windows.facts
-        return cls(facts["text_digest"], facts["token_digest"], length, count, facts["special_tokens"], dtype)
+        return cls(
+            facts["text_digest"],
+            facts["token_digest"],
+            length,
+            count,
+            facts["special_tokens"],
+            dtype,
+            facts["stride"],
+            facts["bos"],
+        )
 
 
 @dataclass(frozen=True)

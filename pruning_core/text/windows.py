@@ -22,7 +22,8 @@ class Windows:
 
     Args:
         tokens: [windows, length] int64 token ids.
-        facts: JSON facts: source, text_digest, token_digest (`token_digest`), sampling, special_tokens.
+        facts: JSON facts: source, text_digest, token_digest (`token_digest`), sampling, special_tokens; of windows to
+            evaluate on also stride, bos, and scored, the predictions at the end of each that count.
     """
 
     tokens: Tensor
@@ -76,21 +77,44 @@ def evaluation_windows(
     length: int,
     windows: int | None,
     special_tokens: bool = False,
+    stride: int | None = None,
+    bos: bool = False,
 ) -> Windows:
-    """The first `windows` (None: all) windows, back to back, of the joined text tokenised once.
+    """The first `windows` (None: all) windows of the joined text tokenised once.
 
-    With `special_tokens` the tokenizer adds its own once, around the whole text, as the papers' scripts do.
+    With `special_tokens` the tokenizer adds its own once, around the whole text, as the papers' scripts do. Windows are
+    back to back, or start every `stride` tokens; then each judges its last `stride` predictions, all of which have at
+    least `length - stride` tokens before them, and the first tokens of the text are context alone. With `bos` the first
+    of the `length` tokens is BOS, and back to back every token of the text is judged.
 
     Raises:
-        InputError: a number out of range, or a text that is too short.
+        InputError: a number out of range, no BOS, or a text that is too short.
     """
     _check_positive(length=length, windows=1 if windows is None else windows)
+    first = _beginning(tokenizer, special_tokens) if bos else []
+    of_text = length - len(first)
+    step = of_text if stride is None else stride
+    if not 1 <= step <= of_text:
+        raise InputError(
+            f"evaluation.stride must be between 1 and {of_text}, the text's tokens in a window, got {step}"
+        )
     ids = token_ids(tokenizer, documents.text, special_tokens=special_tokens)
-    available = len(ids) // length
+    available = max((len(ids) - of_text) // step + 1, 0)
     count = max(available, 1) if windows is None else windows
     _check_enough(available, count, length, len(ids))
-    rows = [ids[start : start + length] for start in range(0, count * length, length)]
-    return _windows(rows, documents, "consecutive", special_tokens, None)
+    rows = [[*first, *ids[start : start + of_text]] for start in range(0, count * step, step)]
+    made = _windows(rows, documents, "consecutive", special_tokens, None)
+    return Windows(made.tokens, made.facts | {"stride": stride, "bos": bos, "scored": min(step, length - 1)})
+
+
+def _beginning(tokenizer: PreTrainedTokenizerBase, special_tokens: bool) -> list[int]:
+    if special_tokens:
+        raise InputError(
+            "evaluation.bos puts BOS before every window and evaluation.special_tokens before the text; use one of them"
+        )
+    if tokenizer.bos_token_id is None:
+        raise InputError("this model's tokenizer has no BOS token; leave evaluation.bos out")
+    return [tokenizer.bos_token_id]
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, text: str, *, special_tokens: bool) -> list[int]:

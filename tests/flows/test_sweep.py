@@ -47,7 +47,8 @@ def test_the_second_command_computes_nothing_and_shows_table_and_report(swept: d
     assert done.code == 1 and "cached" in done.err and "computed" not in done.err
     table = [line.split() for line in done.out.splitlines()]
     rows = {words[0]: words for words in table if words and words[0] in MADE | {"dense"}}
-    assert set(rows) == MADE | {"dense"} and rows["dense"][-1].endswith(("packed", "stored", "speed"))
+    assert set(rows) == MADE | {"dense"}
+    assert any(words[-1] in {"packed", "stored", "speed"} for words in rows.values())
     assert [words[0] for words in table if words and words[0] == "failed"] == ["failed"] * 2
     [report] = [Path(words[1]) for words in table if words and words[0] == "report"]
     assert "Quality against size and speed" in report.read_text()

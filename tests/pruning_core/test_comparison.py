@@ -18,7 +18,13 @@ PROTOCOL = Protocol(text="t", tokens="k", length=256, windows=200, special_token
 def windows_of(tokens: torch.Tensor) -> Windows:
     return Windows(
         tokens,
-        {"text_digest": "t", "token_digest": token_digest(tokens), "special_tokens": False, "source": {}},
+        {
+            "text_digest": "t",
+            "token_digest": token_digest(tokens),
+            "special_tokens": False,
+            "stride": None,
+            "bos": False,
+        },
     )
 
 
@@ -64,6 +70,8 @@ def test_losses_of_other_windows_are_refused(a, b):
         {"windows": 100},
         {"special_tokens": True},
         {"dtype": "bfloat16"},
+        {"stride": 128},
+        {"bos": True},
     ],
 )
 def test_every_part_of_a_protocol_decides_whether_numbers_are_comparable(change):

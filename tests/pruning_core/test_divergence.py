@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pruning_core.errors import ComputationError, InputError
-from pruning_core.evaluation.divergence import kl_to_dense
+from pruning_core.evaluation.divergence import compare_to_dense, kl_to_dense
 from pruning_core.evaluation.perplexity import perplexity
 
 TOKENS = torch.randint(0, 50, (5, 12), generator=torch.Generator().manual_seed(2))
@@ -30,6 +30,16 @@ def test_the_divergence_is_the_sum_of_p_log_p_over_q_with_p_the_dense_model(tiny
     assert result.tokens == 5 * 11
     assert result.mean_kl > 0.01
     assert 0 <= result.top1_agreement < 1
+
+
+def test_only_the_last_predictions_count_where_windows_overlap(tiny_llama):
+    model, dense = tiny_llama(seed=1), tiny_llama(seed=0)
+    own, divergence = compare_to_dense(model, dense, TOKENS, 2, scored=3)
+    for i, window in enumerate(TOKENS):
+        log_q, log_p = (log_probabilities(one, window)[-3:] for one in (model, dense))
+        assert float(divergence.kl[i]) == pytest.approx((np.exp(log_p) * (log_p - log_q)).sum(-1).mean(), rel=1e-5)
+        assert float(own.losses[i]) == pytest.approx(-np.mean(log_q[range(3), window[-3:].numpy()]), rel=1e-5)
+    assert own.tokens == divergence.tokens == 3 * len(TOKENS)
 
 
 def test_a_model_does_not_diverge_from_itself(tiny_llama):

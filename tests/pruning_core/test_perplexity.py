@@ -59,6 +59,17 @@ def test_each_window_has_the_mean_loss_of_its_predictions(tiny_llama):
     assert result.value == pytest.approx(math.exp(np.mean(expected)), rel=1e-6)
 
 
+def test_only_the_last_predictions_count_where_windows_overlap(tiny_llama):
+    model = tiny_llama()
+    result = perplexity(model, TOKENS, batch=3, scored=4)
+    logits = model(TOKENS).logits.detach().double().log_softmax(-1)
+    expected = [
+        -np.mean([float(row[t - 1, ids[t]]) for t in range(-4, 0)]) for row, ids in zip(logits, TOKENS, strict=True)
+    ]
+    np.testing.assert_allclose(result.losses.numpy(), expected, rtol=1e-5)
+    assert result.tokens == 4 * len(TOKENS)
+
+
 def test_the_batch_changes_nothing_but_rounding(tiny_llama):
     model = tiny_llama()
     reference = perplexity(model, TOKENS, batch=1).losses

@@ -130,7 +130,46 @@ def test_facts_name_the_source_and_the_digests(tokenizer):
         "seed": None,
         "windows": 3,
         "length": 8,
+        "stride": None,
+        "bos": False,
+        "scored": 7,
     }
+
+
+def test_windows_that_overlap_start_every_stride_and_judge_what_is_new(tokenizer):
+    texts = documents(20, 17)
+    joined = ids_of(texts.text)
+    done = evaluation_windows(texts, tokenizer, length=8, windows=None, stride=3)
+    assert done.tokens.tolist() == [joined[n : n + 8] for n in range(0, 31, 3)]
+    # Each token after the first five is judged once.
+    assert done.facts["scored"] == 3 and done.facts["stride"] == 3
+    judged = [token for row in done.tokens.tolist() for token in row[-3:]]
+    assert judged == joined[5 : 5 + len(judged)] and len(joined) - 5 - len(judged) < 3
+
+
+@pytest.mark.parametrize("stride", [None, 4])
+def test_bos_stands_before_every_window_and_is_never_judged(tokenizer, stride):
+    texts = documents(20, 17)
+    joined = ids_of(texts.text)
+    done = evaluation_windows(texts, tokenizer, length=8, windows=None, stride=stride, bos=True)
+    step = stride or 7
+    assert done.tokens.tolist() == [[START, *joined[n : n + 7]] for n in range(0, len(joined) - 6, step)]
+    judged = [token for row in done.tokens.tolist() for token in row[-done.facts["scored"] :]]
+    # Back to back every token is judged, the first one after BOS alone.
+    assert judged == joined[7 - step : 7 - step + len(judged)]
+
+
+def test_wrong_windows_are_told_with_what_is_allowed(tokenizer):
+    texts = documents(20, 17)
+    with pytest.raises(InputError, match=r"stride must be between 1 and 7, .* got 8"):
+        evaluation_windows(texts, tokenizer, length=8, windows=None, stride=8, bos=True)
+    with pytest.raises(InputError, match="use one of them"):
+        evaluation_windows(texts, tokenizer, length=8, windows=None, special_tokens=True, bos=True)
+    with pytest.raises(InputError, match="has 0 windows of 60 tokens"):
+        evaluation_windows(texts, tokenizer, length=60, windows=None, stride=1)
+    tokenizer.bos_token = None
+    with pytest.raises(InputError, match="has no BOS token"):
+        evaluation_windows(texts, tokenizer, length=8, windows=None, bos=True)
 
 
 @pytest.mark.parametrize("sampling", ["first", "spread"])

@@ -1,0 +1,125 @@
+"""Variants made side by side by the workers of a Prefect task runner: threads, processes, Dask or Ray.
+
+A worker opens the workspace by its path and makes one variant in the shared store; what comes back is which steps it
+took. Two workers that want one step compute it once, for the second waits.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.futures import as_completed
+from prefect.task_runners import TaskRunner
+
+from flows.expanding import Axes, swept
+from pruning_core.compute import Workers
+from pruning_core.errors import ComputationError, InputError
+from tasks.pipeline import Pipeline
+from tasks.prefect_tasks import prefect_run
+from tasks.step import Context
+from tasks.steps_seen import StepsSeen
+from tasks.workers import missing, quiet_ray
+from tasks.workspace import Workspace
+
+
+def make_variants(workspace: Workspace, names: list[str], seen: StepsSeen, axes: Axes | None = None) -> dict[str, str]:
+    """Make and judge variants on the workers of `compute.variants`; those that failed, with the reason.
+
+    What was done is noted in `seen` as each variant is finished.
+
+    Args:
+        names: variants; dense is judged already.
+        axes: of a sweep, whose variants are not those of params.yaml.
+
+    Raises:
+        InputError: Dask or Ray is not installed.
+    """
+    workers = workspace.settings.compute.variants
+    failed: dict[str, str] = {}
+
+    @flow(name="variants side by side", task_runner=task_runner(workers), persist_result=False)
+    def side_by_side() -> None:
+        given = str(workspace.root), list(workspace.overrides), axes
+        # The last bits of a result depend on the number of threads: a worker has as many as this process would use.
+        begun = {make.submit(*given, name, torch.get_num_threads()): name for name in names}
+        for future in as_completed(list(begun)):
+            found = future.result(raise_on_failure=False)
+            if isinstance(found, BaseException):
+                failed[begun[future]] = reason(found)
+            else:
+                seen.add(found)
+
+    side_by_side()
+    return failed
+
+
+@task(name="variant", task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False)
+def make(root: str, overrides: list[str], axes: Axes | None, name: str, threads: int) -> list[dict[str, Any]]:
+    """Make and judge one variant, in whatever process this is; the records of its steps."""
+    torch.set_num_threads(threads)
+    workspace = Workspace.open(Path(root), overrides)
+    if axes is not None:
+        workspace, _ = swept(workspace, axes)
+    plain = workspace.context()
+    seen = StepsSeen(prefect_run(plain))
+    judge(Pipeline(Context(plain.store, plain.workspace, seen), workspace.settings), name)
+    return seen.records
+
+
+def judge(pipeline: Pipeline, name: str) -> None:
+    """Make a variant and all that tells its quality; its speed is for when nothing else is at work."""
+    pipeline.evaluated(name)
+    pipeline.task_evaluated(name)
+
+
+def task_runner(workers: Workers) -> TaskRunner:
+    """Prefect's runner for these workers.
+
+    Raises:
+        InputError: Dask or Ray is not installed.
+    """
+    return _RUNNERS[workers.name](workers)
+
+
+def _threads(workers: Workers) -> TaskRunner:
+    from prefect.task_runners import ThreadPoolTaskRunner
+
+    return ThreadPoolTaskRunner(max_workers=workers.number)
+
+
+def _processes(workers: Workers) -> TaskRunner:
+    from prefect.task_runners import ProcessPoolTaskRunner
+
+    return ProcessPoolTaskRunner(max_workers=workers.number)
+
+
+def _dask(workers: Workers) -> TaskRunner:
+    try:
+        from prefect_dask import DaskTaskRunner
+    except ImportError:
+        raise missing("dask") from None
+    if workers.address:
+        return DaskTaskRunner(address=workers.address)
+    own = {"n_workers": workers.number, "threads_per_worker": 1, "dashboard_address": None}
+    return DaskTaskRunner(cluster_kwargs=own)
+
+
+def _ray(workers: Workers) -> TaskRunner:
+    quiet_ray()
+    try:
+        from prefect_ray import RayTaskRunner
+    except ImportError:
+        raise missing("ray") from None
+    own = {} if workers.address else {"num_cpus": workers.number, "include_dashboard": False}
+    return RayTaskRunner(address=workers.address, init_kwargs=own)
+
+
+_RUNNERS = {"threads": _threads, "processes": _processes, "dask": _dask, "ray": _ray}
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong, in a sentence: our own errors are one, of others the kind is told too."""
+    text = str(error).strip() or repr(error)
+    return text if isinstance(error, ComputationError | InputError) else f"{type(error).__name__}: {text}"

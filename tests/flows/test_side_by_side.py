@@ -1,0 +1,66 @@
+"""Variants made by workers: the digests of one process, whoever works; a variant that fails stops no other."""
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+# The worker of a sweep expands its axes anew; 5 divides none of the tiny model's widths.
+SWEEP = ("sweep", "--methods", "sparsegpt-50,magnitude-50", "--patterns", "2:4,3:5", "--bits", "none", "--json")
+NEEDED = {"dask": "prefect_dask", "ray": "prefect_ray"}
+
+
+def digests(found: list[dict[str, Any]]) -> dict[str, str]:
+    return {record["name"]: record["model"]["digest"] for record in found}
+
+
+def steps(found: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Every step of the variants with its state, in an order of its own; speeds are measured by this process."""
+    return sorted(
+        (step["label"], step["state"])
+        for record in found[1:]
+        for step in record["steps"]
+        if not step["label"].endswith(" speed")
+    )
+
+
+@pytest.fixture(scope="module")
+def alone(espalier, make_workspace) -> list[dict[str, Any]]:
+    done = espalier(make_workspace(), "compare", "--json")
+    assert done.code == 0, done
+    return json.loads(done.out)["records"]
+
+
+@pytest.mark.parametrize("name", ["threads", "processes", "dask", "ray"])
+def test_two_workers_reach_the_digests_of_one_process(espalier, make_workspace, alone, name: str):
+    if name in NEEDED and find_spec(NEEDED[name]) is None:
+        pytest.skip(f"{NEEDED[name]} is not installed: pip install 'espalier[{name}]'")
+    root = make_workspace()
+    done = espalier(root, "compare", "--json", "--set", f"compute.variants={{name: {name}, count: 2}}")
+    assert done.code == 0, done
+    found = json.loads(done.out)["records"]
+    assert digests(found) == digests(alone)
+    assert steps(found) == steps(alone)
+
+
+def test_a_variant_that_fails_on_a_worker_is_told_and_stops_no_other(espalier, make_workspace):
+    root = make_workspace()
+    done = espalier(root, *SWEEP, "--set", "compute.variants={name: threads, count: 2}")
+    found = json.loads(done.out)
+    assert done.code == 1 and set(found["failed"]) == {"sparsegpt-3of5", "magnitude-3of5"}
+    assert all("divisible by 5" in why for why in found["failed"].values())
+    assert set(digests(found["records"])) == {"dense", "sparsegpt-2of4", "magnitude-2of4"}
+
+
+def test_a_comparison_that_cannot_be_whole_ends_with_the_reason(espalier, make_workspace):
+    root: Path = make_workspace()
+    pattern = "variants.magnitude-50.pattern={name: n_of_m, n: 3, m: 5}"
+    settings = ["--set", "compute.variants={name: threads, count: 2}", "--set", pattern]
+    done = espalier(root, "compare", *settings, "--set", "variants.magnitude-50.sparsity=null")
+    assert done.code != 0 and "divisible by 5" in done.err and "Traceback" not in done.err, done
+    again = espalier(root, "compress", "sparsegpt-50")
+    assert "cached" in next(line for line in again.err.splitlines() if line.endswith("sparsegpt-50 block 0"))
