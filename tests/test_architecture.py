@@ -14,7 +14,7 @@ OWNERS = {
     "dvc": {"tasks/versioning.py"},
     "prefect": {
         *("tasks/prefect_tasks.py", "tasks/prefect_cache.py", "tasks/temporary_servers.py", "tasks/flow_runs.py"),
-        *("flows/variants.py", "flows/sweeping.py", "flows/scheduled.py", "flows/serving.py"),
+        *("flows/variants.py", "flows/side_by_side.py", "flows/sweeping.py", "flows/scheduled.py", "flows/serving.py"),
     },
 }
 PICKLES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
