@@ -7,6 +7,8 @@ from prefect import flow
 
 from flows.expanding import Axes, swept
 from pruning_core.recipe import BASELINE
+from tasks.building import full_disk
+from tasks.comparison_run import track_comparison
 from tasks.flow_runs import owned_run
 from tasks.pipeline import Pipeline
 from tasks.prefect_tasks import prefect_run
@@ -49,8 +51,9 @@ def sweep(root: str = ".", overrides: list[str] | None = None, axes: Axes | None
         for name in workspace.settings.variants:
             state = variant(name, return_state=True)
             if not state.is_completed():
-                failed[name] = _reason(state.result(raise_on_failure=False))
+                failed[name] = _reason(state.result(raise_on_failure=False), workspace.hidden)
         report = write_report(records, workspace.hidden / REPORT, workspace.root)
+        track_comparison(workspace.root, report, records)
     return {"records": records, "skipped": skipped, "failed": failed, "report": str(report)}
 
 
@@ -59,12 +62,13 @@ def _finished(workspace: Workspace, pipeline: Pipeline, seen: StepsSeen, name: s
     pipeline.evaluated(name)
     pipeline.measured(name)
     record = variant_record(workspace, pipeline, name, seen.about(name))
-    track_variant(workspace.root, record, small_files(pipeline, name))
-    return record
+    return record | {"run_id": track_variant(workspace.root, record, small_files(pipeline, name)).run_id}
 
 
-def _reason(error: Any) -> str:
+def _reason(error: Any, place: Path) -> str:
     """What went wrong, in a sentence: our own errors are one, of others the kind is told too."""
+    if sentence := full_disk(error, place):
+        return sentence
     text = str(error).strip() or repr(error)
     ours = type(error).__module__.startswith("pruning_core.")
     return text if ours else f"{type(error).__name__}: {text}"

@@ -7,6 +7,7 @@ from prefect import flow
 
 from pruning_core.errors import ComputationError
 from pruning_core.recipe import BASELINE
+from tasks.comparison_run import track_comparison
 from tasks.flow_runs import owned_run
 from tasks.pipeline import Pipeline
 from tasks.prefect_tasks import prefect_run
@@ -56,7 +57,8 @@ def compare(root: str = ".", overrides: list[str] | None = None) -> list[dict[st
     workspace = Workspace.open(Path(root), overrides)
     with owned_run(workspace.root):
         records = run_variants(workspace, list(workspace.settings.variants))
-        write_report(records, workspace.hidden / REPORT, workspace.root)
+        page = write_report(records, workspace.hidden / REPORT, workspace.root)
+        track_comparison(workspace.root, page, records)
         return records
 
 
@@ -74,10 +76,12 @@ def run_variants(workspace: Workspace, names: list[str], failed: dict[str, str] 
     pipeline = Pipeline(Context(plain.store, plain.workspace, seen), workspace.settings)
     pipeline.evaluated(BASELINE)
     pipeline.task_evaluated(BASELINE)
+    pipeline.written(BASELINE)
     for name in names:
         try:
             pipeline.evaluated(name)
             pipeline.task_evaluated(name)
+            pipeline.written(name)
         except ComputationError as error:
             if failed is None:
                 raise
@@ -93,7 +97,7 @@ def run_variants(workspace: Workspace, names: list[str], failed: dict[str, str] 
     shown = progress("recording in MLflow")
     for done, record in enumerate(records):
         shown(done, len(records))
-        track_variant(workspace.root, record, small_files(pipeline, record["name"]))
+        record["run_id"] = track_variant(workspace.root, record, small_files(pipeline, record["name"])).run_id
     shown(len(records), len(records))
     return records
 

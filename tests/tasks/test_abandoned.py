@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from uuid import uuid4
 
+import httpx
 import pytest
 
 from tasks import abandoned, flow_runs, tracking, tracking_index
@@ -64,6 +65,7 @@ def test_where_nothing_was_left_nothing_is_asked(tmp_path: Path):
 @pytest.mark.slow
 def test_a_flow_run_whose_process_was_killed_is_crashed_with_its_task(prefect_server, tmp_path: Path, ended: Owner):
     from prefect import get_client
+    from prefect.client.schemas.filters import FlowRunFilter
     from prefect.settings import PREFECT_API_URL, get_current_settings
 
     script = tmp_path / "killed.py"
@@ -81,7 +83,7 @@ def test_a_flow_run_whose_process_was_killed_is_crashed_with_its_task(prefect_se
         assert client.read_flow_run(file.stem).state_type.value == "RUNNING"
         [name] = flow_runs.reconcile(tmp_path)
         run = client.read_flow_run(file.stem)
-        tasks = client.read_task_runs(flow_run_filter={"id": {"any_": [file.stem]}})
+        tasks = client.read_task_runs(flow_run_filter=FlowRunFilter(id={"any_": [file.stem]}))
     assert run.name == name and run.state_type.value == "CRASHED" and "was killed" in run.state.message
     assert all(task.state_type.value == "CRASHED" for task in tasks)
     assert sorted((tmp_path / flow_runs.RUNS).iterdir()) == sorted(others.values())
@@ -99,3 +101,25 @@ def test_a_run_that_ends_leaves_no_record(prefect_server, tmp_path: Path):
 
     [recorded] = run()
     assert len(recorded) == 36 and list((tmp_path / flow_runs.RUNS).iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_run_whose_end_the_server_cannot_be_told_stays_on_record(prefect_server, tmp_path: Path, monkeypatch):
+    from prefect import flow
+
+    def refuse(*given, **options):
+        raise httpx.ConnectError("refused")
+
+    monkeypatch.setattr(flow_runs.httpx, "get", refuse)
+
+    @flow
+    def run() -> None:
+        with flow_runs.owned_run(tmp_path):
+            pass
+
+    run()
+    [file] = (tmp_path / flow_runs.RUNS).iterdir()
+    assert flow_runs.left_behind(tmp_path) == {}, "its process lives"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"created": "another boot:1"}))
+    # It had been told after all: there is nothing to say, and nothing left.
+    assert flow_runs.reconcile(tmp_path) == [] and not file.exists()
