@@ -1,5 +1,7 @@
 # make demo   set up, compress the shipped model to several variants, compare them
 # make test   set up, run the tests
+# make chaos       set up, kill, fill, damage and lock what a run needs, and write docs/reliability.md (a quarter of an
+#                  hour on two cores; SEED=1234 repeats a run's random choices)
 # make benchmark   set up, measure speed and quality beside llm-compressor, write docs/benchmarks.md (an hour)
 # make results     set up, compress and judge the shipped model by every method and allocation, and study what the papers
 #                  leave open; write docs/results.md (hours, see below; what is done is found again)
@@ -10,7 +12,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export HF_HUB_OFFLINE ?= 1
 export DO_NOT_TRACK = 1
 
-.PHONY: setup demo test lint lock clean benchmark results
+.PHONY: setup demo test chaos lint lock clean benchmark results
 
 demo: setup
 	espalier compare
@@ -19,6 +21,12 @@ demo: setup
 test: export OMP_NUM_THREADS = 1
 test: setup
 	python -m pytest -n auto --dist loadfile
+
+# One after another: each fault gets the machine for itself, so that the times mean something.
+chaos: export CHAOS_SEED = $(SEED)
+chaos: setup
+	python -m pytest tests/flows/chaos -m chaos -s
+	python -m benchmarks.reliability
 
 benchmark: setup
 	python -m benchmarks.speed

@@ -200,7 +200,17 @@ def main() -> None:
     except InputError as error:
         _fail(error, 2)
     except ComputationError as error:
-        _fail(error, 1)
+        from flows.running import ServerLost
+
+        _fail(error, 1, at_once=isinstance(error, ServerLost))
+    except OSError as error:
+        from tasks.building import full_disk
+
+        # Reports, records and logs are written outside the steps, which tell it themselves.
+        sentence = full_disk(error, Path.cwd())
+        if sentence is None:
+            raise
+        _fail(sentence, 2)
     finally:
         # Typer turns Ctrl-C into an exit code without a word, Prefect at some instants into an error of its own.
         if _was_interrupted(sys.exc_info()[1]):
@@ -230,8 +240,11 @@ def _was_interrupted(error: BaseException | None) -> bool:
     return error is not None
 
 
-def _fail(error: Exception | str, code: int) -> None:
-    print(f"espalier: {error}", file=sys.stderr)
+def _fail(error: Exception | str, code: int, at_once: bool = False) -> None:
+    print(f"espalier: {error}", file=sys.stderr, flush=True)
+    if at_once:
+        # Prefect would wait seconds for each event that its lost server does not take. What is stored survives any end.
+        os._exit(code)
     sys.exit(code)
 
 
@@ -248,6 +261,8 @@ SAFE = {
     # Prefect's event worker would warn, on the root logger, that it still sends events when the command ends.
     "PREFECT_LOGGING_ROOT_LEVEL": "ERROR",
     "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
+    # Of its workers in the background, which would tell of every event that a lost server does not take.
+    "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",
     "TOKENIZERS_PARALLELISM": "false",
 }
 """Telemetry off and quiet libraries; what the user has set stays."""

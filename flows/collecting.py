@@ -112,6 +112,8 @@ def _wanted(workspace: Workspace) -> tuple[list[Root], set[str]]:
     for name in (BASELINE, *variants):
         pipeline.evaluated(name)
         pipeline.measured(name)
+        pipeline.task_evaluated(name)
+        pipeline.written(name)
         found.append(Root(f"params.yaml: {name}", tuple(dict.fromkeys(seen))))
         seen.clear()
     return found, following

@@ -81,6 +81,19 @@ def reproduce(
     require_identical(found)
 
 
+@commands.command(epilog="Example: `espalier verify`")
+def verify(json_: JsonOption = False) -> None:
+    """Read every byte that is stored; what was altered is set aside and computed anew later; exit code 1 if any."""
+    from flows.verifying import print_verification, require_intact, verify_store
+
+    found = verify_store(json_)
+    if json_:
+        as_json(found)
+    else:
+        print_verification(found, say)
+    require_intact(found)
+
+
 @commands.command(epilog="Example: `espalier gc --dry-run`")
 def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go and why the rest stays.")] = False,

@@ -52,6 +52,7 @@ def explain_variant(name: str, overrides: list[str] | None) -> list[dict[str, An
     pipeline = Pipeline(Context(plain.store, plain.workspace, look), workspace.settings, enforce=False)
     pipeline.evaluated(name)
     pipeline.task_evaluated(name)
+    pipeline.written(name)
     return list(seen.values())
 
 
@@ -84,6 +85,8 @@ def lineage_of(name: str, overrides: list[str] | None) -> dict[str, Any]:
     chain += [_link("evaluation tokens", pipeline.evaluation), _link("evaluation", quality)]
     if (answers := pipeline.task_evaluated(name)) is not None:
         chain.append(_link("tasks", answers))
+    if (continuations := pipeline.written(name)) is not None:
+        chain.append(_link("samples", continuations))
     made = quality if name == BASELINE else model
     return {
         "variant": name,

@@ -14,6 +14,7 @@ from flows.planning import check_room
 from pruning_core.errors import ComputationError, InputError
 from pruning_core.recipe import BASELINE, parse_settings
 from tasks.building import Builds
+from tasks.comparison_run import COMPARISON, KIND
 from tasks.pipeline import Pipeline
 from tasks.provenance import lineage
 from tasks.reproduction import changed_since, compared
@@ -42,6 +43,13 @@ def reproduce_run(prefix: str, from_cache: bool, quiet: bool) -> dict[str, Any]:
     """
     root = Path.cwd().resolve()
     run = _run(root, prefix)
+    if run["tags"].get(KIND) == COMPARISON:
+        raise InputError(
+            f"run {run['run_id'][:12]} is a comparison; name the run of one of its variants: "
+            + ", ".join(
+                f"{tag.removeprefix('run.')} {value[:12]}" for tag, value in run["tags"].items() if tag[:4] == "run."
+            )
+        )
     workspace, then = _as_it_was(root, run)
     variant = run["tags"]["variant"]
     changed = changed_since(then, run["tags"].get("git.commit"), workspace.git_commit())

@@ -8,9 +8,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import httpx
+
 from flows.bars import shown_bars
 from flows.expanding import swept
-from pruning_core.errors import InputError
+from pruning_core.errors import ComputationError, InputError
 from tasks import owners, prefect_settings, temporary_servers
 from tasks.steps_seen import CACHED, listening
 from tasks.workspace import HIDDEN, Workspace
@@ -31,7 +33,20 @@ def run_flow(name: str, quiet: bool, overrides: list[str] | None, **parameters: 
     if "axes" in parameters:
         workspace, _ = swept(workspace, parameters["axes"])
     with prepared(workspace, _named(workspace, name, parameters), FLOWS[name], quiet) as module:
-        return getattr(module, name)(root=str(workspace.root), overrides=overrides or [], **parameters)
+        try:
+            return getattr(module, name)(root=str(workspace.root), overrides=overrides or [], **parameters)
+        except httpx.HTTPError as error:
+            failed = isinstance(error, httpx.HTTPStatusError) and error.response.is_server_error
+            if not failed and not isinstance(error, httpx.TransportError):
+                raise
+            raise ServerLost(
+                f"Prefect's server {'failed' if failed else 'stopped answering'} during the run; what was done is "
+                "stored, and the same command goes on from there"
+            ) from error
+
+
+class ServerLost(ComputationError):
+    """The flow cannot go on without its server."""
 
 
 def _named(workspace: Workspace, flow: str, parameters: dict[str, Any]) -> list[str]:

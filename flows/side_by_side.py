@@ -16,6 +16,7 @@ from prefect.task_runners import TaskRunner
 from flows.expanding import Axes, swept
 from pruning_core.compute import Workers
 from pruning_core.errors import ComputationError, InputError
+from tasks.building import full_disk
 from tasks.pipeline import Pipeline
 from tasks.prefect_tasks import prefect_run
 from tasks.step import Context
@@ -47,7 +48,7 @@ def make_variants(workspace: Workspace, names: list[str], seen: StepsSeen, axes:
         for future in as_completed(list(begun)):
             found = future.result(raise_on_failure=False)
             if isinstance(found, BaseException):
-                failed[begun[future]] = reason(found)
+                failed[begun[future]] = reason(found, workspace.hidden)
             else:
                 seen.add(found)
 
@@ -72,6 +73,7 @@ def judge(pipeline: Pipeline, name: str) -> None:
     """Make a variant and all that tells its quality; its speed is for when nothing else is at work."""
     pipeline.evaluated(name)
     pipeline.task_evaluated(name)
+    pipeline.written(name)
 
 
 def task_runner(workers: Workers) -> TaskRunner:
@@ -119,7 +121,13 @@ def _ray(workers: Workers) -> TaskRunner:
 _RUNNERS = {"threads": _threads, "processes": _processes, "dask": _dask, "ray": _ray}
 
 
-def reason(error: BaseException) -> str:
-    """What went wrong, in a sentence: our own errors are one, of others the kind is told too."""
+def reason(error: BaseException, place: Path) -> str:
+    """What went wrong, in a sentence: our own errors are one, of others the kind is told too.
+
+    Args:
+        place: where the run writes; a full disk is told with it.
+    """
+    if sentence := full_disk(error, place):
+        return sentence
     text = str(error).strip() or repr(error)
     return text if isinstance(error, ComputationError | InputError) else f"{type(error).__name__}: {text}"

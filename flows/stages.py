@@ -35,6 +35,8 @@ def run_stage(name: str, variant: str | None, overrides: list[str] | None) -> li
         place(workspace.root, workspace.store, _outputs(name, variant, pipeline))
         if name == "evaluate":
             place_figures(workspace.root, variant, *pipeline.figures(variant))
+            # No output of the stage: kept in the store, where a flow finds it.
+            pipeline.written(variant)
     return [f"{_state(record)} {record['label']}" for record in seen.records]
 
 

@@ -3,12 +3,13 @@
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
+from flows.column_blocks import Columns
 from pruning_core.errors import ComputationError
 from tasks.comparison import comparable, row
 from tasks.pareto import fronts
 
+TITLES = ("variant", "ppl", "loss vs dense", "removed", "MB", "packed", "tok/s", "front")
 NOTE = (
     "Loss in nats per token above dense, ± paired standard error. MB: as stored, and with zeros behind a bitmask. "
     "front: no other variant has both a lower loss and less of this (packed or stored bytes, or decoding time; times "
@@ -24,15 +25,11 @@ def print_sweep(found: dict[str, Any]) -> None:
     """
     variants = comparable(found["records"])
     on = fronts(variants)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("variant", no_wrap=True)
-    for title in ("ppl", "loss vs dense", "removed", "MB", "packed", "tok/s"):
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("front")
-    for variant in variants:
-        table.add_row(*_cells(row(variant)), ", ".join(on[variant.name]), style="" if on[variant.name] else "dim")
+    cells = [[*_cells(row(variant)), ", ".join(on[variant.name])] for variant in variants]
+    columns = dict(zip(TITLES, zip(*cells, strict=True), strict=True))
     console = Console()
-    console.print(table)
+    styles = ["" if on[variant.name] else "dim" for variant in variants]
+    Columns(columns, frozenset({"front"}), styles).print(console)
     console.print(f"\n{NOTE}", style="dim")
     for title, entries in (("skipped", found["skipped"]), ("failed", found["failed"].items())):
         for what, why in entries:

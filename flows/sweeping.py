@@ -8,6 +8,7 @@ from prefect import flow
 from flows.expanding import Axes, swept
 from flows.side_by_side import judge, make_variants, reason
 from pruning_core.recipe import BASELINE
+from tasks.comparison_run import track_comparison
 from tasks.flow_runs import owned_run
 from tasks.pipeline import Pipeline
 from tasks.prefect_tasks import prefect_run
@@ -52,8 +53,9 @@ def sweep(root: str = ".", overrides: list[str] | None = None, axes: Axes | None
         for name in [name for name in names if name not in failed]:
             state = variant(name, return_state=True)
             if not state.is_completed():
-                failed[name] = reason(state.result(raise_on_failure=False))
+                failed[name] = reason(state.result(raise_on_failure=False), workspace.hidden)
         report = write_report(records, workspace.hidden / REPORT, workspace.root)
+        track_comparison(workspace.root, report, records)
     return {"records": records, "skipped": skipped, "failed": failed, "report": str(report)}
 
 
@@ -62,5 +64,4 @@ def _finished(workspace: Workspace, pipeline: Pipeline, seen: StepsSeen, name: s
     judge(pipeline, name)
     pipeline.measured(name)
     record = variant_record(workspace, pipeline, name, seen.about(name))
-    track_variant(workspace.root, record, small_files(pipeline, name))
-    return record
+    return record | {"run_id": track_variant(workspace.root, record, small_files(pipeline, name)).run_id}

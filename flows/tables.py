@@ -5,6 +5,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from flows.column_blocks import Columns
 from tasks.comparison import comparison_table
 from tasks.model_facts import Allocated
 
@@ -17,26 +18,22 @@ NOTE = (
 
 def print_comparison(records: list[dict[str, Any]]) -> None:
     """All variants, the dense model first."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("variant", no_wrap=True)
     rows = comparison_table(records)
-    judged = any(row["accuracy"] is not None for row in rows)
-    for title in ("ppl", "loss vs dense", "KL", "top-1", *["tasks"] * judged, "removed", "bits/w", "tok/s"):
-        table.add_column(title, justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(
-            row["name"],
-            _number(row["perplexity"], ".2f"),
-            _difference(row),
-            _number(row["kl_to_dense"], ".3f"),
-            _percent(row["top1_agreement"]),
-            *[_percent(row["accuracy"])] * judged,
-            _percent(row["sparsity"]),
-            _number(row["bits_per_weight"], ".2f"),
-            _number(row["decode_tokens_per_second"], ",.0f"),
-        )
+    columns = {
+        "variant": [row["name"] for row in rows],
+        "ppl": [_number(row["perplexity"], ".2f") for row in rows],
+        "loss vs dense": [_difference(row) for row in rows],
+        "KL": [_number(row["kl_to_dense"], ".3f") for row in rows],
+        "top-1": [_percent(row["top1_agreement"]) for row in rows],
+        "tasks": [_percent(row["accuracy"]) for row in rows],
+        "removed": [_percent(row["sparsity"]) for row in rows],
+        "bits/w": [_number(row["bits_per_weight"], ".2f") for row in rows],
+        "tok/s": [_number(row["decode_tokens_per_second"], ",.0f") for row in rows],
+    }
+    if all(row["accuracy"] is None for row in rows):
+        del columns["tasks"]
     console = Console()
-    console.print(table)
+    Columns(columns).print(console)
     found = {record["name"]: record["manifest"]["facts"].get("allocation") for record in records}
     lines = [f"{name} by allocation {Allocated.model_validate(facts)}" for name, facts in found.items() if facts]
     if lines:

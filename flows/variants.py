@@ -8,6 +8,7 @@ from prefect import flow
 from flows.side_by_side import judge, make_variants
 from pruning_core.errors import ComputationError
 from pruning_core.recipe import BASELINE
+from tasks.comparison_run import track_comparison
 from tasks.flow_runs import owned_run
 from tasks.pipeline import Pipeline
 from tasks.prefect_tasks import prefect_run
@@ -57,7 +58,8 @@ def compare(root: str = ".", overrides: list[str] | None = None) -> list[dict[st
     workspace = Workspace.open(Path(root), overrides)
     with owned_run(workspace.root):
         records = run_variants(workspace, list(workspace.settings.variants))
-        write_report(records, workspace.hidden / REPORT, workspace.root)
+        page = write_report(records, workspace.hidden / REPORT, workspace.root)
+        track_comparison(workspace.root, page, records)
         return records
 
 
@@ -99,7 +101,7 @@ def run_variants(workspace: Workspace, names: list[str], failed: dict[str, str] 
     shown = progress("recording in MLflow")
     for done, record in enumerate(records):
         shown(done, len(records))
-        track_variant(workspace.root, record, small_files(pipeline, record["name"]))
+        record["run_id"] = track_variant(workspace.root, record, small_files(pipeline, record["name"])).run_id
     shown(len(records), len(records))
     return records
 

@@ -18,6 +18,7 @@ from pruning_core.method import Method
 from pruning_core.method_settings import build_method
 from pruning_core.recovery_settings import Recovering, build_recovery
 from pruning_core.registry import STRICT, nearest, validated
+from pruning_core.sample_settings import build_samples
 from pruning_core.schedule_settings import Schedule, build_schedule
 from pruning_core.sensitivity import SENSITIVITIES, wants_statistics
 from pruning_core.structured.settings import Structured, build_structured
@@ -81,6 +82,8 @@ class Evaluation:
     batch: Annotated[int, Field(ge=1)] = 16
     tasks: list[dict[str, Any]] = field(default_factory=list)
     """What a model is asked besides (`pruning_core.task_settings`); none when absent."""
+    samples: dict[str, Any] | None = None
+    """Texts that every model goes on with (`pruning_core.sample_settings`); none when absent."""
 
 
 @dataclass(frozen=True)
@@ -285,6 +288,8 @@ def _section(cls: type, mapping: Any, where: str) -> Any:
         TEXTS.build(section.text, f"{where}.text")
     if "tasks" in fields:
         build_tasks(section.tasks, f"{where}.tasks")
+        if section.samples is not None:
+            build_samples(section.samples, section.length, section.windows, f"{where}.samples")
     return section
 
 

@@ -13,6 +13,7 @@ from pruning_core.errors import InputError
 from tasks.locks import FileLock, is_locked, locked
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+TOO_LARGE = errno.EFBIG
 
 
 class Builds:
@@ -70,13 +71,25 @@ class Builds:
 
 @contextlib.contextmanager
 def explained_full_disk(place: Path) -> Iterator[None]:
-    """Turn a full disk inside the block into an InputError that names `place`; other errors pass."""
+    """Turn a full disk, quota or limit of size inside the block into an InputError that names `place`; others pass."""
     try:
         yield
     except (OSError, SafetensorError) as error:
-        # safetensors writes in Rust and reports the system's error only as text.
-        if getattr(error, "errno", None) not in FULL and "No space left on device" not in str(error):
+        sentence = full_disk(error, place)
+        if sentence is None:
             raise
-        raise InputError(
-            f"the disk that holds {place} is full; free some space and run again, finished steps are kept"
-        ) from error
+        raise InputError(sentence) from error
+
+
+def full_disk(error: BaseException, place: Path) -> str | None:
+    """What to say of an error that comes of a full disk, a quota or a limit of size; None of other errors."""
+    number = getattr(error, "errno", None)
+    if number == TOO_LARGE:
+        return (
+            f"a file below {place} would be larger than the limit on file sizes (ulimit -f); raise it and run again, "
+            "finished steps are kept"
+        )
+    # safetensors writes in Rust and reports the system's error only as text.
+    if number in FULL or (isinstance(error, SafetensorError) and "No space left on device" in str(error)):
+        return f"the disk that holds {place} is full; free some space and run again, finished steps are kept"
+    return None

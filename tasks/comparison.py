@@ -66,6 +66,7 @@ def _median(rate: Spread | None) -> float | None:
 
 def _require_same_protocol(first: Variant, other: Variant) -> None:
     _require_same_tasks(first, other)
+    _require_same_samples(first, other)
     if other.protocol_digest == first.protocol_digest:
         return
     mine, theirs = first.metrics.protocol, other.metrics.protocol
@@ -84,4 +85,14 @@ def _require_same_tasks(first: Variant, other: Variant) -> None:
         raise InputError(
             f"{first.name} and {other.name} answered different tasks, so one table cannot hold both; evaluate them "
             "with the same evaluation.tasks of params.yaml"
+        )
+
+
+def _require_same_samples(first: Variant, other: Variant) -> None:
+    if first.samples is None or other.samples is None:
+        return
+    if first.samples.protocol.get("digest") != other.samples.protocol.get("digest"):
+        raise InputError(
+            f"{first.name} and {other.name} went on with different prompts, so they cannot stand side by side; "
+            "evaluate them with the same evaluation.samples of params.yaml"
         )

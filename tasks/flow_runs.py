@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+import httpx
+
 from tasks.canonical import write_json
 from tasks.owners import Owner
 
@@ -18,11 +20,15 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
 RUNS = Path(".espalier") / "runs"
+HEALTH_SECONDS = 3.0
 
 
 @contextlib.contextmanager
 def owned_run(workspace: Path) -> Iterator[None]:
-    """Inside the block, in a flow, it is on record that the present flow run is this process's."""
+    """Inside the block, in a flow, it is on record that the present flow run is this process's.
+
+    It stays on record where Prefect's server cannot be told of the end: the next command tells it.
+    """
     from prefect.runtime import flow_run
 
     file = Path(workspace) / RUNS / f"{flow_run.id}.json"
@@ -30,7 +36,20 @@ def owned_run(workspace: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        file.unlink(missing_ok=True)
+        if _server_answers():
+            file.unlink(missing_ok=True)
+
+
+def _server_answers() -> bool:
+    from prefect import get_client
+
+    with get_client(sync_client=True) as client:
+        url = f"{str(client.api_url).rstrip('/')}/health"
+    try:
+        # Asked once and not through the client, which would try for a minute.
+        return httpx.get(url, timeout=HEALTH_SECONDS, trust_env=False).is_success
+    except httpx.HTTPError:
+        return False
 
 
 def left_behind(workspace: Path) -> dict[UUID, Owner]:

@@ -9,8 +9,8 @@ from typing import Any
 
 import psutil
 
-# Start times are counted in hundredths of a second; a process that was given the same number is younger by far more.
-SAME_START_SECONDS = 0.5
+from tasks.process_start import started
+
 VARIABLE = "ESPALIER_OWNER"
 """Set to "pid created" in the environment of what a process starts."""
 GRACE_SECONDS = 5.0
@@ -22,24 +22,24 @@ class Owner:
 
     host: name of its machine.
     pid: its number there.
-    created: when it was started, in seconds since 1970.
+    created: when it was started, as `tasks.process_start.started` says it.
     """
 
     host: str
     pid: int
-    created: float
+    created: str
 
     @classmethod
     def here(cls) -> "Owner":
         """This process."""
         own = psutil.Process()
-        return cls(socket.gethostname(), own.pid, own.create_time())
+        return cls(socket.gethostname(), own.pid, started(own))
 
     @classmethod
     def named(cls, text: str) -> "Owner":
         """What "pid created" in an environment of this machine says."""
         pid, created = text.split()
-        return cls(socket.gethostname(), int(pid), float(created))
+        return cls(socket.gethostname(), int(pid), created)
 
     def facts(self) -> dict[str, Any]:
         """As JSON."""
@@ -51,8 +51,7 @@ class Owner:
             return False
         try:
             process = psutil.Process(self.pid)
-            other = abs(process.create_time() - self.created) > SAME_START_SECONDS
-            return other or process.status() == psutil.STATUS_ZOMBIE
+            return started(process) != self.created or process.status() == psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return True
 

@@ -58,6 +58,8 @@ def _shown(variant: Variant, cost: Cost, interval: tuple[float, float]) -> float
 def _draw(figure: Any, points: list[tuple[Variant, float]], best: list[str], visible: bool) -> None:
     place = {variant.name: (value, loss_increase(variant)) for variant, value in points}
     line = [place[name] for name in best]
+    costs = [value for value, _ in place.values()]
+    middle = (min(costs) + max(costs)) / 2
     figure.add_scatter(
         x=[value for value, _ in line],
         y=[loss for _, loss in line],
@@ -67,12 +69,15 @@ def _draw(figure: Any, points: list[tuple[Variant, float]], best: list[str], vis
         visible=visible,
     )
     figure.add_scatter(
-        x=[value for value, _ in place.values()],
+        x=costs,
         y=[loss for _, loss in place.values()],
         mode="markers+text",
         text=[escape(name) if name in best and len(best) <= NAMED else "" for name in place],
-        # Neighbours on a front are close to each other.
-        textposition=["bottom left" if name in best and best.index(name) % 2 else "top right" for name in place],
+        # Neighbours on a front are close to each other; a name that begins at the edge would be cut there.
+        textposition=[
+            f"{'bottom' if name in best and best.index(name) % 2 else 'top'} {'right' if value <= middle else 'left'}"
+            for name, (value, _) in place.items()
+        ],
         textfont={"size": 11},
         customdata=[[escape(name), "on the front" if name in best else "beaten by another"] for name in place],
         marker={

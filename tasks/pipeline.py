@@ -29,6 +29,7 @@ from tasks.judging import judged
 from tasks.measure import measure
 from tasks.prune_block import prune_block
 from tasks.recovering import recovered
+from tasks.sampling import written
 from tasks.shrinking import shrunk
 from tasks.sources import as_artifact, source_model
 from tasks.statistics import statistics
@@ -135,6 +136,10 @@ class Pipeline:
     def task_evaluated(self, name: str) -> Artifact | None:
         """The answers of a variant to the tasks of params.yaml; None where it has none."""
         return judged(self, name)
+
+    def written(self, name: str) -> Artifact | None:
+        """What a variant writes after the prompts of params.yaml; None where it has none."""
+        return written(self, name)
 
     def figures(self, name: str) -> tuple[Artifact, Artifact, Artifact | None]:
         """The quality of a variant, that of the dense model, and what the variant answered to tasks where there are."""

@@ -13,6 +13,8 @@ QUIET = {
     # A temporary server migrates its database on first use, which takes longer than the default 20 s here.
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
     "PREFECT_SERVER_API_HOST": "127.0.0.1",
+    # Of one request, 14 seconds in all: a server that does not answer by then is lost, and that is told.
+    "PREFECT_CLIENT_MAX_RETRIES": "3",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     # Prefect's default is pickle.
     "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",

@@ -38,30 +38,42 @@ class Presence:
             # Entering and looking exclude each other: nobody sees a file that is not locked yet.
             with locked(self._gate):
                 lock.acquire()
+                # What earlier processes left, however they ended, goes here: each leaves a file.
+                self._living(lock.path)
             self._entered[own] = lock
 
     def since(self) -> list[float]:
         """When each of them entered, as times of files, the first one first; this process is one of them."""
         self.enter()
-        times = []
+        own = self._entered[os.getpid(), self._root].path
         with locked(self._gate):
-            for path in self._users.glob("*"):
-                user = FileLock(path)
-                own = self._entered[os.getpid(), self._root].path == path
-                if not own and user.acquire(timeout=0):
-                    path.unlink()
-                    user.release()
-                else:
-                    times.append(path.stat().st_mtime)
-        return sorted(times)
+            return sorted(path.stat().st_mtime for path in self._living(own))
+
+    def _living(self, own: Path) -> list[Path]:
+        """The files of living processes; those of others are removed. To be called with the gate held."""
+        living = []
+        for path in self._users.glob("*"):
+            user = FileLock(path)
+            if path != own and user.acquire(timeout=0):
+                path.unlink()
+                user.release()
+            else:
+                living.append(path)
+        return living
 
     @contextmanager
     def finding(self, file: Path) -> Iterator[None]:
-        """Inside the block the artifact of `file` stays, and afterwards it counts as used now."""
+        """Inside the block the artifact of `file` stays, and afterwards it counts as used now.
+
+        Where the clock was set back since this process entered, as used at its entry: it is still of its time.
+        """
         self.enter()
         with shared(self._removal):
             if file.is_file():
                 os.utime(file)
+                entered = self._entered[os.getpid(), self._root].path.stat()
+                if file.stat().st_mtime < entered.st_mtime:
+                    os.utime(file, ns=(entered.st_mtime_ns, entered.st_mtime_ns))
             yield
 
     @contextmanager

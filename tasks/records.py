@@ -13,6 +13,7 @@ from tasks.pipeline import Pipeline
 from tasks.provenance import provenance
 from tasks.recover import CURVE
 from tasks.recovering import training_text
+from tasks.samples import read_samples
 from tasks.search import RESULT
 from tasks.sensitivity import PROFILE
 from tasks.shrinking import group_scores
@@ -34,6 +35,7 @@ def variant_record(workspace: Workspace, pipeline: Pipeline, name: str, steps: l
         "metrics": json.loads((evaluation.path / "metrics.json").read_text()),
         "speed": _rates(speed),
         "judged": judged.facts if (judged := pipeline.task_evaluated(name)) else None,
+        "samples": _samples(pipeline.written(name)),
         "search": _search(pipeline, name),
         "loss_curves": _loss_curves(model),
         "parents": _parents(pipeline, name),
@@ -43,6 +45,11 @@ def variant_record(workspace: Workspace, pipeline: Pipeline, name: str, steps: l
         "steps": steps,
         "provenance": provenance(pipeline, name),
     }
+
+
+def _samples(written: Artifact | None) -> dict[str, Any] | None:
+    """What a variant wrote after the prompts."""
+    return written and read_samples(written) | {"digest": written.digest} | written.facts
 
 
 def _search(pipeline: Pipeline, name: str) -> dict[str, Any] | None:

@@ -10,15 +10,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tasks import report_plots
 from tasks.comparison import comparable, comparison_table, row
-from tasks.layer_chart import layer_chart
 from tasks.pareto import fronts
 from tasks.pareto_plot import pareto
+from tasks.report_details import details, texts
+from tasks.report_lineage import ledgers
+from tasks.report_samples import agreements, sample_rows
+from tasks.report_summary import summary
 from tasks.report_tasks import task_tables
-from tasks.run_contents import command
 from tasks.variant_record import Variant
 
 __all__ = ["comparison_table", "write_report"]
@@ -66,32 +66,15 @@ def render(variants: list[Variant]) -> str:
         rows=_table(variants),
         plots=[(title, note, Markup(html)) for title, note, html in _plots(variants)],
         wide=len(variants) > MANY,
+        samples=sample_rows(variants),
+        agreements=agreements(variants),
         tasks=task_tables(variants),
-        protocol=_flat(variants[0].metrics.protocol) | _texts(variants[0]),
-        details=[_details(variant) for variant in variants],
+        ledgers=ledgers(variants),
+        protocol=_flat(variants[0].metrics.protocol) | texts(variants[0]),
+        details=[details(variant) for variant in variants],
         plotly=Markup(get_plotlyjs()),
         unknown=UNKNOWN,
     )
-
-
-def summary(variants: list[Variant]) -> str:
-    """One paragraph: what was compared, and which variant stays closest to the dense model."""
-    first = variants[0]
-    compressed = [variant for variant in variants if not variant.is_baseline]
-    amount = f"{first.metrics.windows} windows" if first.metrics.windows else "the same windows"
-    amount += f" ({first.metrics.tokens:,} predicted tokens)" if first.metrics.tokens else ""
-    sentences = [f"{len(compressed)} compressed variant{'s' * (len(compressed) != 1)}, judged on {amount}."]
-    if first.is_baseline and first.metrics.perplexity:
-        sentences.append(f"The dense model reaches perplexity {first.metrics.perplexity:.4g}.")
-    known = [variant for variant in compressed if variant.metrics.difference_to_dense]
-    if known:
-        best = min(known, key=lambda variant: variant.metrics.difference_to_dense.mean)
-        cells = _cells(row(best))
-        sentences.append(
-            f"Closest to it is {best.name}: {cells['loss_increase']} {cells['loss_error']} nats per token "
-            f"with {cells['sparsity']} of the prunable weights removed."
-        )
-    return " ".join(sentences)
 
 
 def _table(variants: list[Variant]) -> list[dict[str, Any]]:
@@ -171,49 +154,6 @@ def _plots(variants: list[Variant]) -> Iterable[tuple[str, str, str]]:
                 report_plots.legible(figure), SETTINGS, include_plotlyjs=False, full_html=False, div_id=f"plot-{number}"
             )
             yield title, note, html
-
-
-def _details(variant: Variant) -> dict[str, Any]:
-    from markupsafe import Markup
-
-    versions = variant.manifest.versions
-    lineage = {
-        "model": variant.model.digest,
-        **{f"{kind} (parent)": digest for kind, digest in variant.parent_digests().items()},
-        **_texts(variant),
-        "allocated": str(variant.facts.allocation or ""),
-        "recovery": str(variant.facts.recovery or ""),
-        "evaluation": variant.evaluation.digest,
-        "code": variant.manifest.source,
-        "git commit": variant.git_commit,
-        "DVC": variant.dvc and f"{variant.dvc.md5} ({variant.dvc.path})",
-        "path": variant.model.path,
-        "libraries": ", ".join(f"{name} {version}" for name, version in versions.items()),
-    }
-    return {
-        "name": variant.name,
-        "baseline": variant.is_baseline,
-        "command": command(variant),
-        "recipe": yaml.safe_dump(variant.recipe, sort_keys=False).rstrip() if variant.recipe else None,
-        "lineage": {name: value for name, value in lineage.items() if value},
-        "ledger": [_entry(entry) for entry in variant.facts.ledger],
-        "steps": [_step(step) for step in variant.steps],
-        "cached": sum(step.state == "Cached" for step in variant.steps),
-        "chart": Markup(layer_chart(variant.facts.layers) or ""),
-    }
-
-
-def _texts(variant: Variant) -> dict[str, str]:
-    return {f"{use} text": f"{text.name}, {text.digest}" for use, text in variant.datasets.items() if text}
-
-
-def _entry(entry: dict[str, Any]) -> tuple[str, str, str]:
-    rest = {name: value for name, value in entry.items() if name not in ("layer", "event")}
-    return str(entry.get("layer", "")), str(entry.get("event", "")), ", ".join(f"{k} {v}" for k, v in rest.items())
-
-
-def _step(step: Any) -> tuple[str, str, str]:
-    return step.label or step.name, step.state, _text(step.seconds, ".2f")
 
 
 def _flat(values: dict[str, Any]) -> dict[str, str]:

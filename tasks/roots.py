@@ -42,7 +42,12 @@ def roots(workspace: Path) -> list[Root]:
         *(_registered(version) for version in versions),
         *_dvc(workspace, runs),
         *_placed(workspace),
-        *(Root(f"MLflow run {run['run_id'][:8]} ({run['name']})", _tagged(run["tags"])) for run in runs),
+        # A comparison names the runs of its variants, not artifacts.
+        *(
+            Root(f"MLflow run {run['run_id'][:8]} ({run['name']})", keys)
+            for run in runs
+            if (keys := _tagged(run["tags"]))
+        ),
     ]
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from tasks import run_files
 from tasks.comparison import row
 from tasks.layer_kinds import experts_together
 from tasks.tracking_index import FINISHED, Run
@@ -101,6 +102,12 @@ def task_metrics(variant: Variant) -> dict[str, float]:
     return {name: float(f"{value:.6g}") for name, value in found.items()}
 
 
+def quality(variant: Variant) -> dict[str, float]:
+    """Every metric that is one number: those that variants are compared by, of tasks, and of samples."""
+    known = headline(variant) | task_metrics(variant)
+    return known | ({"greedy_agreement": float(f"{variant.samples.agreement:.6g}")} if variant.samples else {})
+
+
 def tags(variant: Variant, workspace: Path) -> dict[str, str]:
     """What the run is found by and where everything came from; what is not known is left out."""
     known = {
@@ -118,6 +125,7 @@ def tags(variant: Variant, workspace: Path) -> dict[str, str]:
         "dvc.md5": variant.dvc and variant.dvc.md5,
         "dvc.path": variant.dvc and variant.dvc.path,
         "mlflow.note.content": description(variant),
+        **run_files.sample_tags(variant.samples),
         **{f"parent.{kind}.digest": digest for kind, digest in variant.parent_digests().items()},
     }
     return {name: value for name, value in known.items() if value}
@@ -146,12 +154,13 @@ def parent_runs(variant: Variant, runs: list[Run]) -> dict[str, str]:
 
 
 def missing(run: Run, variant: Variant, tags: dict[str, str]) -> dict[str, dict[str, Any]]:
-    """What a run that was tracked before lacks, and the path of an artifact that has moved."""
+    """What a run that was tracked before lacks, the path of an artifact that has moved, and other samples."""
     known = run["tags"]
-    moved = {"artifact.path"}
+    changed = {"greedy_agreement"} if known.get(run_files.SAMPLES_TAG) != tags.get(run_files.SAMPLES_TAG) else set()
+    moved = {"artifact.path", run_files.SAMPLES_TAG}
     return {
         "tags": {k: v for k, v in tags.items() if k not in known or (k in moved and known[k] != v)},
-        "metrics": {k: v for k, v in (headline(variant) | task_metrics(variant)).items() if k not in run["metrics"]},
+        "metrics": {k: v for k, v in quality(variant).items() if k not in run["metrics"] or k in changed},
     }
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import psutil
 
+from tasks.process_start import position, started
+
 TERM_SECONDS = (10.0, 4.0)
 KILL_SECONDS = 5.0
-# The kernel counts start times in hundredths of a second; a reused process id is younger by far more.
-SAME_START_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,10 @@ class ServiceProcess:
     """The first process of a server; it leads a session of its own, to which its children belong."""
 
     pid: int
-    created: float
+    created: str
     port: int
 
-    def facts(self) -> dict[str, float]:
+    def facts(self) -> dict[str, int | str]:
         """As JSON."""
         return asdict(self)
 
@@ -33,8 +33,7 @@ class ServiceProcess:
         """Whether that very process runs: not a zombie, and not another one that was given its number."""
         try:
             process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.created) < SAME_START_SECONDS
-            return same and process.status() != psutil.STATUS_ZOMBIE
+            return started(process) == self.created and process.status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return False
 
@@ -49,7 +48,7 @@ class ServiceProcess:
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
-                younger = process.create_time() > self.created - SAME_START_SECONDS
+                younger = position(started(process)) >= position(self.created)
                 if os.getsid(process.pid) == self.pid and younger:
                     found.append(process)
         return [process for process in found if process.is_running()]
@@ -97,7 +96,7 @@ def launch(arguments: list[str], environment: dict[str, str], log: Path, port: i
         ],
         setsid=True,
     )
-    return ServiceProcess(pid, psutil.Process(pid).create_time(), port)
+    return ServiceProcess(pid, started(psutil.Process(pid)), port)
 
 
 def wait_until(condition: Callable[[], bool], seconds: float, every: float = 0.25) -> bool:

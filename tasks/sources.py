@@ -1,5 +1,6 @@
 """The dense model and the texts as inputs of steps: named by their content, never copied into the store."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -22,7 +23,10 @@ class FileDigests:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._known: dict[str, list] = json.loads(path.read_text()) if path.is_file() else {}
+        self._known: dict[str, list] = {}
+        # Where they cannot be read, the files are.
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            self._known = json.loads(path.read_text())
 
     def __call__(self, file: Path) -> str:
         """Hex sha256 of the file's bytes."""

@@ -5,6 +5,7 @@ before it, so that any process can get them back: from this process's memory, fr
 the blocks once more. All three give the same bits.
 """
 
+import contextlib
 import hashlib
 import threading
 import time
@@ -24,6 +25,8 @@ from pruning_core.model_files import read_config
 from pruning_core.safetensors_format import write_file
 from pruning_core.sharding import WHOLE, Shards
 from tasks.artifact import Artifact
+from tasks.canonical import file_digest, replace_bytes
+from tasks.directories import flush_one
 from tasks.distributed import shards_of
 from tasks.step import Context
 
@@ -32,6 +35,9 @@ CHECKPOINT_SECONDS = 10.0
 
 CPU = Running()
 """How models run where nothing else is said."""
+
+DIGEST = ".sha256"
+"""Ending of the file beside a checkpoint that says what was written."""
 
 DENSE = "dense"
 """Stands for a block that was passed uncompressed."""
@@ -174,12 +180,11 @@ def replaced_weights(block: Artifact | None) -> dict[str, Tensor] | None:
 
 def _nearest_checkpoint(context: Context, chain: Chain) -> tuple[int, HiddenStates | None]:
     for count in range(len(chain.blocks), -1, -1):
-        saved = _checkpoint(context, chain.key(count))
-        if saved.is_file():
+        stored = _read(context, _checkpoint(context, chain.key(count)))
+        if stored is not None:
             folder = context.store.root / "scratch" if chain.mapped else None
             device = chain.running.torch_device
-            stored = sorted(load_file(saved).items())
-            batches = (batch.to(device) for _, batch in stored)
+            batches = (batch.to(device) for _, batch in sorted(stored.items()))
             return count, HiddenStates.of(batches, chain.windows(), chain.batch, folder)
     return 0, None
 
@@ -206,11 +211,23 @@ def _checkpoint(context: Context, key: str) -> Path:
     return context.store.root / "scratch" / _name(key) / "states.safetensors"
 
 
+def _read(context: Context, path: Path) -> dict[str, Tensor] | None:
+    """The batches of a checkpoint; None where there is none, or one that is not what was written."""
+    # Another process that is further on may take it away meanwhile.
+    with contextlib.suppress(FileNotFoundError):
+        if file_digest(path) == path.with_suffix(DIGEST).read_text():
+            return load_file(path)
+        context.store.events.record("altered", key=path.parent.name, detail="the checkpoint was changed; not used")
+    return None
+
+
 def _write(context: Context, path: Path, batches: list[Tensor], older: list[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     # As they are: put together they would take their memory twice.
     write_file(partial, {f"{position:09d}": batch.cpu() for position, batch in enumerate(batches)})
+    flush_one(partial)
+    replace_bytes(path.with_suffix(DIGEST), file_digest(partial).encode())
     # Complete or absent: a reader never meets half a file. Only then are the ones before it of no more use.
     partial.rename(path)
     for name in older:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pruning_core.errors import ComputationError
 from tasks.artifact import Artifact
 from tasks.canonical import digest_of, plain
 from tasks.explain import explanation
@@ -110,7 +111,11 @@ class Step:
         within = replace(context, key=key)
 
         def compute(out: Path) -> dict[str, Any] | None:
-            return self.function(plain(params), dict(inputs), out, within)
+            _require_intact(context.store, inputs)
+            facts = self.function(plain(params), dict(inputs), out, within)
+            # Once more: what was altered under the step's hands may have been read.
+            _require_intact(context.store, inputs)
+            return facts
 
         provenance = {name: value for name, value in found.items() if name != "step"}
         artifact = context.store.get_or_compute(self.name, key, provenance, compute)
@@ -176,6 +181,17 @@ def _own_version() -> str:
     if project.is_file():
         return tomllib.loads(project.read_text())["project"]["version"]
     return importlib.metadata.version("espalier")
+
+
+def _require_intact(store: Store, inputs: dict[str, Artifact]) -> None:
+    """Stop before a result is made of an input that was altered since it was found; sizes, times and inodes tell."""
+    for name, artifact in inputs.items():
+        _, problem = store.check(artifact.key)
+        if problem:
+            raise ComputationError(
+                f"the stored {artifact.kind} {artifact.path}, {name} of a step, was altered during the run "
+                f"({problem}); run the same command again: it is then computed anew"
+            )
 
 
 def _input_facts(artifact: Artifact | None) -> dict[str, str] | None:

@@ -58,27 +58,35 @@ class Store:
         self._signatures = Signatures(self.root / "signatures")
         self.events = Events(self.root / "events.jsonl")
 
-    def find(self, key: str) -> Artifact | None:
-        """The verified artifact of `key`; an altered one is moved to altered/, noted, and not found."""
+    def find(self, key: str, thorough: bool = False) -> Artifact | None:
+        """The verified artifact of `key`; an altered one is moved to altered/, noted, and not found.
+
+        Args:
+            thorough: as of `check`.
+        """
         if not (self.objects / checked_name(key)).is_dir():
             return None
-        artifact, problem = self._used(key)
+        artifact, problem = self._used(key, thorough)
         if problem is None:
             return artifact
         lock = FileLock(self._lock(key))
         if not lock.acquire(timeout=0):
             return None  # The holder of the lock is about to replace it.
         try:
-            return self._find_locked(key)
+            return self._find_locked(key, thorough)
         finally:
             lock.release()
 
-    def check(self, key: str) -> tuple[Artifact | None, str | None]:
-        """(artifact, None) if intact, (None, what is wrong) if not, (None, None) if absent; moves nothing."""
+    def check(self, key: str, thorough: bool = False) -> tuple[Artifact | None, str | None]:
+        """(artifact, None) if intact, (None, what is wrong) if not, (None, None) if absent; moves nothing.
+
+        Args:
+            thorough: read every byte, also of files that no size, time or inode says were touched.
+        """
         path = self.objects / checked_name(key)
         try:
             manifest = json.loads((path / MANIFEST).read_text())
-            problem = self._problem(path, manifest)
+            problem = self._problem(path, manifest, thorough)
         except FileNotFoundError as error:
             return None, f"file {Path(error.filename).name} is missing" if path.is_dir() else None
         except ValueError:
@@ -183,13 +191,13 @@ class Store:
         update = current().start(f"waiting for {kind}, which {holder} computes", 1)
         return lambda: update(1)
 
-    def _used(self, key: str) -> tuple[Artifact | None, str | None]:
+    def _used(self, key: str, thorough: bool = False) -> tuple[Artifact | None, str | None]:
         """As `check`; the artifact counts as used now, and is not collected as garbage under this process's hands."""
         with self.presence.finding(self.objects / key / RUN):
-            return self.check(key)
+            return self.check(key, thorough)
 
-    def _find_locked(self, key: str) -> Artifact | None:
-        artifact, problem = self._used(key)
+    def _find_locked(self, key: str, thorough: bool = False) -> Artifact | None:
+        artifact, problem = self._used(key, thorough)
         if problem:
             aside = self.root / "altered" / f"{key}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
             aside.parent.mkdir(parents=True, exist_ok=True)
@@ -197,9 +205,9 @@ class Store:
             self.events.record("altered", key=key, detail=problem, moved_to=str(aside))
         return artifact
 
-    def _problem(self, path: Path, manifest: Any) -> str | None:
-        """What is wrong with the artifact at `path`, or None; hashed only when it was touched."""
-        if self._signatures.untouched(path.name, path):
+    def _problem(self, path: Path, manifest: Any, thorough: bool) -> str | None:
+        """What is wrong with the artifact at `path`, or None; hashed only when it was touched, or `thorough`."""
+        if not thorough and self._signatures.untouched(path.name, path):
             return None
         recorded = self._signatures.of(path.name)
         if recorded and recorded["manifest"] != file_digest(path / MANIFEST):

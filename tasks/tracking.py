@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks import run_contents
+from tasks.experiment_page import experiment_tags
 from tasks.layer_chart import layer_chart
 from tasks.locks import locked
 from tasks.owners import Owner
-from tasks.run_files import SETTINGS, files_of
-from tasks.tracking_index import EXPERIMENT, FINISHED, VIEW, Run, artifact_folder, database, lock_path, read_runs
+from tasks.run_files import SAMPLES_TAG, SETTINGS, files_of, sample_files
+from tasks.tracking_faults import explained
+from tasks.tracking_index import EXPERIMENT, FINISHED, Run, artifact_folder, database, lock_path, read_runs
 from tasks.variant_record import Dataset, Variant, parse
 
 if TYPE_CHECKING:
@@ -66,10 +68,12 @@ def track_variant(workspace: Path, record: Mapping[str, Any], artifacts: list[Pa
             # Equal keys: what leads to this variant now led to it then.
             known = (artifact_folder(workspace, finished) / SETTINGS).is_file()
             texts = {} if known else files_of(variant.provenance)
+            texts |= sample_files(variant.samples) if SAMPLES_TAG in missing["tags"] else {}
             if any(missing.values()) or texts:
                 with connected(workspace) as client:
-                    _log(client, finished["run_id"], **missing)
+                    # The tags last: they say which texts are there.
                     _log_texts(client, finished["run_id"], texts)
+                    _log(client, finished["run_id"], **missing)
             return TrackedRun(finished["run_id"], reused=True)
         with connected(workspace) as client:
             for run in mine:
@@ -123,43 +127,40 @@ def connected(workspace: Path) -> Iterator["MlflowClient"]:
     """
     os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
     from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    # Its traceback of what is told in a sentence here.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
-    database(workspace).parent.mkdir(parents=True, exist_ok=True)
-    client = MlflowClient(tracking_uri=store_uri(workspace), registry_uri=store_uri(workspace))
-    _experiment(client, workspace)
-    try:
-        yield client
-    finally:
-        # No public call closes the connections; an open one would keep the file busy for other processes.
-        client._tracking_client.store._dispose_engine()
+    file = database(workspace)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with explained(file, MlflowException, SQLAlchemyError):
+        client = MlflowClient(tracking_uri=store_uri(workspace), registry_uri=store_uri(workspace))
+        store = client._tracking_client.store
+        try:
+            _ensure_tables(store)
+            _experiment(client, workspace)
+            yield client
+        finally:
+            # No public call closes the connections; an open one would keep the file busy for other processes.
+            store._dispose_engine()
+
+
+def _ensure_tables(store: Any) -> None:
+    """Make the tables where the file went since MLflow, which looks once in a process, saw them."""
+    from mlflow.store.db import utils
+
+    if not utils._all_tables_exist(store.engine):
+        utils._initialize_tables(store.engine)
 
 
 def _experiment(client: "MlflowClient", workspace: Path) -> str:
     known = client.get_experiment_by_name(EXPERIMENT)
     if known:
         return known.experiment_id
-    return client.create_experiment(EXPERIMENT, artifact_root(workspace), _experiment_tags())
-
-
-def _experiment_tags() -> dict[str, str]:
-    """What the experiment's page shows, and a saved view of its run list that reads as a comparison."""
-    shown = {f"metrics.`{name}`": name for name in run_contents.HEADLINE}
-    shown |= {f"params.`{name}`": name for name in ("saliency", "pattern", "sparsity", "compensation")}
-    view = {
-        "selectedColumns": list(shown),
-        "columnOrder": list(shown),
-        # Pixels: room for the name and the sorting arrow.
-        "columnWidths": {column: 8 * len(name) + 36 for column, name in shown.items()},
-        "orderByKey": "metrics.`perplexity`",
-        "orderByAsc": True,
-    }
-    return {
-        "mlflow.experimentKind": "custom_model_development",
-        "mlflow.note.content": "One run per variant; the dense baseline has the tag `role=baseline`.",
-        f"mlflow.sharedViewState.{VIEW}": json.dumps(view),
-    }
+    return client.create_experiment(EXPERIMENT, artifact_root(workspace), experiment_tags())
 
 
 def _create(
@@ -174,7 +175,7 @@ def _create(
     parameters = run_contents.params(variant.recipe)
     model = _external_model(client, variant, experiment, run.run_id, parameters)
     _log(client, run.run_id, tags={"model_id": model}, params=parameters)
-    _log(client, run.run_id, metrics=run_contents.headline(variant) | run_contents.task_metrics(variant), model=model)
+    _log(client, run.run_id, metrics=run_contents.quality(variant), model=model)
     _log_steps(client, run.run_id, run_contents.layer_metrics(variant))
     _log_steps(client, run.run_id, run_contents.search_metrics(variant))
     _log_steps(client, run.run_id, run_contents.loss_metrics(variant))
@@ -257,7 +258,8 @@ def _log_artifacts(client: "MlflowClient", run_id: str, variant: Variant, artifa
         else:
             client.log_artifact(run_id, str(path))
     chart = layer_chart(variant.facts.layers)
-    _log_texts(client, run_id, files_of(variant.provenance) | ({"layers.svg": chart} if chart else {}))
+    texts = files_of(variant.provenance) | sample_files(variant.samples)
+    _log_texts(client, run_id, texts | ({"layers.svg": chart} if chart else {}))
 
 
 def _log_texts(client: "MlflowClient", run_id: str, texts: Mapping[str, str]) -> None:

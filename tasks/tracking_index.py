@@ -13,10 +13,13 @@ from typing import Any
 from urllib.parse import unquote, urlparse
 
 from tasks.locks import locked
+from tasks.tracking_faults import explained
 
 EXPERIMENT = "espalier"
 FINISHED = "FINISHED"
 VIEW = "compare"
+LOCK_SECONDS = 30.0
+"""How long a reader waits while another process writes."""
 
 Run = dict[str, Any]
 
@@ -24,7 +27,7 @@ _RUNS = """
 SELECT r.run_uuid AS run_id, r.name, r.status, r.start_time, r.artifact_uri, r.experiment_id
 FROM runs r JOIN experiments e ON e.experiment_id = r.experiment_id
 WHERE e.name = ? AND r.lifecycle_stage = 'active'
-ORDER BY r.start_time DESC, r.run_uuid
+ORDER BY r.rowid DESC
 """
 
 _VERSIONS = """
@@ -59,7 +62,7 @@ def compare_page(workspace: Path) -> str:
 
 
 def read_runs(workspace: Path) -> list[Run]:
-    """Every run that is not deleted, the newest first; [] when nothing was ever tracked.
+    """Every run that is not deleted, the last recorded first, whatever the clock says; [] when nothing was tracked.
 
     Each is {"run_id", "name", "status", "start_time" (ms), "artifact_uri", "experiment_id", "tags",
     "params", "metrics" (the latest values)}. To be called with the lock held.
@@ -120,7 +123,8 @@ def _connection(workspace: Path) -> Iterator[sqlite3.Connection | None]:
     if not path.is_file():
         yield None
         return
-    with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=30)) as connection:
+    uri = f"{path.as_uri()}?mode=ro"
+    with explained(path), closing(sqlite3.connect(uri, uri=True, timeout=LOCK_SECONDS)) as connection:
         connection.row_factory = sqlite3.Row
         made = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone()
         yield connection if made else None

@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError
 
 from pruning_core.errors import InputError
 from tasks.model_facts import Facts, Manifest, ModelFacts, Point, Reference, Searched, Sparsity, packed, stored
+from tasks.sample_facts import Written
 
 
 class Difference(Facts):
@@ -120,6 +121,8 @@ class Variant(Facts):
     search: Searched | None = None
     loss_curves: dict[str, list[Point]] = Field(default_factory=dict)
     judged: Judged | None = None
+    samples: Written | None = None
+    run_id: str | None = None
     parents: dict[str, Reference | str | None] = Field(default_factory=dict)
     datasets: dict[str, Dataset | None] = Field(default_factory=dict)
     git_commit: str | None = None

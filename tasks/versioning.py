@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,9 @@ from tasks.evaluate import losses_of
 from tasks.store import Store
 
 OUTPUTS = Path("artifacts")
+WAIT_SECONDS = 600.0
+"""How long another process may keep DVC busy."""
+POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -130,11 +134,25 @@ def _commit(workspace: Path, stages: list[str], progress: Progress) -> None:
     with Repo(str(workspace)) as repo:
         # Every commit rewrites the lock: only what DVC would run again is worth one.
         progress(0, len(stages))
-        changed = repo.status(stages)
+        changed = _patiently(lambda: repo.status(stages))
         for done, stage in enumerate(stages, start=1):
             if stage in changed:
-                repo.commit(stage, force=True)
+                _patiently(lambda stage=stage: repo.commit(stage, force=True))
             progress(done, len(stages))
+
+
+def _patiently(work: Callable[[], Any]) -> Any:
+    """What `work` gives; another DVC, which may be computing a stage, is waited for, where DVC itself would give up."""
+    from dvc.lock import LockError
+
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        try:
+            return work()
+        except LockError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(POLL_SECONDS)
 
 
 def push(workspace: Path, stages: list[str]) -> tuple[str | None, int]:

@@ -1,13 +1,17 @@
 """DVC and the flow on one store: real `dvc` in a git repository of its own, running the repository's dvc.yaml."""
 
 import json
+import os
 import shutil
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
 import yaml
 
+from pruning_core.errors import InputError
+from tasks import versioning
 from tasks.pipeline import Pipeline
 from tasks.step import Context
 from tasks.steps_seen import CACHED, StepsSeen
@@ -150,3 +154,22 @@ def test_what_dvc_refuses_is_told_in_a_sentence_and_the_results_are_kept(espalie
     [sentence] = [line for line in done.err.splitlines() if line.startswith("espalier: ")]
     assert done.code == 2 and "Traceback" not in done.err
     assert "DVC cannot record" in sentence and "a_key_that_is_not_there" in sentence
+
+
+def test_recording_waits_for_another_dvc_and_gives_up_in_a_sentence(reproduced, tmp_path: Path, monkeypatch):
+    root = shutil.copytree(reproduced[0], tmp_path / "workspace")
+    monkeypatch.chdir(root)
+    (root / "dvc.lock").unlink()
+    busy = root / ".dvc" / "tmp" / "rwlock"
+    # As DVC notes it while a stage is under way; the process is this one, which lives.
+    output = str(root / "artifacts" / "tokens")
+    busy.write_text(json.dumps({"write": {output: {"pid": os.getpid(), "cmd": "dvc repro"}}, "read": {}}))
+    threading.Timer(2.0, busy.write_text, ['{"write": {}, "read": {}}']).start()
+    versioning.commit(root, ["tokens"])
+    assert "tokens" in yaml.safe_load((root / "dvc.lock").read_text())["stages"]
+
+    (root / "dvc.lock").unlink()
+    busy.write_text(json.dumps({"write": {output: {"pid": os.getpid(), "cmd": "dvc repro"}}, "read": {}}))
+    monkeypatch.setattr(versioning, "WAIT_SECONDS", 0.5)
+    with pytest.raises(InputError, match=r"DVC cannot record the results .*is busy.* they are stored"):
+        versioning.commit(root, ["tokens"])

@@ -10,12 +10,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from tasks import temporary_servers
 from tasks.artifact import Artifact
-from tasks.owners import VARIABLE
+from tasks.owners import VARIABLE, Owner
 from tasks.pipeline import Pipeline
 from tasks.store import Store
 from tasks.workspace import Workspace
@@ -145,11 +144,11 @@ def sleeper(owner: str) -> subprocess.Popen:
 
 
 def test_a_temporary_server_that_outlived_its_run_is_stopped_and_others_are_not():
-    own = psutil.Process()
+    own = Owner.here()
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    orphan, reused = sleeper(f"{dead.pid} {own.create_time()}"), sleeper(f"{own.pid} {own.create_time() - 60}")
-    living = sleeper(f"{own.pid} {own.create_time()}")
+    orphan, reused = sleeper(f"{dead.pid} {own.created}"), sleeper(f"{own.pid} {own.created}0")
+    living = sleeper(f"{own.pid} {own.created}")
     try:
         assert {orphan.pid, reused.pid} <= {*temporary_servers.stop_orphans()}
         assert orphan.wait(30) == reused.wait(30) == -signal.SIGTERM

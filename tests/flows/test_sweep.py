@@ -37,9 +37,12 @@ def test_variants_that_fail_are_told_and_do_not_stop_the_others(swept: dict):
     assert swept["first"].code == 1 and "2 of 8 variants failed" in sentence
 
 
-def test_every_variant_that_was_made_is_a_run_of_mlflow(swept: dict):
-    runs = Counter(run["name"] for run in find_runs(swept["root"]))
-    assert runs == Counter(record["name"] for record in swept["found"]["records"])
+def test_every_variant_that_was_made_is_a_run_of_mlflow_and_so_is_their_comparison(swept: dict):
+    runs = {run["run_id"]: run["name"] for run in find_runs(swept["root"])}
+    made = {record["run_id"]: record["name"] for record in swept["found"]["records"]}
+    # Both commands together left one of each.
+    assert Counter(runs.values()) == Counter([*made.values(), "sweep"])
+    assert made.items() <= runs.items()
 
 
 def test_the_second_command_computes_nothing_and_shows_table_and_report(swept: dict):
@@ -48,7 +51,8 @@ def test_the_second_command_computes_nothing_and_shows_table_and_report(swept: d
     table = [line.split() for line in done.out.splitlines()]
     rows = {words[0]: words for words in table if words and words[0] in MADE | {"dense"}}
     assert set(rows) == MADE | {"dense"}
-    assert any(words[-1] in {"packed", "stored", "speed"} for words in rows.values())
+    # Which variants are on a front depends on measured speeds; the one with the lowest loss always is.
+    assert {words[-1].rstrip(",") for words in rows.values()} & {"packed", "stored", "speed"}
     assert [words[0] for words in table if words and words[0] == "failed"] == ["failed"] * 2
     [report] = [Path(words[1]) for words in table if words and words[0] == "report"]
     assert "Quality against size and speed" in report.read_text()

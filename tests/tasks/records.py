@@ -121,6 +121,8 @@ def make_record(root: Path, name: str) -> dict[str, Any]:
         "git_commit": "3f9d2c1ab84e0d7766f1c5b09e1a2d3c4b5a6978",
         "dvc": None if not recipe else {"md5": digest(name, "md5")[:32] + ".dir", "path": f"variants/{name}"},
         "steps": _steps(recipe, random_numbers),
+        "samples": _samples(name),
+        "provenance": {"settings": {}, "lineage": _lineage(name)},
     }
 
 
@@ -172,6 +174,43 @@ def _datasets(calibrated: bool) -> dict[str, Any]:
     evaluation = {"name": "stdlib test", "digest": digest("test text"), "source": source}
     calibration = {"name": "stdlib train", "digest": digest("train text"), "source": source}
     return {"evaluation": evaluation} | ({"calibration": calibration} if calibrated else {})
+
+
+def _samples(name: str) -> dict[str, Any]:
+    """The dense model writes ten tokens after each of two prompts, the others leave it at the fourth and nowhere."""
+    dense = name == "dense"
+    text = ["return", " open(", "path)"] if dense else ["return", " ", "path, ['nothing but brackets' * 40]"]
+    continuations = [
+        {"tokens": list(range(10)), "shared": 10 if dense else 4, "text": ["".join(text), "", ""] if dense else text},
+        {"tokens": list(range(10)), "shared": 10, "text": ["\nclass Path:", "", ""]},
+    ]
+    prompts = [
+        {"window": 0, "tokens": [1, 2], "text": "def read(path):\n    ", "follows": "with path.open() as file:"},
+        {"window": 100, "tokens": [3, 4], "text": "import os\n", "follows": "import sys"},
+    ]
+    facts = {"windows": [0, 100], "new_tokens": 10, "agreement": 1.0 if dense else 0.7}
+    protocol = {"prompts": digest("prompts"), "new_tokens": 10, "dtype": "float32", "digest": digest("samples")}
+    written = {"prompts": prompts, "continuations": continuations, "digest": digest(name, "samples")}
+    return facts | written | {"protocol": protocol}
+
+
+def _lineage(name: str) -> dict[str, Any]:
+    """Every step behind the evaluation of a variant, as `tasks.provenance.lineage` tells it."""
+    dense = [("source", "model"), ("tokens", "tokens"), ("evaluate", "evaluation")]
+    made = [
+        ("source", "baseline > model"),
+        ("tokens", "baseline > tokens"),
+        ("evaluate", "baseline"),
+        ("tokens", "model > block-0 > tokens"),
+        *(("prune_block", f"model > block-{block}") for block in range(BLOCKS)),
+        ("variant", "model"),
+        ("evaluate", "evaluation"),
+    ]
+    steps = [
+        {"place": place, "kind": kind, "key": digest(name, place, "key"), "digest": digest(name, place)}
+        for kind, place in (dense if name == "dense" else made)
+    ]
+    return {"steps": steps, "modules": {}, "versions": {}}
 
 
 def _steps(recipe: dict[str, Any], random_numbers: random.Random) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from uuid import uuid4
 
+import httpx
 import pytest
 
 from tasks import abandoned, flow_runs, tracking, tracking_index
@@ -100,3 +101,25 @@ def test_a_run_that_ends_leaves_no_record(prefect_server, tmp_path: Path):
 
     [recorded] = run()
     assert len(recorded) == 36 and list((tmp_path / flow_runs.RUNS).iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_run_whose_end_the_server_cannot_be_told_stays_on_record(prefect_server, tmp_path: Path, monkeypatch):
+    from prefect import flow
+
+    def refuse(*given, **options):
+        raise httpx.ConnectError("refused")
+
+    monkeypatch.setattr(flow_runs.httpx, "get", refuse)
+
+    @flow
+    def run() -> None:
+        with flow_runs.owned_run(tmp_path):
+            pass
+
+    run()
+    [file] = (tmp_path / flow_runs.RUNS).iterdir()
+    assert flow_runs.left_behind(tmp_path) == {}, "its process lives"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"created": "another boot:1"}))
+    # It had been told after all: there is nothing to say, and nothing left.
+    assert flow_runs.reconcile(tmp_path) == [] and not file.exists()

@@ -7,6 +7,7 @@ import sys
 import time
 
 import psutil
+import pytest
 
 from tasks import owners
 from tasks.owners import VARIABLE, Owner
@@ -23,7 +24,17 @@ time.sleep(300)
 def test_this_process_lives_and_one_of_the_same_number_that_started_earlier_is_gone():
     own = Owner.here()
     assert not own.is_gone()
-    assert dataclasses.replace(own, created=own.created - 60).is_gone()
+    assert dataclasses.replace(own, created=f"{own.created}0").is_gone()
+
+
+def test_a_clock_that_is_set_moves_no_process(monkeypatch):
+    psutil_on_linux = pytest.importorskip("psutil._pslinux")
+    own, seen = Owner.here(), psutil.Process().create_time()
+    booted = psutil_on_linux.boot_time()
+    # What the kernel tells of the boot is the time now less the time since then.
+    monkeypatch.setattr(psutil_on_linux, "boot_time", lambda: booted + 24 * 60 * 60)
+    assert psutil.Process().create_time() == pytest.approx(seen + 24 * 60 * 60)
+    assert not own.is_gone() and Owner.here() == own
 
 
 def test_an_ended_process_is_gone_but_of_another_machine_nobody_can_tell():
@@ -35,7 +46,7 @@ def test_an_ended_process_is_gone_but_of_another_machine_nobody_can_tell():
 
 
 def test_everything_that_a_process_started_is_stopped_and_nothing_else():
-    owner = Owner("here", os.getpid(), 12.5)
+    owner = Owner("here", os.getpid(), "boot:125")
     mark = {**os.environ, VARIABLE: f"{owner.pid} {owner.created}"}
     first = subprocess.Popen([sys.executable, "-c", FAMILY], env=mark, stdout=subprocess.PIPE)
     bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])

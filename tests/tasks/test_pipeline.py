@@ -221,7 +221,8 @@ def test_a_finished_variant_leaves_no_checkpoints(workspace_root: Path, monkeypa
     assert list((workspace_root / ".espalier" / "scratch").glob("states-*")) == []
 
 
-def test_checkpointed_states_are_those_of_the_run(workspace_root: Path, tmp_path_factory, monkeypatch):
+@pytest.mark.parametrize("damage", ["none", "a byte", "cut short"])
+def test_checkpointed_states_are_those_of_the_run(workspace_root: Path, tmp_path_factory, monkeypatch, damage: str):
     expected = pipeline_of(workspace_root)[0].model("sparsegpt-50")
     other = tmp_path_factory.mktemp("checkpointed")
     shutil.copy(workspace_root / "params.yaml", other)
@@ -237,10 +238,14 @@ def test_checkpointed_states_are_those_of_the_run(workspace_root: Path, tmp_path
         patched.setattr("tasks.prune_block.compress_block", stop)
         pipeline.model("sparsegpt-50")
     states._finish_writing()
-    assert len(list((other / ".espalier" / "scratch").glob("states-*/states.safetensors"))) == 1
+    [checkpoint] = (other / ".espalier" / "scratch").glob("states-*/states.safetensors")
+    content = bytearray(checkpoint.read_bytes())
+    content[-1] ^= 1 if damage == "a byte" else 0
+    checkpoint.write_bytes(content[: len(content) // 2] if damage == "cut short" else content)
     # What this process holds in memory is forgotten, so that the checkpoint is what is read.
     monkeypatch.setattr(states._LIVE, "states", None)
-    monkeypatch.setattr("tasks.states.propagate", None)
+    if damage == "none":
+        monkeypatch.setattr("tasks.states.propagate", None)
     assert pipeline_of(other)[0].model("sparsegpt-50").digest == expected.digest
 
 

@@ -121,9 +121,9 @@ def test_a_browser_shows_the_table_the_plots_and_the_details(report, tmp_path):
         cells = driver.find_elements("css selector", "#comparison tbody tr")
         assert [cell.text.split()[0] for cell in cells] == list(RECIPES)
         assert "8.863" in cells[3].text
-        assert "damping_raised" not in text_of(driver)
+        assert "model.layers.4.mlp.down_proj" not in text_of(driver)
         driver.find_elements("css selector", "#comparison tbody a")[4].click()
-        assert wait_for(lambda: "damping_raised" in text_of(driver))
+        assert wait_for(lambda: "model.layers.4.mlp.down_proj" in text_of(driver))
         overflow = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
         assert driver.execute_script(overflow) == 0
         assert [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"] == []

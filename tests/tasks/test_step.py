@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pruning_core.errors import InputError
+from pruning_core.errors import ComputationError, InputError
 from tasks import step as step_module
 from tasks.step import Context, step
 from tasks.store import Store
@@ -46,6 +46,28 @@ def test_a_pipeline_runs_each_step_once_and_finds_it_afterwards(context):
         two = context.run(double, {"with": "errors"}, {"number": one})
     assert RUNS == [21] and one.hit and two.hit
     assert (two.path / "n.txt").read_text() == "42" and two.kind == "double"
+
+
+@pytest.mark.parametrize("moment", ["before", "during"])
+def test_nothing_is_made_of_an_input_that_was_altered_since_it_was_found(context, monkeypatch, moment):
+    one = context.run(number, {"n": 21}, {})
+
+    def alter():
+        (one.path / "n.txt").chmod(0o644)
+        (one.path / "n.txt").write_text("22")
+
+    if moment == "before":
+        alter()
+    else:
+        work = double.function
+        altering = dataclasses.replace(double, function=lambda *given: [work(*given), alter()][0])
+        monkeypatch.setattr(step_module, "module_digests", lambda names: {})
+    with pytest.raises(
+        ComputationError, match=r"number .*altered during the run \(file n.txt was changed\); run the same"
+    ):
+        context.run(double if moment == "before" else altering, {"with": "errors"}, {"number": one})
+    assert context.run(number, {"n": 21}, {}).hit is False
+    assert not any("double" in path.read_text() for path in context.store.objects.glob("*/manifest.json"))
 
 
 def test_the_label_is_not_in_the_key(context):

@@ -8,6 +8,7 @@ from safetensors import SafetensorError
 
 from pruning_core.errors import ComputationError, InputError
 from tasks.artifact import Artifact
+from tasks.directories import signature
 from tasks.store import Store
 
 PROVENANCE = {"params": {"s": 0.5}, "inputs": {}, "source": "c0de", "versions": {"torch": "2"}}
@@ -126,6 +127,17 @@ def test_an_untouched_artifact_is_not_hashed_again_and_a_touched_one_is_once(sto
     assert store.find("k1") and hashed == []
 
 
+def test_what_changed_beneath_sizes_and_times_is_found_by_reading_everything(store):
+    artifact = make(store, Work())
+    tamper(artifact.path / "sub" / "a.txt", b"HELLO")
+    # As if the disk had changed it: no size, time or inode differs from what is remembered.
+    remembered = store.root / "signatures" / "k1.json"
+    facts = json.loads(remembered.read_text())
+    remembered.write_text(json.dumps(facts | {"stat": signature(artifact.path)}))
+    assert store.check("k1")[0] and "a.txt was changed" in store.check("k1", thorough=True)[1]
+    assert store.find("k1", thorough=True) is None and tree(store, "objects") == []
+
+
 def test_a_store_that_was_moved_is_still_good(store, tmp_path):
     make(store, Work())
     store.root.rename(tmp_path / "moved")
@@ -157,6 +169,15 @@ def test_a_full_disk_is_one_clear_sentence_and_leaves_nothing(store, error):
         raise error
 
     with pytest.raises(InputError, match="full; free some space"):
+        make(store, fail)
+    assert tree(store, "tmp") == []
+
+
+def test_a_file_larger_than_the_limit_on_files_is_told_as_that(store):
+    def fail(out):
+        raise OSError(errno.EFBIG, "File too large")
+
+    with pytest.raises(InputError, match=r"larger than the limit on file sizes \(ulimit -f\)"):
         make(store, fail)
     assert tree(store, "tmp") == []
 

@@ -132,7 +132,8 @@ def test_the_external_model_names_path_and_digest_and_holds_no_weights(client, w
 
 def test_the_manifest_the_chart_and_the_given_files_are_shown(client):
     run_id = run_of(client, "sparsegpt-50").info.run_id
-    assert {file.path for file in client.list_artifacts(run_id)} == {"layers.svg", "manifest.json", "note.txt"}
+    written = {"layers.svg", "lineage.json", "manifest.json", "note.txt", "samples.json", "settings.yaml"}
+    assert {file.path for file in client.list_artifacts(run_id)} == written
 
 
 def test_a_run_gets_what_became_known_later_and_keeps_what_it_says(client, workspace):
