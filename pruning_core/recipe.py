@@ -3,11 +3,9 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Any
 
-import pydantic.dataclasses
 import torch
-from pydantic import Field
 
 from pruning_core.allocation import Allocation
 from pruning_core.allocation_settings import build_allocation
@@ -17,7 +15,7 @@ from pruning_core.errors import InputError
 from pruning_core.method import Method
 from pruning_core.method_settings import build_method
 from pruning_core.recovery_settings import Recovering, build_recovery
-from pruning_core.registry import STRICT, nearest, validated
+from pruning_core.registry import nearest, validated
 from pruning_core.sample_settings import build_samples
 from pruning_core.schedule_settings import Schedule, build_schedule
 from pruning_core.sensitivity import SENSITIVITIES, wants_statistics
@@ -25,6 +23,7 @@ from pruning_core.structured.settings import Structured, build_structured
 from pruning_core.sweep_settings import Sweep, parse_sweep
 from pruning_core.task_settings import build_tasks
 from pruning_core.text import TEXTS
+from pruning_core.window_settings import Calibration, Evaluation
 
 BASELINE = "dense"
 """The uncompressed model: always the first row of a comparison, and no name for a variant."""
@@ -46,44 +45,6 @@ VARIANT_KEYS = (
 BESIDE_THE_METHOD = ("allocation", "propagate", "max_fallbacks", "structured", "recovery")
 """The keys of a variant that say nothing of how one matrix is compressed."""
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
-
-
-@pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
-class Calibration:
-    """The text that statistics are taken from."""
-
-    text: dict[str, Any]
-    """A text source, {name: ...}."""
-    sequences: Annotated[int, Field(ge=1)] = 128
-    length: Annotated[int, Field(ge=2)] = 256
-    """Tokens per sequence."""
-    sampling: Literal["first", "spread", "documents"] = "spread"
-    seed: int = 0
-    """For sampling `documents`."""
-    batch: Annotated[int, Field(ge=1)] | None = None
-    """Sequences per forward; when absent as many as make 2,048 tokens."""
-
-
-@pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
-class Evaluation:
-    """The held-out text and the protocol of its perplexity."""
-
-    text: dict[str, Any]
-    length: Annotated[int, Field(ge=2)] = 256
-    """Tokens per window."""
-    stride: Annotated[int, Field(ge=1)] | None = None
-    """Tokens from one window to the next, of which each window judges the last; when absent windows do not overlap."""
-    bos: bool = False
-    """Whether each window starts with the tokenizer's BOS, counted in `length`, so that its first token is judged."""
-    windows: Annotated[int, Field(ge=1)] | None = None
-    """How many; all when absent."""
-    special_tokens: bool = False
-    """Whether the tokenizer may put its special tokens before the text, once."""
-    batch: Annotated[int, Field(ge=1)] = 16
-    tasks: list[dict[str, Any]] = field(default_factory=list)
-    """What a model is asked besides (`pruning_core.task_settings`); none when absent."""
-    samples: dict[str, Any] | None = None
-    """Texts that every model goes on with (`pruning_core.sample_settings`); none when absent."""
 
 
 @dataclass(frozen=True)
@@ -191,15 +152,21 @@ def parse_settings(mapping: Any) -> Settings:
         raise InputError(f"trust_remote_code must be true or false, got {trust!r}")
     compute = _section(Compute, mapping.get("compute", {}), "compute")
     variants = _variants(mapping["variants"], compute.target)
+    evaluation = _section(Evaluation, mapping["evaluation"], "evaluation")
+    schedule = build_schedule(mapping["schedule"], variants) if "schedule" in mapping else None
+    if schedule and schedule.gates.accuracy is not None and not evaluation.tasks:
+        raise InputError(
+            "schedule.gates.accuracy needs tasks to be right or wrong on; add evaluation.tasks, or remove the gate"
+        )
     return Settings(
         mapping["model"],
         trust,
         _section(Calibration, mapping["calibration"], "calibration"),
-        _section(Evaluation, mapping["evaluation"], "evaluation"),
+        evaluation,
         variants,
         compute,
         parse_sweep(mapping["sweep"]) if "sweep" in mapping else None,
-        build_schedule(mapping["schedule"], variants) if "schedule" in mapping else None,
+        schedule,
     )
 
 

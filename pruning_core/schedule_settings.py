@@ -72,6 +72,7 @@ class Gates:
     size: see SizeGate.
     ledger: highest number of ledger events.
     kl: highest KL divergence from the dense model, nats per token.
+    accuracy: how far the mean accuracy on the tasks of `evaluation.tasks` may be below the dense model's, as a share.
     champion: true, or {margin: nats per token}; see ChampionGate.
     """
 
@@ -79,6 +80,7 @@ class Gates:
     size: Annotated[SizeGate | None, BeforeValidator(_size)] = None
     ledger: Annotated[int, Field(ge=0)] | None = None
     kl: Annotated[float, Field(ge=0)] | None = None
+    accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
     champion: Annotated[ChampionGate | None, BeforeValidator(_champion)] = None
 
 

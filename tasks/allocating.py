@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 from pruning_core.allocation import Request
 from pruning_core.allocation.evolutionary import Evolutionary
 from pruning_core.errors import InputError
-from pruning_core.recipe import Calibration, Recipe
+from pruning_core.recipe import Recipe
 from pruning_core.sensitivity import SENSITIVITIES, wants_statistics
 from pruning_core.shares import target_of, unit_of
+from pruning_core.window_settings import Calibration
 from tasks.allocation import allocation
 from tasks.artifact import Artifact
 from tasks.levels import levels

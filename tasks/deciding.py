@@ -44,18 +44,31 @@ def scheduled_names(workspace: Workspace) -> list[str]:
 
 def stored_evaluations(workspace: Workspace) -> dict[str, Artifact | None]:
     """Name -> its evaluation with the present source, settings and code, None where that is not computed yet."""
+    pipeline = _looking(workspace)
+    return {name: pipeline.evaluated(name) for name in (BASELINE, *scheduled_names(workspace))}
+
+
+def stored_answers(workspace: Workspace) -> dict[str, Artifact | None]:
+    """ "NAME tasks" -> its answers to the tasks, likewise; empty where there are no tasks."""
+    if not workspace.settings.evaluation.tasks:
+        return {}
+    pipeline = _looking(workspace)
+    return {f"{name} tasks": pipeline.task_evaluated(name) for name in (BASELINE, *scheduled_names(workspace))}
+
+
+def _looking(workspace: Workspace) -> Pipeline:
+    """A pipeline that finds and computes nothing."""
     store = workspace.store
 
     def look(step: Step, params: dict[str, Any], inputs: dict[str, Any], label: str = "") -> Artifact | None:
         return store.find(step.key(params, inputs)) if all(inputs.values()) else None
 
-    pipeline = Pipeline(Context(store, workspace.root, look), workspace.settings, enforce=False)
-    return {name: pipeline.evaluated(name) for name in (BASELINE, *scheduled_names(workspace))}
+    return Pipeline(Context(store, workspace.root, look), workspace.settings, enforce=False)
 
 
 def known_decision(workspace: Workspace) -> Decision | None:
     """The decision that stands, where source, settings, code and gates are those that it was made with."""
-    found = stored_evaluations(workspace)
+    found = stored_evaluations(workspace) | stored_answers(workspace)
     if not all(found.values()):
         return None
     return find_decision(workspace.root, decision_key(workspace, {n: a.key for n, a in found.items()}))
@@ -95,6 +108,7 @@ def decide(
     """
     dense, *variants = comparable(records)
     keys = {variant.name: variant.evaluation.key for variant in (dense, *variants)} | dict.fromkeys(failed)
+    keys |= {name: found and found.key for name, found in stored_answers(workspace).items()}
     key, name = decision_key(workspace, keys), registered_name(workspace)
     # One at a time: the champion that the variants are judged against is the one that they replace.
     with locked(workspace.hidden / "locks" / "decision"):

@@ -71,6 +71,9 @@ def judge(gates: Gates, variant: Variant, dense: Variant, champion: Champion | N
         verdicts.append(_at_most("ledger", float(len(variant.facts.ledger)), gates.ledger, "ledger events"))
     if gates.kl is not None:
         verdicts.append(_at_most("kl", variant.metrics.kl_to_dense, gates.kl, "nats per token from the dense model"))
+    if gates.accuracy is not None:
+        lost, of_dense = _lost_accuracy(variant, dense), "below the dense model's mean accuracy"
+        verdicts.append(_at_most("accuracy", lost, gates.accuracy, of_dense))
     if gates.champion is not None:
         verdicts.append(_not_worse(variant, champion, gates.champion.margin))
     return verdicts
@@ -88,6 +91,12 @@ def _at_most(gate: str, value: float | None, limit: float, unit: str) -> Verdict
 def _ratio(variant: Variant, dense: Variant) -> float | None:
     own, of_dense = variant.metrics.perplexity, dense.metrics.perplexity
     return own / of_dense if own is not None and of_dense else None
+
+
+def _lost_accuracy(variant: Variant, dense: Variant) -> float | None:
+    if variant.judged is None or dense.judged is None or variant.judged.protocol != dense.judged.protocol:
+        return None
+    return dense.judged.mean_accuracy - variant.judged.mean_accuracy
 
 
 def _share(variant: Variant, dense: Variant, measure: str) -> float | None:

@@ -17,9 +17,10 @@ from pruning_core.fallbacks import check_fallbacks
 from pruning_core.hidden_states import micro_batch
 from pruning_core.model_files import read_config
 from pruning_core.plan.skeleton import Skeleton
-from pruning_core.recipe import BASELINE, Calibration, Recipe, Settings
+from pruning_core.recipe import BASELINE, Recipe, Settings
 from pruning_core.shares import Matrix, matrices_of, method_shares
 from pruning_core.text import TEXTS
+from pruning_core.window_settings import Calibration
 from tasks.allocating import allocate
 from tasks.allocation import load_shares
 from tasks.artifact import Artifact

@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from pruning_core.recipe import Calibration, Recipe
+from pruning_core.recipe import Recipe
+from pruning_core.window_settings import Calibration
 from tasks.artifact import Artifact
 from tasks.recover import libraries_of, recover
 from tasks.recovery_windows import recovery_windows

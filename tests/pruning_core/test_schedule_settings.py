@@ -4,8 +4,10 @@ import pytest
 
 from pruning_core.cron import check_cron
 from pruning_core.errors import InputError
+from pruning_core.recipe import parse_settings
 from pruning_core.schedule_settings import ChampionGate, SizeGate, build_schedule
 
+SPARSE = {"saliency": {"name": "magnitude"}, "pattern": {"name": "unstructured"}, "sparsity": 0.5}
 KNOWN = ("wanda-50", "sparsegpt-50")
 
 
@@ -80,3 +82,10 @@ def test_prefects_own_schedule_takes_what_is_accepted(text: str):
 def test_a_wrong_cron_names_the_field(text: str, said: str):
     with pytest.raises(ValueError, match=said):
         check_cron(text)
+
+
+def test_a_gate_on_accuracy_needs_tasks():
+    text = {"text": {"name": "stdlib"}}
+    settings = {"model": "m", "calibration": text, "evaluation": text, "variants": {"a": SPARSE}}
+    with pytest.raises(InputError, match=r"add evaluation\.tasks, or remove the gate"):
+        parse_settings(settings | {"schedule": {"gates": {"accuracy": 0.1}}})

@@ -39,6 +39,20 @@ def test_kl_is_held_against_its_limit(records):
         assert verdict(records, {"kl": limit}).passed is passes
 
 
+def test_accuracy_may_be_so_far_below_the_dense_models(records):
+    answered = json.loads(json.dumps(records))
+    for name, accuracy in (("dense", 0.5), ("sparsegpt-50", 0.45)):
+        answered[name]["judged"] = {"tasks": {}, "mean_accuracy": accuracy, "protocol": {"digest": "a"}}
+    for limit, passes in around(0.05):
+        found = verdict(answered, {"accuracy": limit})
+        assert found.passed is passes and found.value == pytest.approx(0.05)
+        assert "below the dense model's mean accuracy" in found.reason
+    answered["dense"]["judged"]["protocol"] = {"digest": "b"}
+    other = verdict(answered, {"accuracy": 1.0})
+    assert not other.passed and other.value is None
+    assert not verdict(records, {"accuracy": 1.0}).passed
+
+
 @pytest.mark.parametrize("measure", ["stored", "bitmask"])
 def test_size_is_a_share_of_the_dense_models_stored_bytes(records, measure: str):
     own = {"stored": 900, "bitmask": 600}
