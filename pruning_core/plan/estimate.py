@@ -128,8 +128,10 @@ class Planner:
     def _compressed(self, recipe: Recipe) -> "Made":
         sequences, states = self.settings.calibration.sequences, self.settings.compute.states
         width = self.running.torch_dtype.itemsize
-        workers = self.settings.compute.workers.number
-        held = MemoryModel(self.model, recipe, sequences, self.stored, width, states, self.running.device, workers)
+        workers, shards = self.settings.compute.workers.number, self.settings.compute.shards
+        held = MemoryModel(
+            self.model, recipe, sequences, self.stored, width, states, self.running.device, workers, shards
+        )
         disk = disk_of(self.model, recipe, sequences, self.stored, width, states, self.copies)
         return Made(self.config, held.phases(), disk, work_of(self.model, recipe, sequences))
 

@@ -45,6 +45,7 @@ class MemoryModel:
         states: memory or mapped.
         device: cpu or cuda.
         workers: of a search, in this process.
+        shards: of the calibration windows, summed one after another.
     """
 
     model: Anatomy
@@ -55,6 +56,7 @@ class MemoryModel:
     states: str
     device: str
     workers: int = 1
+    shards: int = 1
 
     def phases(self) -> dict[str, Memory]:
         """The worst moment of each phase, without evaluation."""
@@ -121,10 +123,12 @@ class MemoryModel:
         previous = 0
         full = self.recipe.method.statistics == "full" or self._stored_statistics
         groups = block.groups
-        whole = sum(self._moment(group, full) for group in groups)
+        # The sum of the shards before beside that of the present one.
+        sums = 2 if self.shards > 1 else 1
+        whole = sums * sum(self._moment(group, full) for group in groups)
         for at, segment in enumerate(block.segments):
             waiting = (self._batches - 1) * max(previous, segment.live) if self._in_stages else 0
-            known = self._moment(groups[at], full) if at < len(groups) else 0
+            known = sums * self._moment(groups[at], full) if at < len(groups) else 0
             # Statistics are float32 whatever the forward is.
             copied = self._batch_states // self.dtype * FLOAT if self.dtype != FLOAT else 0
             worst = max(worst, waiting + segment.peak + (known if self._in_stages else whole) + copied)

@@ -148,6 +148,19 @@ def test_memory_grows_as_the_settings_say():
     assert peak(SPARSEGPT, sequences=16)[0] < compressed / 3
 
 
+# Inputs of q, k and v, of o, of gate and up, and of down; or of that group alone at which most activations wait.
+@pytest.mark.parametrize(("propagate", "inputs"), [("blockwise", [4096, 4096, 4096, 11008]), ("compressed", [4096])])
+def test_shards_hold_a_second_sum_of_what_is_summed_at_once(propagate, inputs):
+    model, recipe = anatomy(LARGE, 1, 2048, torch.float32), parse_recipe("a", SPARSEGPT | {"propagate": propagate})
+
+    def forward(shards: int) -> int:
+        held = MemoryModel(model, recipe, 128, 4.0, 4, "mapped", "cpu", shards=shards)
+        return held.phases()["forward and statistics"].ram
+
+    assert forward(2) - forward(1) == 4 * sum(width**2 for width in inputs)
+    assert forward(8) == forward(2)
+
+
 def test_a_plan_is_json_and_its_sums_are_those_of_its_parts():
     settings = parse_settings(
         {
