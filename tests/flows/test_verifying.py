@@ -62,6 +62,6 @@ def test_a_bit_that_a_disk_changed_is_found_and_the_artifact_set_aside(store: St
     lines: list[str] = []
     print_verification(found, lines.append)
     assert key[:12] in lines[0] and len(lines) == 2
-    with pytest.raises(ComputationError, match="1 of .* stored results are not what was written"):
+    with pytest.raises(ComputationError, match=r"1 of .* stored results are not what was written"):
         require_intact(found)
     assert verify_store(quiet=True)["altered"]["artifacts"] == 0
