@@ -24,7 +24,7 @@ from tasks.locks import locked
 from tasks.owners import Owner
 from tasks.run_files import SAMPLES_TAG, SETTINGS, files_of, sample_files
 from tasks.tracking_faults import explained
-from tasks.tracking_index import EXPERIMENT, FINISHED, Run, artifact_folder, database, lock_path, read_runs
+from tasks.tracking_index import EXPERIMENT, FINISHED, Run, artifact_folder, database, is_made, lock_path, read_runs
 from tasks.variant_record import Dataset, Variant, parse
 
 if TYPE_CHECKING:
@@ -137,10 +137,11 @@ def connected(workspace: Path) -> Iterator["MlflowClient"]:
     file = database(workspace)
     file.parent.mkdir(parents=True, exist_ok=True)
     with explained(file, MlflowException, SQLAlchemyError):
+        if not is_made(workspace):
+            _make(file)
         client = MlflowClient(tracking_uri=store_uri(workspace), registry_uri=store_uri(workspace))
         store = client._tracking_client.store
         try:
-            _ensure_tables(store)
             _experiment(client, workspace)
             yield client
         finally:
@@ -148,12 +149,23 @@ def connected(workspace: Path) -> Iterator["MlflowClient"]:
             store._dispose_engine()
 
 
-def _ensure_tables(store: Any) -> None:
-    """Make the tables where the file went since MLflow, which looks once in a process, saw them."""
+def _make(file: Path) -> None:
+    """Make the database under another name and rename it: one that a kill left half made would stop all later commands.
+
+    Not left to MLflow, which also looks only once in a process whether there is one.
+    """
     from mlflow.store.db import utils
 
-    if not utils._all_tables_exist(store.engine):
-        utils._initialize_tables(store.engine)
+    new = file.with_suffix(".new")
+    # A journal without its database would be rolled back into the new one.
+    for left_by_a_kill in (new, Path(f"{new}-journal"), Path(f"{file}-journal")):
+        left_by_a_kill.unlink(missing_ok=True)
+    engine = utils.create_sqlalchemy_engine_with_retry(f"sqlite:///{new}")
+    try:
+        utils._initialize_tables(engine)
+    finally:
+        engine.dispose()
+    new.replace(file)
 
 
 def _experiment(client: "MlflowClient", workspace: Path) -> str:

@@ -28,7 +28,9 @@ def explained(database: Path, *wrappers: type[Exception]) -> Iterator[None]:
     try:
         yield
     except (sqlite3.Error, *wrappers) as error:
-        name = getattr(_of_sqlite(error), "sqlite_errorname", "")
+        fault = _of_sqlite(error)
+        # Tables are missing where whoever made them was killed; we make all of them or none.
+        name = "SQLITE_CORRUPT" if "no such table" in str(fault) else getattr(fault, "sqlite_errorname", "")
         advice = next((text for start, text in ADVICE.items() if name.startswith(start)), None)
         if advice is None:
             raise

@@ -46,6 +46,12 @@ def lock_path(workspace: Path) -> Path:
     return Path(workspace).absolute() / ".espalier" / "mlflow.lock"
 
 
+def is_made(workspace: Path) -> bool:
+    """Whether there is a database with tables; to be called with the lock held."""
+    with _connection(workspace) as connection:
+        return connection is not None
+
+
 def experiment_id(workspace: Path) -> str | None:
     """The experiment's id, None before anything was tracked."""
     with locked(lock_path(workspace)), _connection(workspace) as connection:
@@ -118,12 +124,13 @@ def registered_versions(workspace: Path) -> list[dict[str, Any]]:
 
 @contextmanager
 def _connection(workspace: Path) -> Iterator[sqlite3.Connection | None]:
-    """The database, read only; None where there is none, or one that a killed process left without tables."""
+    """The database, to be read; None where there is none, or one that a killed process left without tables."""
     path = database(workspace)
     if not path.is_file():
         yield None
         return
-    uri = f"{path.as_uri()}?mode=ro"
+    # Not mode=ro: what a killed writer left unfinished has to be rolled back before anybody can read.
+    uri = f"{path.as_uri()}?mode=rw"
     with explained(path), closing(sqlite3.connect(uri, uri=True, timeout=LOCK_SECONDS)) as connection:
         connection.row_factory = sqlite3.Row
         made = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone()

@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+import signal
 import sqlite3
 from pathlib import Path
 
@@ -11,6 +12,33 @@ from records import make_record
 from pruning_core.errors import InputError
 from tasks import abandoned, tracking_index
 from tasks.tracking import find_runs, track_variant
+
+# Pages that do not fit the cache are written before the transaction ends: that is what a kill leaves to roll back.
+KILLED_WRITING = """
+import os, signal, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1])
+connection.execute("PRAGMA cache_size = 1")
+connection.execute("BEGIN")
+for number in range(300):
+    connection.execute("INSERT INTO registered_models (name, description) VALUES (?, ?)", [str(number), "x" * 4000])
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+KILLED_MAKING = """
+import os, signal, sys
+from pathlib import Path
+from mlflow.store.db import utils
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+from tasks import tracking
+
+@event.listens_for(Engine, "after_cursor_execute")
+def kill(connection, cursor, statement, *rest):
+    if "latest_metrics" in statement and statement.lstrip().upper().startswith("CREATE"):
+        connection.exec_driver_sql("INSERT INTO experiments (name) VALUES ('half')")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+tracking.prepare(Path(sys.argv[1]))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +96,31 @@ def test_a_database_that_went_while_the_process_lives_is_made_anew(tmp_path: Pat
         database.touch()
     track(tmp_path, "wanda-50")
     assert names(tmp_path) == ["wanda-50"]
+
+
+@pytest.mark.parametrize("moment", ["while it is made", "while a run is written"])
+def test_a_kill_while_the_database_is_written_stops_no_later_command(tmp_path: Path, made: Path, start, moment: str):
+    own = tracking_index.database(tmp_path)
+    own.parent.mkdir()
+    if moment == "while a run is written":
+        shutil.copy(made, own)
+        killed = start(KILLED_WRITING, own)
+    else:
+        killed = start(KILLED_MAKING, tmp_path)
+    killed.communicate(timeout=120)
+    assert killed.returncode == -signal.SIGKILL
+    assert list(own.parent.glob("mlflow*-journal")), "the kill was to come in the middle of a transaction"
+    assert abandoned.reconcile(tmp_path) == []
+    track(tmp_path, "wanda-50")
+    assert names(tmp_path)[0] == "wanda-50" and len(names(tmp_path)) == (2 if "run" in moment else 1)
+    assert not list(own.parent.glob("mlflow*-journal")) and not own.with_suffix(".new").exists()
+
+
+def test_a_database_that_another_program_left_half_made_is_told(tmp_path: Path, database: Path):
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        connection.execute("DROP TABLE latest_metrics")
+    with pytest.raises(InputError, match=r"mlflow\.db is damaged: .* move it away and a new one is made"):
+        abandoned.reconcile(tmp_path)
 
 
 def test_the_run_recorded_last_is_the_first_also_after_the_clock_went_back(tmp_path: Path, database: Path, monkeypatch):

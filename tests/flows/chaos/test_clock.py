@@ -1,10 +1,13 @@
 """The wall clock set by a day or a year, between runs, in the middle of one, and under two at once: no work is lost.
 
-libfaketime gives a process another clock, and a `sitecustomize` moves the boot time that psutil reads with it, as the
-kernel does when the clock is set. Times of files stay those of the machine.
+A preloaded library (clock.c) gives a process another clock, and a `sitecustomize` moves the boot time that psutil reads
+with it, as the kernel does when the clock is set. Times of files stay those of the machine.
 """
 
 import os
+import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -14,43 +17,64 @@ from faults import SWEEP, Undisturbed, begin, digests, finish, left_over, publis
 from tasks.service_process import wait_until
 
 JUMPS = {"+1 day": 86400, "-1 day": -86400, "+1 year": 365 * 86400, "-1 year": -365 * 86400}
-LIBRARY = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))), None)
+SOURCE = Path(__file__).with_name("clock.c")
 BOOT = """
 import os
 from pathlib import Path
 from psutil import _pslinux
 
-told = _pslinux.boot_time
-_pslinux.boot_time = lambda: told() + float(Path(os.environ["FAKETIME_TIMESTAMP_FILE"]).read_text())
+told, clock = _pslinux.boot_time, Path(os.environ["CHAOS_CLOCK"])
+_pslinux.boot_time = lambda: told() + int.from_bytes(clock.read_bytes(), "little", signed=True)
 """
-
-pytestmark = pytest.mark.skipif(LIBRARY is None, reason="needs libfaketime (Debian: apt install faketime)")
 
 
 class Clock:
     """The clock of the processes that are started with `environment`."""
 
-    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
+    def __init__(self, folder: Path, library: Path, environment: dict[str, str]) -> None:
         folder.mkdir()
         (folder / "sitecustomize.py").write_text(BOOT)
         self._file = folder / "offset"
+        self._file.touch()
         self.set(0)
         path = os.pathsep.join([str(folder), environment["PYTHONPATH"]])
-        fake = {"FAKETIME_TIMESTAMP_FILE": str(self._file), "FAKETIME_CACHE_DURATION": "1", "NO_FAKE_STAT": "1"}
-        fake |= {"FAKETIME_DONT_FAKE_MONOTONIC": "1", "LD_PRELOAD": str(LIBRARY)}
-        self.environment = environment | fake | {"PYTHONPATH": path}
+        own = {"CHAOS_CLOCK": str(self._file), "LD_PRELOAD": str(library), "PYTHONPATH": path}
+        self.environment = environment | own
 
     def set(self, seconds: int) -> None:
         """From now on it says so many seconds more than the machine's."""
-        new = self._file.with_suffix(".new")
-        new.write_text(f"{seconds:+d}")
-        new.replace(self._file)
+        # In place: processes have the file mapped.
+        with self._file.open("r+b") as file:
+            file.write(seconds.to_bytes(8, "little", signed=True))
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory) -> Path:
+    """clock.c, compiled."""
+    compiler = shutil.which("cc")
+    if compiler is None or not sys.platform.startswith("linux"):
+        pytest.skip("another clock for a process takes Linux and a C compiler")
+    file = tmp_path_factory.mktemp("clock") / "clock.so"
+    subprocess.run([compiler, "-shared", "-fPIC", "-O2", "-o", file, SOURCE], check=True)
+    return file
+
+
+@pytest.fixture
+def clock(library: Path, checkout, tmp_path: Path) -> Clock:
+    """A clock that can be set, and shows the machine's time."""
+    clock = Clock(tmp_path / "clock", library, checkout)
+    show = [sys.executable, "-c", "import datetime, time; print(time.time(), datetime.datetime.now().timestamp())"]
+    clock.set(JUMPS["+1 year"])
+    seen = subprocess.run(show, env=clock.environment, capture_output=True, text=True, check=True).stdout
+    assert all(abs(float(one) - time.time() - JUMPS["+1 year"]) < 60 for one in seen.split())
+    clock.set(0)
+    return clock
 
 
 def test_a_clock_set_again_and_again_in_a_run_and_once_more_between_runs_costs_nothing(
-    shipped, undisturbed: Undisturbed, checkout, figures, tmp_path: Path
+    shipped, undisturbed: Undisturbed, clock: Clock, figures
 ):
-    root, clock = shipped(), Clock(tmp_path / "clock", checkout)
+    root = shipped()
     process = begin(root, *SWEEP, environment=clock.environment)
     for number, jump in enumerate(JUMPS.values(), start=1):
         wanted = number * len(undisturbed.labels) // (len(JUMPS) + 1)
@@ -75,9 +99,9 @@ def test_a_clock_set_again_and_again_in_a_run_and_once_more_between_runs_costs_n
 
 @pytest.mark.parametrize("jump", ["+1 day", "-1 day"])
 def test_processes_whose_clocks_differ_take_nothing_from_each_other(
-    jump: str, shipped, undisturbed: Undisturbed, checkout, figures, tmp_path: Path
+    jump: str, shipped, undisturbed: Undisturbed, checkout, clock: Clock, figures, tmp_path: Path
 ):
-    root, clock = shipped(), Clock(tmp_path / "clock", checkout)
+    root = shipped()
     own = {name: value for name, value in checkout.items() if name != "PREFECT_API_URL"}
     # With a server of its own, which a process that takes it for dead would stop.
     first = begin(root, *SWEEP, environment=own)
