@@ -130,7 +130,7 @@ def _curves(facts: Mapping[str, Any]) -> str:
             if curves[0]:
                 steps = [point["step"] for point in curves[0]]
                 means = [fmean(point["validation_loss"] for point in points) for points in zip(*curves, strict=True)]
-                rows.append([f"{model['title'].partition(':')[0]}: {way['title']}", *(f"{one:.4f}" for one in means)])
+                rows.append([f"{model['title'].partition(': ')[0]}: {way['title']}", *(f"{one:.4f}" for one in means)])
     caption = (
         "Nats per token on windows that are neither trained nor judged on, by step, mean over the seeds. Block "
         "reconstruction, which fits block after block, has no such curve; pruning in rounds begins dense."
