@@ -9,7 +9,7 @@ that is done is found again.
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 import yaml
@@ -50,6 +50,7 @@ def structured(
     only: ImportanceOption = None,
     ratio: RatioOption = None,
     seeds: SeedsOption = SEEDS,
+    name: Annotated[str, typer.Option(help="Of a section of its own, for a part of the importances.")] = "",
     training: TrainingOption = "{}",
 ) -> None:
     """Make smaller, refit, train, judge, and write the section."""
@@ -60,9 +61,10 @@ def structured(
     overrides = [f"@{settings.resolve()}", *(set_ or [])]
     names = tuple({way.training for way in wanted if way.training})
     rates = scans(Path.cwd(), overrides, papers, names, changes, _say) if names else {}
-    facts = measured(overrides, wanted, tuple(range(seeds)), rates, changes)
-    put_section(out, "structured", section(facts))
-    out.with_name(f"{out.stem}-structured.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    facts = {"name": name} | measured(overrides, wanted, tuple(range(seeds)), rates, changes)
+    called = f"structured-{name}" if name else "structured"
+    put_section(out, called, section(facts))
+    out.with_name(f"{out.stem}-{called}.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     typer.echo(f"page       {out}")
 
 
