@@ -22,8 +22,8 @@ class Windows:
 
     Args:
         tokens: [windows, length] int64 token ids.
-        facts: JSON facts: source, text_digest, token_digest (`token_digest`), sampling, special_tokens; of windows to
-            evaluate on also stride, bos, and scored, the predictions at the end of each that count.
+        facts: JSON facts: source, text_digest, token_digest (`token_digest`), sampling, special_tokens, stride, bos, and
+            scored, the predictions at the end of each window that count in an evaluation.
     """
 
     tokens: Tensor
@@ -177,6 +177,9 @@ def _windows(
         "seed": seed,
         "windows": tokens.shape[0],
         "length": tokens.shape[1],
+        "stride": None,
+        "bos": False,
+        "scored": tokens.shape[1] - 1,
     }
     return Windows(tokens, facts)
 
