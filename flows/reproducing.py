@@ -12,7 +12,7 @@ from rich.console import Console
 from flows.bars import shown_bars
 from flows.planning import check_room
 from pruning_core.errors import ComputationError, InputError
-from pruning_core.recipe import BASELINE, parse_settings
+from pruning_core.recipe import BASELINE
 from tasks.building import Builds
 from tasks.comparison_run import COMPARISON, KIND
 from tasks.pipeline import Pipeline
@@ -23,7 +23,7 @@ from tasks.step import Context
 from tasks.store import Store
 from tasks.tracking import find_runs
 from tasks.tracking_index import Run, artifact_folder
-from tasks.workspace import Workspace
+from tasks.workspace import Workspace, settings_in
 
 SHOWN_MODULES = 5
 
@@ -115,7 +115,7 @@ def _as_it_was(root: Path, run: Run) -> tuple[Workspace, dict[str, Any]]:
             f"run {run['run_id'][:12]} has no {SETTINGS} and {LINEAGE} in {folder}, so it cannot be made again; it "
             f"gets them from the same settings once more: espalier compress {run['tags']['variant']}"
         )
-    settings = parse_settings(yaml.safe_load((folder / SETTINGS).read_text()))
+    settings = settings_in(root, yaml.safe_load((folder / SETTINGS).read_text()))
     return Workspace(root, settings), json.loads((folder / LINEAGE).read_text())
 
 

@@ -4,6 +4,7 @@ A worker opens the workspace by its path and makes one variant in the shared sto
 took. Two workers that want one step compute it once, for the second waits.
 """
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,8 @@ def _dask(workers: Workers) -> TaskRunner:
         from prefect_dask import DaskTaskRunner
     except ImportError:
         raise missing("dask") from None
+    # It would tell, between the steps, of every worker that comes and goes.
+    logging.getLogger("distributed").setLevel(logging.ERROR)
     if workers.address:
         return DaskTaskRunner(address=workers.address)
     own = {"n_workers": workers.number, "threads_per_worker": 1, "dashboard_address": None}

@@ -14,6 +14,7 @@ from pruning_core.compute import Compute
 from pruning_core.errors import InputError
 from pruning_core.method import Method
 from pruning_core.method_settings import build_method
+from pruning_core.plugin_settings import plugin_files
 from pruning_core.recovery_settings import Recovering, build_recovery
 from pruning_core.registry import nearest, validated
 from pruning_core.sample_settings import build_samples
@@ -27,7 +28,10 @@ from pruning_core.window_settings import Calibration, Evaluation
 
 BASELINE = "dense"
 """The uncompressed model: always the first row of a comparison, and no name for a variant."""
-SECTIONS = ("model", "trust_remote_code", "compute", "calibration", "evaluation", "variants", "sweep", "schedule")
+SECTIONS = (
+    *("model", "trust_remote_code", "plugins", "compute", "calibration", "evaluation", "variants", "sweep"),
+    "schedule",
+)
 VARIANT_KEYS = (
     "saliency",
     "pattern",
@@ -124,6 +128,8 @@ class Settings:
     compute: Compute = field(default_factory=Compute)
     sweep: Sweep | None = None
     schedule: Schedule | None = None
+    plugins: tuple[str, ...] = ()
+    """Files of the workspace that register methods of its own; they are loaded already."""
 
     def recipe(self, name: str) -> Recipe:
         """The variant of that name; InputError names the nearest."""
@@ -167,6 +173,7 @@ def parse_settings(mapping: Any) -> Settings:
         compute,
         parse_sweep(mapping["sweep"]) if "sweep" in mapping else None,
         schedule,
+        plugin_files(mapping),
     )
 
 

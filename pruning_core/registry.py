@@ -3,6 +3,7 @@
 import difflib
 import importlib
 import pkgutil
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
@@ -65,6 +66,15 @@ def _lower_first(message: str) -> str:
     return message[:1].lower() + message[1:]
 
 
+_REGISTRIES: "weakref.WeakSet[Registry]" = weakref.WeakSet()
+
+
+def forget_methods(package: str) -> None:
+    """Drop what modules of `package` registered, of every kind."""
+    for registry in _REGISTRIES:
+        registry.forget(package)
+
+
 class Registry(Generic[T]):
     """Name -> method class. Every file of the package folder is imported on first use, so a broken one raises.
 
@@ -78,13 +88,22 @@ class Registry(Generic[T]):
         self.package = package
         self._classes: dict[str, type[T]] = {}
         self._loaded = False
+        _REGISTRIES.add(self)
 
     def register(self, name: str) -> Callable[[type[T]], type[T]]:
-        """Class decorator: makes a strict frozen dataclass of the class and enters it under `name`."""
+        """Class decorator: makes a strict frozen dataclass of the class and enters it under `name`.
+
+        Raises:
+            InputError: the name is taken.
+        """
 
         def enter(cls: type[T]) -> type[T]:
+            # A method from elsewhere must not take a name before its owner is imported.
+            if cls.__module__.partition(".")[0] != self.package.partition(".")[0]:
+                self.names()
             if name in self._classes:
-                raise ValueError(f"{self.kind} {name!r} is registered twice: {cls.__module__}")
+                owner = self._classes[name].__module__
+                raise InputError(f"{self.kind} {name!r} of {cls.__module__} needs another name: {owner} has it already")
             method = pydantic.dataclasses.dataclass(frozen=True, config=STRICT)(cls)
             method.name = name
             self._classes[name] = method
@@ -100,6 +119,11 @@ class Registry(Generic[T]):
                 importlib.import_module(f"{self.package}.{module.name}")
             self._loaded = True
         return sorted(self._classes)
+
+    def forget(self, package: str) -> None:
+        """Drop the methods that modules of `package` registered."""
+        kept = {name: cls for name, cls in self._classes.items() if cls.__module__.partition(".")[0] != package}
+        self._classes = kept
 
     def get(self, name: str) -> type[T]:
         """The class registered under `name`; InputError names the nearest known one."""

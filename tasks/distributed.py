@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pruning_core.errors import InputError
 from pruning_core.sharding import Shards
 from tasks.artifact import Artifact
+from tasks.plugins import load_plugins, loaded_plugins
 
 if TYPE_CHECKING:
     from tasks.step import Context
@@ -71,6 +72,7 @@ def announce(module: str, name: str, params: dict[str, Any], inputs: dict[str, A
         "inputs": {label: artifact.reference() for label, artifact in inputs.items()},
         "store": str(context.store.root.resolve()),
         "workspace": str(context.workspace.resolve()),
+        "plugins": loaded_plugins(),
         "key": context.key,
     }
     _send(json.dumps(job).encode())
@@ -88,6 +90,7 @@ def follow() -> None:
     from tasks.store import Store
 
     while (job := json.loads(_receive())) is not None:
+        load_plugins(Path(job["workspace"]), job["plugins"])
         context = Context(Store(Path(job["store"])), Path(job["workspace"]), key=job["key"])
         inputs = {label: Artifact.from_reference(reference) for label, reference in job["inputs"].items()}
         with tempfile.TemporaryDirectory(prefix="espalier-shard-") as folder:

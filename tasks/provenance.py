@@ -29,6 +29,7 @@ def settings_of(settings: Settings, name: str) -> dict[str, Any]:
     variants = settings.variants if name == BASELINE else {name: settings.recipe(name)}
     sections = {key: asdict(getattr(settings, key)) for key in ("compute", "calibration", "evaluation")}
     own = {"model": settings.model, "trust_remote_code": settings.trust_remote_code, **sections}
+    own |= {"plugins": list(settings.plugins)} if settings.plugins else {}
     return plain(own | {"variants": {variant: recipe.spec for variant, recipe in variants.items()}})
 
 

@@ -15,6 +15,9 @@ from pruning_core.errors import ComputationError
 from tasks.canonical import digest_of
 
 PACKAGES = ("pruning_core", "tasks")
+PLUGINS = "workspace_plugins"
+"""The package of the files that a workspace adds (tasks.plugins)."""
+FOLLOWED = (*PACKAGES, PLUGINS)
 # They carry, store and show results but do not make them: an edit here must not throw results away.
 INFRASTRUCTURE = frozenset(
     f"tasks.{name}"
@@ -30,7 +33,7 @@ INFRASTRUCTURE = frozenset(
             "progress",
             "signatures",
         ),
-        *("search_page", "source_digest", "step", "store", "tracking", "versioning", "workers"),
+        *("plugins", "search_page", "source_digest", "step", "store", "tracking", "versioning", "workers"),
     )
 )
 
@@ -55,6 +58,14 @@ def module_digests(modules: Iterable[str], root: Path | None = None) -> dict[str
     return tree.digests(modules)
 
 
+def read_again(modules: Iterable[str]) -> None:
+    """Read the files of plugins that took the place of others in this process; of those, only these are left."""
+    tree = _running()
+    tree.forget(PLUGINS)
+    if modules := list(modules):
+        tree.digests(modules)
+
+
 @functools.cache
 def _running() -> "SourceTree":
     return SourceTree(Path(__file__).resolve().parents[1])
@@ -76,6 +87,10 @@ class SourceTree:
                 seen[name], imported = self._module(name)
                 waiting.extend(imported)
         return dict(sorted(seen.items()))
+
+    def forget(self, package: str) -> None:
+        """Read the modules of `package` anew when they are asked for."""
+        self._parsed = {name: known for name, known in self._parsed.items() if name.partition(".")[0] != package}
 
     def _module(self, name: str) -> tuple[str, frozenset[str]]:
         if name not in self._parsed:
@@ -99,11 +114,11 @@ class SourceTree:
     def _imports(self, tree: ast.AST, name: str, package: str) -> Iterable[str]:
         for node in ast.walk(tree):
             if isinstance(node, ast.Import):
-                ours = (alias.name for alias in node.names if alias.name.partition(".")[0] in PACKAGES)
+                ours = (alias.name for alias in node.names if alias.name.partition(".")[0] in FOLLOWED)
                 yield from (self._checked(module, module, name) for module in ours)
             elif isinstance(node, ast.ImportFrom):
                 origin = _origin(node, package)
-                if origin.partition(".")[0] in PACKAGES:
+                if origin.partition(".")[0] in FOLLOWED:
                     yield from (self._source(origin, alias.name, name) for alias in node.names)
 
     def _source(self, origin: str, name: str, importer: str) -> str:

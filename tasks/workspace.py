@@ -2,11 +2,15 @@
 
 import os
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from pruning_core.plugin_settings import plugin_files
 from pruning_core.recipe import Settings, parse_settings
 from tasks.params import read_params
+from tasks.plugins import load_plugins
 from tasks.step import Context
 from tasks.store import Store
 
@@ -31,14 +35,13 @@ class Workspace:
 
     @classmethod
     def open(cls, root: Path | None = None, overrides: list[str] | None = None) -> "Workspace":
-        """Read and check params.yaml in `root` (default: the current folder).
+        """Read and check params.yaml in `root` (default: the current folder), and load its plugins.
 
         Raises:
             InputError: anything in it is wrong.
         """
         root = Path(root or Path.cwd()).resolve()
-        settings = parse_settings(read_params(root / "params.yaml", overrides))
-        return cls(root, settings, tuple(overrides or ()))
+        return cls(root, settings_in(root, read_params(root / "params.yaml", overrides)), tuple(overrides or ()))
 
     @property
     def hidden(self) -> Path:
@@ -69,6 +72,17 @@ class Workspace:
         except FileNotFoundError:
             return None
         return done.stdout.strip() or None
+
+
+def settings_in(root: Path, mapping: Any) -> Settings:
+    """The settings that a mapping as in params.yaml makes in a workspace, whose plugins are loaded.
+
+    Raises:
+        InputError: anything in it is wrong.
+    """
+    if isinstance(mapping, Mapping):
+        load_plugins(root, plugin_files(mapping))
+    return parse_settings(mapping)
 
 
 def original(root: Path) -> Path:
