@@ -22,8 +22,8 @@ class Windows:
 
     Args:
         tokens: [windows, length] int64 token ids.
-        facts: JSON facts: source, text_digest, token_digest (`token_digest`), sampling, special_tokens, stride, bos, and
-            scored, the predictions at the end of each window that count in an evaluation.
+        facts: JSON facts: source, text_digest, token_digest (`token_digest`), sampling, special_tokens, stride, bos,
+            and scored, the predictions at the end of each window that count in an evaluation.
     """
 
     tokens: Tensor
