@@ -47,7 +47,7 @@ def jobs() -> dict[str, Job]:
     compare = ("flows.cli", "compare", "--json")
     prune = ("flows.cli", "step", "prune", CALIBRATED, "--set", f"compute.shards={WORKERS}")
     launched = ("torch.distributed.run", "--standalone", f"--nproc-per-node={WORKERS}", "-m")
-    kinds = [kind for kind in ("threads", "processes", "dask", "ray") if kind not in NEEDED or find_spec(NEEDED[kind])]
+    kinds = [kind for kind in ("processes", "dask", "ray") if kind not in NEEDED or find_spec(NEEDED[kind])]
     return {
         "variants": Job("four variants, one after another", compare),
         **{
