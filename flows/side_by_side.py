@@ -5,6 +5,7 @@ took. Two workers that want one step compute it once, for the second waits.
 """
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,7 @@ def make_variants(workspace: Workspace, names: list[str], seen: StepsSeen, axes:
     workers = workspace.settings.compute.variants
     failed: dict[str, str] = {}
 
-    @flow(name="variants side by side", task_runner=task_runner(workers), persist_result=False)
-    def side_by_side() -> None:
+    def make_all() -> None:
         given = str(workspace.root), list(workspace.overrides), axes
         # The last bits of a result depend on the number of threads: a worker has as many as this process would use.
         begun = {make.submit(*given, name, torch.get_num_threads()): name for name in names}
@@ -53,8 +53,27 @@ def make_variants(workspace: Workspace, names: list[str], seen: StepsSeen, axes:
             else:
                 seen.add(found)
 
+    here = _Here(make_all)
+
+    @flow(name="variants side by side", task_runner=task_runner(workers), persist_result=False)
+    def side_by_side() -> None:
+        here.work()
+
     side_by_side()
     return failed
+
+
+class _Here:
+    """What only this process does. Workers are sent the flow that holds it, and get it empty.
+
+    They could not read all that it needs: methods of a workspace's plugins are known where the workspace was opened.
+    """
+
+    def __init__(self, work: Callable[[], None] | None = None) -> None:
+        self.work = work
+
+    def __reduce__(self) -> tuple[type["_Here"], tuple[()]]:
+        return _Here, ()
 
 
 @task(name="variant", task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False)

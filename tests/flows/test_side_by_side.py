@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -64,3 +65,27 @@ def test_a_comparison_that_cannot_be_whole_ends_with_the_reason(espalier, make_w
     assert done.code != 0 and "divisible by 5" in done.err and "Traceback" not in done.err, done
     again = espalier(root, "compress", "sparsegpt-50")
     assert "cached" in next(line for line in again.err.splitlines() if line.endswith("sparsegpt-50 block 0"))
+
+
+OWN = """from pruning_core.saliency import SALIENCIES
+
+
+@SALIENCIES.register("own")
+class Own:
+    needs = frozenset({"hessian_diag"})
+
+    def column_scale(self, columns, in_features):
+        return columns.hessian_diag.sqrt()
+"""
+
+
+def test_workers_find_a_method_of_the_workspace(espalier, make_workspace):
+    root: Path = make_workspace()
+    (root / "own.py").write_text(OWN)
+    variants = {"own-50": {"saliency": {"name": "own"}, "pattern": {"name": "unstructured"}, "sparsity": 0.5}}
+    variants["own-60"] = variants["own-50"] | {"sparsity": 0.6}
+    params = yaml.safe_load((root / "params.yaml").read_text()) | {"plugins": ["own.py"], "variants": variants}
+    (root / "params.yaml").write_text(yaml.safe_dump(params))
+    done = espalier(root, "compare", "--json", "--set", "compute.variants={name: processes, count: 2}")
+    assert done.code == 0, done
+    assert set(digests(json.loads(done.out)["records"])) == {"dense", "own-50", "own-60"}

@@ -42,7 +42,7 @@ class Block:
 def blocks(page: str) -> Iterator[Block]:
     """The blocks of a page, in order; AssertionError for one that nobody would execute."""
     source = (PAGES / page).read_text()
-    assert source.count("\n```") % 2 == 0, f"{page}: a fence is not closed"
+    assert len(re.findall(r"^```", source, re.MULTILINE)) % 2 == 0, f"{page}: a fence is not closed"
     for found in FENCE.finditer(source):
         kind, _, path = found["info"].partition(" ")
         block = Block(page, source[: found.start()].count("\n") + 1, kind, found["text"], path)
