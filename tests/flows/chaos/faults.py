@@ -73,6 +73,11 @@ def published(root: Path) -> dict[str, Published]:
     return found
 
 
+def stored(root: Path) -> int:
+    """How many results are published."""
+    return len(list((root / ".espalier" / "objects").glob("*")))
+
+
 def manifests(root: Path) -> dict[str, dict[str, Any]]:
     """Key -> manifest of what is stored."""
     return {

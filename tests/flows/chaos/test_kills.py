@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 from commands import Finished
 from faults import (
@@ -21,11 +22,13 @@ from faults import (
     published,
     seconds_of,
     shown,
+    stored,
     tracked,
     under_way,
 )
 
 from tasks import temporary_servers
+from tasks.service_process import wait_until
 
 KILLS = 20
 ALONE = 5
@@ -52,6 +55,31 @@ class Killed:
     again: float
 
 
+@dataclass(frozen=True)
+class Moment:
+    """An instant of a run, told by what is published by then: how busy the machine is does not move it.
+
+    Args:
+        share: of the run, from 0 to 1.
+        starting: seconds before the first step.
+    """
+
+    share: float
+    starting: float
+    undisturbed: Undisturbed
+
+    def wait(self, root: Path, over: Callable[[], bool]) -> None:
+        """Return at this instant of the run in `root`, or when the run is over."""
+        steps = len(self.undisturbed.labels)
+        place = self.share * (steps + 2) - 1
+        if place < 0:
+            time.sleep((1 + place) * self.starting)
+            return
+        wait_until(lambda: stored(root) >= int(place) or over(), 300, every=0.005)
+        # Steps of some seconds and of a tenth: most of these instants are in the former.
+        time.sleep((place - int(place)) * 2 * self.undisturbed.step_seconds / steps)
+
+
 @pytest.fixture(scope="module")
 def commands_of(start_warm, checkout) -> Callable[[Path, bool], tuple[int, Callable[[], Finished]]]:
     """begin(root, alone) -> (process id, wait): a sweep under way."""
@@ -70,13 +98,14 @@ def commands_of(start_warm, checkout) -> Callable[[Path, bool], tuple[int, Calla
 def test_whatever_the_instant_a_kill_costs_at_most_one_step_and_changes_no_bit(
     shipped, commands_of, undisturbed: Undisturbed, draw: random.Random, figures
 ):
-    seconds = {False: undisturbed.seconds, True: _alone(shipped(), commands_of)}
+    starting = {False: undisturbed.seconds, True: _alone(shipped(), commands_of)}
+    starting = {alone: max(1.0, seconds - undisturbed.step_seconds) for alone, seconds in starting.items()}
     kills = []
     for number in range(KILLS):
         alone = number % ALONE == 0
-        # One instant in each twentieth of the run, in a random order of manners.
-        instant = (number + draw.random()) / KILLS * seconds[alone]
-        kills.append(_kill(shipped(), commands_of, undisturbed, alone, draw.random() < 0.5, instant))
+        # One instant in each twentieth of the run.
+        moment = Moment((number + draw.random()) / KILLS, starting[alone], undisturbed)
+        kills.append(_kill(shipped(), commands_of, undisturbed, alone, draw.random() < 0.5, moment))
     lost = [one.lost for one in kills]
     where = Counter(one.at for one in kills)
     figures(
@@ -94,12 +123,14 @@ def test_a_sweep_killed_again_and_again_ends_with_the_same_bits(
     shipped, commands_of, undisturbed: Undisturbed, draw: random.Random, figures
 ):
     root, lives, lost = shipped(), [], []
-    # Each life is long enough to get somewhere, and none long enough for the whole.
+    # Each life is long enough to get somewhere, and only the last one long enough for the rest.
     while True:
-        before, life = published(root), draw.uniform(0.15, 0.4) * undisturbed.seconds
+        before, begun = published(root), time.monotonic()
         pid, wait = commands_of(root, False)
-        time.sleep(life)
-        now = kill(pid, group=False)
+        wanted = len(before) + draw.randrange(2, 9)
+        wait_until(lambda n=wanted, p=pid: stored(root) >= n or not psutil.pid_exists(p), 300, every=0.005)
+        time.sleep(draw.random() * undisturbed.step_seconds / len(undisturbed.labels))
+        life, now = time.monotonic() - begun, kill(pid, group=False)
         done = wait()
         if done.code == 0:
             break
@@ -122,10 +153,12 @@ def _alone(root: Path, commands_of) -> float:
     return time.monotonic() - begun
 
 
-def _kill(root: Path, commands_of, undisturbed: Undisturbed, alone: bool, group: bool, instant: float) -> Killed:
+def _kill(root: Path, commands_of, undisturbed: Undisturbed, alone: bool, group: bool, moment: Moment) -> Killed:
     """Kill a sweep, run it again, and hold what is there against the undisturbed run."""
+    begun = time.monotonic()
     pid, wait = commands_of(root, alone)
-    time.sleep(instant)
+    moment.wait(root, lambda: not psutil.pid_exists(pid))
+    instant = time.monotonic() - begun
     now = kill(pid, group and alone)
     wait()
     before, open_work, runs = published(root), under_way(root), tracked(root)
