@@ -62,14 +62,6 @@ class Compute:
     states: Literal["memory", "mapped"] = "memory"
     workers: Annotated[Workers, BeforeValidator(_workers)] = field(default_factory=Workers)
     variants: Annotated[Workers | None, BeforeValidator(_workers)] = None
-
-    @model_validator(mode="after")
-    def _variants_in_processes(self) -> "Compute":
-        # Steps of one process share its locks: a variant that fails on a thread may leave another waiting.
-        if self.variants is not None and self.variants.name == "threads":
-            raise ValueError("variants are made by processes, dask or ray, not by threads; write {name: processes}")
-        return self
-
     shards: Annotated[int, Field(ge=1)] = 1
 
     @property

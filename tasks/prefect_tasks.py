@@ -3,13 +3,14 @@
 Apply `tasks.prefect_settings` before this module is imported.
 """
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from prefect import Task, task
-from prefect.transactions import IsolationLevel
+from prefect.transactions import BaseTransaction, IsolationLevel
 
 from tasks.artifact import Artifact
 from tasks.prefect_cache import FlockLockManager, StepKey, StoreView, artifacts
@@ -31,10 +32,25 @@ def prefect_run(context: Context) -> Callable[..., Artifact]:
         step.key(params, inputs)
         references = {name: artifact.reference() for name, artifact in inputs.items()}
         started = prefect_task(step, context.store.root, context.workspace)
-        state = started(params, references, label or step.name, return_state=True)
+        with _transaction_of_its_own():
+            state = started(params, references, label or step.name, return_state=True)
         return Artifact.from_reference(state.result(), hit=state.name == CACHED)
 
     return run
+
+
+@contextlib.contextmanager
+def _transaction_of_its_own() -> Iterator[None]:
+    """Inside the block a task commits when it ends.
+
+    Within another task it would leave that to the outer one: its lock would be held until the outer one ends, and
+    for ever when that fails, for a rollback frees no lock of a result that was found.
+    """
+    outer = BaseTransaction.__var__.set(None)
+    try:
+        yield
+    finally:
+        BaseTransaction.__var__.reset(outer)
 
 
 @functools.cache

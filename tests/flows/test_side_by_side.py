@@ -36,7 +36,7 @@ def alone(espalier, make_workspace) -> list[dict[str, Any]]:
     return json.loads(done.out)["records"]
 
 
-@pytest.mark.parametrize("name", ["processes", "dask", "ray"])
+@pytest.mark.parametrize("name", ["threads", "processes", "dask", "ray"])
 def test_two_workers_reach_the_digests_of_one_process(espalier, make_workspace, alone, name: str):
     if name in NEEDED and find_spec(NEEDED[name]) is None:
         pytest.skip(f"{NEEDED[name]} is not installed: pip install 'espalier[{name}]'")
@@ -48,9 +48,10 @@ def test_two_workers_reach_the_digests_of_one_process(espalier, make_workspace, 
     assert steps(found) == steps(alone)
 
 
-def test_a_variant_that_fails_on_a_worker_is_told_and_stops_no_other(espalier, make_workspace):
+@pytest.mark.parametrize("name", ["threads", "processes"])
+def test_a_variant_that_fails_on_a_worker_is_told_and_stops_no_other(espalier, make_workspace, name: str):
     root = make_workspace()
-    done = espalier(root, *SWEEP, "--set", "compute.variants={name: processes, count: 2}")
+    done = espalier(root, *SWEEP, "--set", f"compute.variants={{name: {name}, count: 2}}")
     found = json.loads(done.out)
     assert done.code == 1 and set(found["failed"]) == {"sparsegpt-3of5", "magnitude-3of5"}
     assert all("divisible by 5" in why for why in found["failed"].values())
@@ -60,7 +61,7 @@ def test_a_variant_that_fails_on_a_worker_is_told_and_stops_no_other(espalier, m
 def test_a_comparison_that_cannot_be_whole_ends_with_the_reason(espalier, make_workspace):
     root: Path = make_workspace()
     pattern = "variants.magnitude-50.pattern={name: n_of_m, n: 3, m: 5}"
-    settings = ["--set", "compute.variants={name: processes, count: 2}", "--set", pattern]
+    settings = ["--set", "compute.variants={name: threads, count: 2}", "--set", pattern]
     done = espalier(root, "compare", *settings, "--set", "variants.magnitude-50.sparsity=null")
     assert done.code != 0 and "divisible by 5" in done.err and "Traceback" not in done.err, done
     again = espalier(root, "compress", "sparsegpt-50")

@@ -8,10 +8,11 @@ import threading
 from pathlib import Path
 
 import pytest
-from prefect import flow
+from prefect import flow, task
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from pruning_core.errors import InputError
+from tasks.locks import is_locked
 from tasks.prefect_tasks import prefect_run, prefect_task
 from tasks.step import Context, step
 from tasks.store import Store
@@ -145,6 +146,24 @@ def test_two_flows_at_once_compute_once_and_the_second_is_cached(context):
     for thread in threads:
         thread.join(timeout=60)
     assert sorted(seen) == ["Cached", "Completed"] and RUNS == ["slow"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_step_within_another_task_holds_its_lock_no_longer_than_itself(context, fails):
+    lock = context.store.root / "locks" / "prefect" / f"{number.key({'n': 8}, {})}.lock"
+    held = []
+
+    @task(persist_result=False)
+    def variant():
+        prefect_run(context)(number, {"n": 8}, {})
+        held.append(is_locked(lock))
+        if fails:
+            raise ArithmeticError("after the step")
+
+    for _ in range(2):  # the second finds the result, whose lock a rollback of Prefect would not free
+        variant(return_state=True)
+        held.append(is_locked(lock))
+    assert lock.exists() and held == [False] * 4 and RUNS == [8]
 
 
 def test_tasks_can_be_submitted_to_a_task_runner(context):
