@@ -1,0 +1,78 @@
+"""Formats that a finished variant is exported to: each written by streaming, and read again by what serves it."""
+
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from torch import Tensor
+
+from pruning_core.progress import Progress
+from pruning_core.registry import Registry
+from pruning_core.stored_model import StoredModel
+
+
+class Tensors(Protocol):
+    """The weights of an export, read one at a time under the names and in the layout of the source checkpoint."""
+
+    def names(self) -> list[str]:
+        """All tensors, sorted."""
+        ...
+
+    def load(self, name: str) -> Tensor:
+        """A tensor as the consumer computes with it.
+
+        Raises:
+            InputError: no such tensor, or a damaged or crafted file.
+        """
+        ...
+
+
+class Format(Protocol):
+    """A frozen dataclass registered under its name; its fields are the options of `espalier export --option`.
+
+    The modules of a format import the libraries that write it inside their functions.
+    """
+
+    name: ClassVar[str]
+    exact: ClassVar[bool]
+    """Whether every weight comes back bit for bit."""
+
+    def check(self, model: StoredModel) -> None:
+        """Look before anything is written.
+
+        Raises:
+            InputError: the format cannot express the model; the sentence says why and names a format that can.
+        """
+        ...
+
+    def write(self, model: StoredModel, out: Path, progress: Progress) -> dict[str, Any]:
+        """Write the weights into `out`, which holds the tokenizer and config.json already, one tensor at a time.
+
+        Args:
+            progress: called with (tensors done, tensors in all).
+
+        Returns:
+            Facts, as JSON: what the format tells of itself.
+
+        Raises:
+            InputError: as `check`.
+        """
+        ...
+
+    def recognises(self, directory: Path) -> bool:
+        """Whether the files of a directory are of this format, by their names and config.json alone."""
+        ...
+
+    def read(self, directory: Path) -> Tensors:
+        """The weights of an export by this package's own reader.
+
+        Raises:
+            InputError: files that are missing, truncated or not what they say.
+        """
+        ...
+
+    def command(self) -> str:
+        """Python or shell that loads the export in what serves it; `{path}` stands for the directory."""
+        ...
+
+
+FORMATS: Registry[Format] = Registry("export format", "pruning_core.export")

@@ -1,0 +1,43 @@
+"""Plain safetensors: removed weights are stored as exact zeros, and every loader reads them."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from pruning_core.checkpoint import Checkpoint
+from pruning_core.export import FORMATS
+from pruning_core.progress import Progress
+from pruning_core.sharded_writer import ShardedWriter
+from pruning_core.stored_model import MASKS, StoredModel
+
+
+@FORMATS.register("safetensors")
+class PlainSafetensors:
+    """The checkpoint's own layout and dtype, and the masks beside it.
+
+    config.json says nothing of sparsity: loaders that knew how to read a `sparsity_config` now refuse it.
+    """
+
+    exact = True
+
+    def check(self, model: StoredModel) -> None:
+        pass
+
+    def write(self, model: StoredModel, out: Path, progress: Progress) -> dict[str, Any]:
+        names = model.names()
+        with ShardedWriter(out) as writer:
+            for done, name in enumerate(names, start=1):
+                writer.add(name, model.load(name))
+                progress(done, len(names))
+        if (model.directory / MASKS).is_file():
+            shutil.copyfile(model.directory / MASKS, out / MASKS)
+        return {}
+
+    def recognises(self, directory: Path) -> bool:
+        return any(directory.glob("model*.safetensors"))
+
+    def read(self, directory: Path) -> Checkpoint:
+        return Checkpoint(directory)
+
+    def command(self) -> str:
+        return 'AutoModelForCausalLM.from_pretrained("{path}")'
