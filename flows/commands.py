@@ -1,5 +1,6 @@
 """Commands over many variants and their lineage; `flows.cli` takes them in. Heavy packages are imported inside."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -33,6 +34,30 @@ def sweep(
     else:
         print_sweep(found)
     require_all(found)
+
+
+@commands.command(epilog="Example: `espalier export sparsegpt-50 --format sparse --option encoding=bitmask`")
+def export(
+    variant: Annotated[str, typer.Argument(help="A variant of params.yaml, or dense.")],
+    format_: Annotated[str, typer.Option("--format", help="What serves it, e.g. safetensors, sparse, gguf.")],
+    option: Annotated[
+        list[str] | None, typer.Option(help="An option of the format, key=value; may be repeated.")
+    ] = None,
+    to: Annotated[Path | None, typer.Option(help="Directory to write; default: below artifacts/exports.")] = None,
+    set_: SetOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Write a variant as people serve it, with a model card; read it again, compare, evaluate and time it."""
+    from flows.export_table import print_export
+    from flows.running import run_flow
+    from pruning_core.export import format_spec
+
+    spec = format_spec(format_, option or [])
+    found = run_flow("export", json_, set_, variant=variant, format=spec, to=str(to) if to else None)
+    if json_:
+        as_json(found)
+    else:
+        print_export(found)
 
 
 @commands.command(epilog="Example: `espalier serve`, or once and at once: `espalier serve --now --json`")

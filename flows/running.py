@@ -13,6 +13,7 @@ import httpx
 from flows.bars import shown_bars
 from flows.expanding import swept
 from pruning_core.errors import ComputationError, InputError
+from pruning_core.recipe import BASELINE
 from tasks import owners, prefect_settings, temporary_servers
 from tasks.steps_seen import CACHED, listening
 from tasks.workspace import HIDDEN, Workspace
@@ -22,6 +23,7 @@ FLOWS = {
     "compare": "flows.variants",
     "sweep": "flows.sweeping",
     "scheduled": "flows.scheduled",
+    "export": "flows.exporting",
 }
 """Flow -> its module, which imports Prefect and is imported late."""
 
@@ -51,6 +53,8 @@ class ServerLost(ComputationError):
 
 def _named(workspace: Workspace, flow: str, parameters: dict[str, Any]) -> list[str]:
     """The variants that a flow makes."""
+    if parameters.get("variant") == BASELINE:
+        return []
     if "variant" in parameters:
         return [workspace.settings.recipe(parameters["variant"]).name]
     scheduled = workspace.settings.schedule.variants if flow == "scheduled" else None

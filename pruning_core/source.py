@@ -14,9 +14,10 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from pruning_core.checkpoint import Checkpoint, file_sha256
+from pruning_core.checkpoint import file_sha256
 from pruning_core.context_length import context_length
 from pruning_core.errors import ComputationError, InputError
+from pruning_core.exported import check_weights, format_of, pretrained_arguments, weight_files
 from pruning_core.hub_snapshot import REMOTE_CODE, is_hub_id, snapshot
 from pruning_core.model_files import first_line, read_config, read_tokenizer
 from pruning_core.structured.loading import model_class
@@ -65,7 +66,8 @@ class SourceModel:
             patterns += (REMOTE_CODE,)
         paths = {path for pattern in patterns for path in self.path.glob(pattern) if path.is_file()}
         others = {path.name: self.known(path) for path in paths}
-        return dict(sorted((others | Checkpoint(self.path).digest_files(self.known)).items()))
+        weights = {path.name: self.known(path) for path in weight_files(self.path)}
+        return dict(sorted((others | weights).items()))
 
     @cached_property
     def digest(self) -> str:
@@ -126,7 +128,7 @@ def resolve(
 
 def _check_complete(source: SourceModel) -> None:
     source.config()
-    Checkpoint(source.path)
+    check_weights(source.path)
     found = any(path.is_file() for pattern in VOCABULARIES for path in source.path.glob(pattern))
     if not found:
         raise InputError(
@@ -150,15 +152,19 @@ def load_model(path: Path | str, dtype: str = "float32", *, trust_remote_code: b
     path = Path(path)
     if dtype not in DTYPES:
         raise InputError(f"{dtype!r} is not a dtype to load a model in; allowed: {', '.join(DTYPES)}")
-    loader = model_class(read_config(path, trust_remote_code=trust_remote_code))
-    Checkpoint(path)
+    config = read_config(path, trust_remote_code=trust_remote_code)
+    check_weights(path)
+    if format_of(path).native:
+        loader = model_class(config)
+        what = {"pretrained_model_name_or_path": path, "trust_remote_code": trust_remote_code}
+    else:
+        loader, what = model_class(config, own=True), pretrained_arguments(path, config)
     try:
         with _without_bars():
             model, report = loader.from_pretrained(
-                path,
+                **what,
                 dtype=DTYPES[dtype],
                 local_files_only=True,
-                trust_remote_code=trust_remote_code,
                 use_safetensors=True,
                 output_loading_info=True,
                 # Wrong shapes are reported below, with their names.

@@ -11,6 +11,7 @@ from pruning_core.evaluation.comparison import paired_difference
 from pruning_core.evaluation.divergence import Divergence, compare_to_dense
 from pruning_core.evaluation.perplexity import Perplexity, perplexity
 from pruning_core.evaluation.protocol import Protocol
+from pruning_core.export import FORMATS
 from pruning_core.source import load_model
 from pruning_core.text.windows import Windows
 from tasks.artifact import Artifact
@@ -23,11 +24,16 @@ SELF = {"kl_to_dense": 0.0, "top1_agreement": 1.0, "difference_to_dense": {"mean
 """A model beside itself."""
 
 
-@step("evaluate")
+def reader(params: dict[str, Any]) -> list[str]:
+    """The module that reads a model which is an export."""
+    return [FORMATS.module(params["format"])] if "format" in params else []
+
+
+@step("evaluate", modules=reader)
 def evaluate(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, context: Context) -> dict[str, Any]:
     """Perplexity, KL to the dense model and the paired difference to it.
 
-    params: batch, trust_remote_code.
+    params: batch, trust_remote_code; format where the model is an export that has a reader of its own.
     inputs: model, tokens, and for a compressed model also source (dense) and baseline (the dense evaluation).
     writes: metrics.json, windows.json {losses: nats per token of each window}.
     """

@@ -7,15 +7,16 @@ from pruning_core.evaluation.size import model_size
 from pruning_core.evaluation.speed import measure_speed
 from pruning_core.source import load_model
 from tasks.artifact import Artifact
+from tasks.evaluate import reader
 from tasks.progress import progress
 from tasks.step import Context, step
 
 
-@step("measure")
+@step("measure", modules=reader)
 def measure(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, context: Context) -> dict[str, Any]:
     """Prefill and decode tokens per second, median and quartiles, and the bytes on disk.
 
-    params: machine (what the figure holds for), prompt, generated, trust_remote_code.
+    params: machine (what the figure holds for), prompt, generated, trust_remote_code, format as in `tasks.evaluate`.
     inputs: model.
     """
     model = load_model(inputs["model"].path, trust_remote_code=params["trust_remote_code"])

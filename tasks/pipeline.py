@@ -13,6 +13,7 @@ import psutil
 import torch
 
 from pruning_core.context_length import context_length
+from pruning_core.exported import PLAIN, format_of
 from pruning_core.fallbacks import check_fallbacks
 from pruning_core.hidden_states import micro_batch
 from pruning_core.model_files import read_config
@@ -86,7 +87,7 @@ class Pipeline:
 
     def beside(self, model: Artifact, label: str) -> Artifact:
         """The quality of a model made before, on the windows that its own tokenizer makes of the evaluation text."""
-        params = {"batch": self.settings.evaluation.batch, "trust_remote_code": self.trust}
+        params = self._judging(model)
         inputs = {"model": model, "tokens": self._evaluation_windows(model, f"{label} evaluation")}
         return self.context.run(evaluate, params, inputs, f"{label} evaluation")
 
@@ -128,11 +129,17 @@ class Pipeline:
 
     def evaluated(self, name: str) -> Artifact:
         """The quality of a variant on the evaluation windows."""
-        params = {"batch": self.settings.evaluation.batch, "trust_remote_code": self.trust}
-        inputs = {"model": self.model(name), "tokens": self.evaluation}
-        if name != BASELINE:
+        return self.beside_dense(self.model(name), name, compared=name != BASELINE)
+
+    def beside_dense(self, model: Artifact | None, label: str, *, compared: bool = True) -> Artifact:
+        """The quality of a model on the evaluation windows, `compared` with the dense one on the same."""
+        inputs = {"model": model, "tokens": self.evaluation}
+        if compared:
             inputs |= {"source": self.source, "baseline": self.evaluated(BASELINE)}
-        return self.context.run(evaluate, params, inputs, f"{name} evaluation")
+        return self.context.run(evaluate, self._judging(model), inputs, f"{label} evaluation")
+
+    def _judging(self, model: Artifact | None) -> dict[str, Any]:
+        return {"batch": self.settings.evaluation.batch, "trust_remote_code": self.trust, **_format(model)}
 
     def task_evaluated(self, name: str) -> Artifact | None:
         """The answers of a variant to the tasks of params.yaml; None where it has none."""
@@ -149,8 +156,9 @@ class Pipeline:
     def measured(self, name: str) -> Artifact:
         """The speed of a variant on this machine."""
         config = read_config(self.source.path, trust_remote_code=self.trust)
-        params = {"machine": machine(), "trust_remote_code": self.trust, **speed_lengths(config)}
-        return self.context.run(measure, params, {"model": self.model(name)}, f"{name} speed")
+        model = self.model(name)
+        params = {"machine": machine(), "trust_remote_code": self.trust, **speed_lengths(config), **_format(model)}
+        return self.context.run(measure, params, {"model": model}, f"{name} speed")
 
     @cached_property
     def forwards(self) -> dict[str, Any]:
@@ -233,6 +241,12 @@ class Pipeline:
         params = {"block": index, **self.forwards}
         inputs = {"source": self.source, "tokens": self.calibration}
         return self.context.run(statistics, params, inputs, f"statistics of block {index}")
+
+
+def _format(model: Artifact | None) -> dict[str, str]:
+    """The param that names what reads a model, where not any loader does; none of a model that is not there yet."""
+    name = PLAIN if model is None else format_of(model.path).name
+    return {} if name == PLAIN else {"format": name}
 
 
 def speed_lengths(config: Any) -> dict[str, int]:

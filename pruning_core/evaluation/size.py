@@ -9,6 +9,8 @@ from typing import Any
 
 from pruning_core.checkpoint import Checkpoint
 from pruning_core.errors import InputError
+from pruning_core.export import Tensors
+from pruning_core.exported import format_of, is_plain, weight_bytes
 from pruning_core.progress import Progress, ignore_progress
 
 
@@ -34,6 +36,8 @@ def model_size(
     Raises:
         InputError: an unreadable directory, or a prunable name that is not stored as floating point.
     """
+    if not is_plain(Path(path)):
+        return _exported_size(Path(path), progress)
     checkpoint = Checkpoint(path)
     counts = _count(checkpoint, progress)
     if missing := sorted(set(prunable or ()) - set(counts)):
@@ -54,13 +58,22 @@ def model_size(
     return size
 
 
-def _count(checkpoint: Checkpoint, progress: Progress) -> dict[str, tuple[int, int]]:
+def _exported_size(path: Path, progress: Progress) -> dict[str, Any]:
+    """The same of an export: its numbers are those that its reader gives, its bytes those of its files."""
+    stored = _total(counts := _count(format_of(path).read(path), progress), counts)
+    size = weight_bytes(path)
+    parameters = stored["parameters"]
+    bits = 8 * size / parameters if parameters else None
+    return {"file_bytes": size, "tensor_bytes": size, "packed_bytes": size, "bits_per_weight": bits, **stored}
+
+
+def _count(checkpoint: Tensors, progress: Progress) -> dict[str, tuple[int, int]]:
     """Name -> (numbers, zeros) of every floating point tensor."""
     counts = {}
     names = checkpoint.names()
     for done, name in enumerate(names, start=1):
-        if checkpoint.dtype(name).is_floating_point:
-            tensor = checkpoint.load(name)
+        tensor = checkpoint.load(name)
+        if tensor.dtype.is_floating_point:
             # One-byte floats have no comparison of their own.
             values = tensor.float() if tensor.itemsize == 1 else tensor
             counts[name] = (tensor.numel(), tensor.numel() - int(values.count_nonzero()))

@@ -53,7 +53,6 @@ class Speed:
         return asdict(self)
 
 
-@torch.inference_mode()
 def measure_speed(
     model: nn.Module,
     *,
@@ -73,16 +72,10 @@ def measure_speed(
     Raises:
         InputError: a number out of range, more tokens than the context, or a model without a cache.
     """
-    _check(model, prompt, generated, batch, repeats, warmup)
+    prefill, decode = timed_runs(
+        model, prompt=prompt, generated=generated, batch=batch, repeats=repeats, warmup=warmup, progress=progress
+    )
     parameter = next(model.parameters())
-    tokens = _prompt(model, prompt, parameter.device).expand(batch, -1)
-    prefill, decode = [], []
-    for run in range(warmup + repeats):
-        first, rest = _timed_run(model, tokens, generated)
-        if run >= warmup:
-            prefill.append(first)
-            decode.append(rest)
-        progress(run + 1, warmup + repeats)
     return Speed(
         prefill=Rate.of(batch * prompt, prefill),
         decode=Rate.of(batch * generated, decode),
@@ -94,6 +87,33 @@ def measure_speed(
         dtype=str(parameter.dtype).removeprefix("torch."),
         threads=torch.get_num_threads(),
     )
+
+
+@torch.inference_mode()
+def timed_runs(
+    model: nn.Module,
+    *,
+    prompt: int,
+    generated: int,
+    batch: int = 1,
+    repeats: int = 5,
+    warmup: int = 1,
+    progress: Progress = ignore_progress,
+) -> tuple[list[float], list[float]]:
+    """Seconds of each timed prefill and of each timed decoding.
+
+    Args, Raises: as `measure_speed`.
+    """
+    _check(model, prompt, generated, batch, repeats, warmup)
+    tokens = _prompt(model, prompt, next(model.parameters()).device).expand(batch, -1)
+    prefill, decode = [], []
+    for run in range(warmup + repeats):
+        first, rest = _timed_run(model, tokens, generated)
+        if run >= warmup:
+            prefill.append(first)
+            decode.append(rest)
+        progress(run + 1, warmup + repeats)
+    return prefill, decode
 
 
 def _check(model: nn.Module, prompt: int, generated: int, batch: int, repeats: int, warmup: int) -> None:

@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+import yaml
 from torch import Tensor
 
+from pruning_core.errors import InputError
 from pruning_core.progress import Progress
 from pruning_core.registry import Registry
 from pruning_core.stored_model import StoredModel
@@ -35,6 +37,13 @@ class Format(Protocol):
     name: ClassVar[str]
     exact: ClassVar[bool]
     """Whether every weight comes back bit for bit."""
+
+    library: ClassVar[str]
+    """What serves it, by the name that model hubs know."""
+    shell: ClassVar[bool]
+    """Whether `command` is for a shell; otherwise it is Python."""
+    native: ClassVar[bool]
+    """Whether transformers' `from_pretrained` loads it."""
 
     def check(self, model: StoredModel) -> None:
         """Look before anything is written.
@@ -76,3 +85,22 @@ class Format(Protocol):
 
 
 FORMATS: Registry[Format] = Registry("export format", "pruning_core.export")
+
+
+def format_spec(name: str, options: list[str]) -> dict[str, Any]:
+    """The mapping of a format and its options as they are typed, key=value with values as in YAML.
+
+    Raises:
+        InputError: an unknown format, or an option that it does not have or takes otherwise.
+    """
+    spec: dict[str, Any] = {"name": name}
+    for option in options:
+        key, equals, value = option.partition("=")
+        if not equals or not key:
+            raise InputError(f"--option {option!r} is not of the form key=value")
+        try:
+            spec[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise InputError(f"--option {option!r}: the value is not YAML") from None
+    FORMATS.build(spec, f"--format {name}")
+    return spec

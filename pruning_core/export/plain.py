@@ -19,6 +19,9 @@ class PlainSafetensors:
     """
 
     exact = True
+    native = True
+    library = "transformers"
+    shell = False
 
     def check(self, model: StoredModel) -> None:
         pass
@@ -40,4 +43,4 @@ class PlainSafetensors:
         return Checkpoint(directory)
 
     def command(self) -> str:
-        return 'AutoModelForCausalLM.from_pretrained("{path}")'
+        return "from transformers import AutoModelForCausalLM\nmodel = AutoModelForCausalLM.from_pretrained(path)"

@@ -14,18 +14,24 @@ from pruning_core.structured.groups import Site, site_of
 from pruning_core.structured.structure import KEY, BlockWidths, structure_of
 
 
-def model_class(config: PretrainedConfig) -> Any:
+def model_class(config: PretrainedConfig, *, own: bool = False) -> Any:
     """What has `from_pretrained` for a config: transformers' automatic class, or one that makes its blocks narrow.
 
+    Args:
+        own: the architecture's own class in any case, which takes weights that lie in no file too.
+
     Raises:
-        InputError: narrow blocks of an architecture that transformers does not have.
+        InputError: narrow blocks, or `own`, of an architecture that transformers does not have.
     """
     structure = structure_of(config)
-    if structure is None:
+    if structure is None and not own:
         return AutoModelForCausalLM
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise InputError(f"{KEY} in config.json needs an architecture of transformers, not {config.model_type!r}")
+        what = KEY if structure else "this export"
+        raise InputError(f"{what} needs an architecture of transformers in config.json, not {config.model_type!r}")
     stock = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    if structure is None:
+        return stock
 
     def build(self: PreTrainedModel, config: PretrainedConfig, *args: Any, **kwargs: Any) -> None:
         stock.__init__(self, config, *args, **kwargs)

@@ -1,0 +1,140 @@
+"""Speed and memory of model directories as they are served: each in processes of its own, taking turns.
+
+What else was loaded would count as memory, and a machine that slows down would slow only the one that came last.
+"""
+
+import importlib
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+
+from pruning_core.errors import ComputationError
+from pruning_core.evaluation.speed import Rate
+from pruning_core.progress import Progress, ignore_progress
+
+Engine = Literal["transformers", "llama.cpp"]
+ENGINES = {"transformers": "pruning_core.evaluation.speed", "llama.cpp": "pruning_core.evaluation.llama_cpp"}
+"""Engine -> the module whose `timed_runs` times it; imported when it is needed."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is asked of a model.
+
+    Args:
+        batches: sequences at once, one measurement each.
+        prompt, generated: tokens per sequence.
+        repeats: timed runs per round, after `warmup` runs that are not.
+        rounds: how often each model has its turn.
+    """
+
+    batches: tuple[int, ...] = (1, 8)
+    prompt: int = 128
+    generated: int = 32
+    repeats: int = 3
+    warmup: int = 1
+    rounds: int = 3
+
+
+@dataclass(frozen=True)
+class Served:
+    """A directory and what runs it: transformers computes in float32 whatever is stored, llama.cpp as the file says."""
+
+    path: Path
+    engine: Engine = "transformers"
+    trust_remote_code: bool = False
+
+
+def measure_served(
+    models: Mapping[str, Served], load: Load, progress: Progress = ignore_progress
+) -> list[dict[str, Any]]:
+    """One row per model and batch, the models in the order given.
+
+    Returns:
+        Rows {`model`, `engine`, `batch`, `prefill`, `decode` (as `Rate`, tokens per second), `first_token` {`median`,
+        `lower_quartile`, `upper_quartile`} (seconds until the prompt is read and the first token known), `peak_bytes`
+        (most memory that the process had, over that before loading; the median of the rounds)}.
+
+    Raises:
+        ComputationError: a process failed.
+    """
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in models}
+    total = load.rounds * len(models)
+    for turn in range(load.rounds):
+        for number, (name, served) in enumerate(models.items()):
+            found[name].append(_in_a_process(served, load))
+            progress(turn * len(models) + number + 1, total)
+    return [
+        _row(name, models[name].engine, batch, load, rounds) for name, rounds in found.items() for batch in load.batches
+    ]
+
+
+def _row(name: str, engine: Engine, batch: int, load: Load, rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    seconds = {
+        part: [second for one in rounds for second in one["seconds"][str(batch)][part]]
+        for part in ("prefill", "decode")
+    }
+    prefill = Rate.of(batch * load.prompt, seconds["prefill"])
+    peaks = sorted(one["peak_bytes"] for one in rounds)
+    return {
+        "model": name,
+        "engine": engine,
+        "batch": batch,
+        "prefill": asdict(prefill),
+        "decode": asdict(Rate.of(batch * load.generated, seconds["decode"])),
+        "first_token": {
+            "median": batch * load.prompt / prefill.median,
+            "lower_quartile": batch * load.prompt / prefill.upper_quartile,
+            "upper_quartile": batch * load.prompt / prefill.lower_quartile,
+        },
+        "peak_bytes": peaks[len(peaks) // 2],
+    }
+
+
+def _in_a_process(served: Served, load: Load) -> dict[str, Any]:
+    job = asdict(served) | {"path": str(served.path), "load": asdict(load)}
+    done = subprocess.run(
+        [sys.executable, "-m", __name__], input=json.dumps(job), capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise ComputationError(
+            f"{served.path} could not be run: {(done.stderr.strip().splitlines() or ['killed'])[-1]}"
+        )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _measure(job: dict[str, Any]) -> dict[str, Any]:
+    """In the process: the seconds of every run, and the memory that loading and running took."""
+    from pruning_core.source import load_model
+
+    load = Load(**job["load"])
+    runs = {"prompt": load.prompt, "generated": load.generated, "repeats": load.repeats, "warmup": load.warmup}
+    engine = importlib.import_module(ENGINES[job["engine"]])
+    before = psutil.Process().memory_info().rss
+    if job["engine"] == "llama.cpp":
+        model = engine.open_model(Path(job["path"]), batch=max(load.batches), context=load.prompt + load.generated)
+    else:
+        model = load_model(Path(job["path"]), trust_remote_code=job["trust_remote_code"])
+    seconds = {}
+    for batch in load.batches:
+        prefill, decode = engine.timed_runs(model, batch=batch, **runs)
+        seconds[batch] = {"prefill": prefill, "decode": decode}
+    return {"seconds": seconds, "peak_bytes": _peak() - before}
+
+
+def _peak() -> int:
+    """The most memory that this process has had at once, in bytes."""
+    import resource
+
+    # Kibibytes on Linux, bytes on macOS.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+if __name__ == "__main__":
+    print(json.dumps(_measure(json.loads(sys.stdin.read()))))
