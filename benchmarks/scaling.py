@@ -122,7 +122,7 @@ def run(job: Job, sequences: int) -> tuple[float, dict[str, str]]:
 def made(root: Path) -> dict[str, str]:
     """What was made of blocks and models: kind and key -> digest of the content."""
     manifests = [json.loads(path.read_text()) for path in (root / ".espalier" / "objects").glob("*/manifest.json")]
-    return {f"{m['kind']} {m['key']}": m["digest"] for m in manifests if m["kind"] in ("prune_block", "assemble")}
+    return {f"{m['kind']} {m['key']}": m["digest"] for m in manifests if m["kind"] in ("prune_block", "variant")}
 
 
 def params(sequences: int) -> dict[str, Any]:

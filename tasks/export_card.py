@@ -26,7 +26,13 @@ def card(record: Mapping[str, Any]) -> str:
     }
     parts = [
         ["---", yaml.safe_dump(front, sort_keys=False).rstrip(), "---", "", f"# {record['variant']} as {made.name}"],
-        ["## Load", "", "```sh" if made.shell else "```python", made.command(), "```"],
+        [
+            "## Load",
+            "",
+            "```sh" if made.shell else "```python",
+            made.command().replace("{path}", "path/of/this/directory"),
+            "```",
+        ],
         ["## Quality", "", *_quality(record)],
         ["## Size", "", *_sizes(record)],
         ["## Speed", "", *_speed(record)],

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import psutil
 
@@ -18,9 +18,12 @@ from pruning_core.errors import ComputationError
 from pruning_core.evaluation.speed import Rate
 from pruning_core.progress import Progress, ignore_progress
 
-Engine = Literal["transformers", "llama.cpp"]
-ENGINES = {"transformers": "pruning_core.evaluation.speed", "llama.cpp": "pruning_core.evaluation.llama_cpp"}
-"""Engine -> the module whose `timed_runs` times it; imported when it is needed."""
+ENGINES = {
+    "transformers": "pruning_core.evaluation.transformers_speed",
+    "llama.cpp": "pruning_core.evaluation.llama_cpp",
+}
+"""Engine -> the module whose `timed(path, load, trust_remote_code)` gives {batch: (seconds of each prefill, of each
+decoding)} of the batches that it can run; imported in the process that measures."""
 
 
 @dataclass(frozen=True)
@@ -39,16 +42,22 @@ class Load:
     generated: int = 32
     repeats: int = 3
     warmup: int = 1
-    rounds: int = 3
+    rounds: int = 2
 
 
 @dataclass(frozen=True)
 class Served:
-    """A directory and what runs it: transformers computes in float32 whatever is stored, llama.cpp as the file says."""
+    """A directory and what runs it: transformers computes in float32 whatever is stored, llama.cpp as the file says.
+
+    Args:
+        engine: its name, for people.
+        module: dotted name of what times it, where that is none of `ENGINES`.
+    """
 
     path: Path
-    engine: Engine = "transformers"
+    engine: str = "transformers"
     trust_remote_code: bool = False
+    module: str = ""
 
 
 def measure_served(
@@ -75,7 +84,7 @@ def measure_served(
     ]
 
 
-def _row(name: str, engine: Engine, batch: int, load: Load, rounds: list[dict[str, Any]]) -> dict[str, Any]:
+def _row(name: str, engine: str, batch: int, load: Load, rounds: list[dict[str, Any]]) -> dict[str, Any]:
     seconds = {
         part: [second for one in rounds for second in one["seconds"][str(batch)][part]]
         for part in ("prefill", "decode")
@@ -98,7 +107,8 @@ def _row(name: str, engine: Engine, batch: int, load: Load, rounds: list[dict[st
 
 
 def _in_a_process(served: Served, load: Load) -> dict[str, Any]:
-    job = asdict(served) | {"path": str(served.path), "load": asdict(load)}
+    module = served.module or ENGINES[served.engine]
+    job = asdict(served) | {"path": str(served.path), "load": asdict(load), "module": module}
     done = subprocess.run(
         [sys.executable, "-m", __name__], input=json.dumps(job), capture_output=True, text=True, check=False
     )
@@ -111,20 +121,10 @@ def _in_a_process(served: Served, load: Load) -> dict[str, Any]:
 
 def _measure(job: dict[str, Any]) -> dict[str, Any]:
     """In the process: the seconds of every run, and the memory that loading and running took."""
-    from pruning_core.source import load_model
-
-    load = Load(**job["load"])
-    runs = {"prompt": load.prompt, "generated": load.generated, "repeats": load.repeats, "warmup": load.warmup}
-    engine = importlib.import_module(ENGINES[job["engine"]])
+    engine = importlib.import_module(job["module"])
     before = psutil.Process().memory_info().rss
-    if job["engine"] == "llama.cpp":
-        model = engine.open_model(Path(job["path"]), batch=max(load.batches), context=load.prompt + load.generated)
-    else:
-        model = load_model(Path(job["path"]), trust_remote_code=job["trust_remote_code"])
-    seconds = {}
-    for batch in load.batches:
-        prefill, decode = engine.timed_runs(model, batch=batch, **runs)
-        seconds[batch] = {"prefill": prefill, "decode": decode}
+    runs = engine.timed(Path(job["path"]), Load(**job["load"]), job["trust_remote_code"])
+    seconds = {batch: {"prefill": prefill, "decode": decode} for batch, (prefill, decode) in runs.items()}
     return {"seconds": seconds, "peak_bytes": _peak() - before}
 
 

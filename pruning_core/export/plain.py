@@ -43,4 +43,4 @@ class PlainSafetensors:
         return Checkpoint(directory)
 
     def command(self) -> str:
-        return "from transformers import AutoModelForCausalLM\nmodel = AutoModelForCausalLM.from_pretrained(path)"
+        return 'from transformers import AutoModelForCausalLM\nmodel = AutoModelForCausalLM.from_pretrained("{path}")'

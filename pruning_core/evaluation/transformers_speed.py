@@ -1,0 +1,14 @@
+"""Speed of a model directory as transformers runs it here."""
+
+from pathlib import Path
+
+from pruning_core.evaluation.serving import Load
+from pruning_core.evaluation.speed import timed_runs
+from pruning_core.source import load_model
+
+
+def timed(path: Path, load: Load, trust_remote_code: bool) -> dict[int, tuple[list[float], list[float]]]:
+    """Batch -> (seconds of each prefill, seconds of each decoding), in float32 on the CPU."""
+    model = load_model(path, trust_remote_code=trust_remote_code)
+    runs = {"prompt": load.prompt, "generated": load.generated, "repeats": load.repeats, "warmup": load.warmup}
+    return {batch: timed_runs(model, batch=batch, **runs) for batch in load.batches}
