@@ -1,7 +1,6 @@
 """The flow that exports: a deployable directory of a variant with its model card, judged and measured."""
 
 import json
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -89,4 +88,4 @@ def place(source: Path, target: Path, record: dict[str, Any]) -> None:
         (new / FACTS).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         if target.exists():
             target.rename(Path(folder) / "old")
-        os.replace(new, target)
+        new.replace(target)

@@ -1,0 +1,173 @@
+"""python -m benchmarks.serving: what makes a compressed model faster on a processor, and what does not.
+
+A Llama of some 100 million random weights, stored in float16, and what compression makes of it, each run in processes
+of its own that take turns with the dense model. Values do not change the work, so no quality is told. Writes
+docs/serving.md and the figures beside it.
+"""
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+
+from benchmarks.command import run_command
+from benchmarks.launch import ROOT
+from benchmarks.machine import machine
+from benchmarks.page import table
+from pruning_core.evaluation.serving import Load, Served, measure_served
+from pruning_core.export import FORMATS
+from pruning_core.exported import weight_bytes
+from pruning_core.progress import ignore_progress
+from pruning_core.stored_model import StoredModel
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+TOKENIZER = ROOT / "models" / "stdlib-2.8m"
+WIDTH, CHANNELS, HEADS, GROUPS, BLOCKS = 1024, 2816, 16, 8, 8
+SHARES = (0.5, 0.7, 0.8, 0.9)
+ENGINES = "benchmarks.serving_engines"
+
+
+@app.command(epilog="Example: python -m benchmarks.serving --rounds 2")
+def serving(
+    out: Annotated[Path, typer.Option(help="The page; the figures go beside it.")] = Path("docs/serving.md"),
+    rounds: Annotated[int, typer.Option(min=1, help="How often each has its turn.")] = 3,
+) -> None:
+    """Make the models, time them in turn, and write the page."""
+    with tempfile.TemporaryDirectory(prefix="espalier-serving-") as folder:
+        titles, models = prepared(Path(folder))
+        facts = {"machine": machine(torch.get_num_threads()), "titles": titles}
+        load = Load(rounds=rounds)
+
+        def report(done: int, total: int) -> None:
+            typer.echo(f"{done} of {total}", err=True)
+
+        facts["rows"] = measure_served(models, load, report)
+        facts["bytes"] = {name: weight_bytes(one.path) for name, one in models.items()}
+    facts["load"] = {"prompt": load.prompt, "generated": load.generated, "rounds": rounds, "repeats": load.repeats}
+    out.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    out.write_text(page(facts), encoding="utf-8")
+    typer.echo(f"page       {out}")
+
+
+def prepared(folder: Path) -> tuple[dict[str, str], dict[str, Served]]:
+    """Name -> title, and name -> what is run, the dense model first."""
+    dense = made(folder / "dense")
+    half = made(folder / "structured", CHANNELS // 2, HEADS // 2, GROUPS // 2)
+    sparse = {share: made(folder / f"sparse-{share}", zeros=share) for share in SHARES}
+    files = {
+        f"{name}-{kind}": gguf(source, kind) for name, source in (("dense", dense), ("half", half)) for kind in KINDS
+    }
+    rows: list[tuple[str, str, Served]] = [
+        ("dense", "dense", Served(dense)),
+        ("bfloat16", "dense, bfloat16", _by(dense, "bfloat16")),
+        ("int8", "dense, int8 by torch's dynamic quantization", _by(dense, "int8")),
+        ("zeros", "90 % zeros, stored densely", Served(sparse[0.9])),
+        *(
+            (f"csr-{share}", f"{share:.0%} zeros, torch CSR".replace("%", " %"), _by(sparse[share], "csr"))
+            for share in SHARES
+        ),
+        ("half", "structured, half of channels and heads", Served(half)),
+        ("half-int8", "the same, int8 by torch's dynamic quantization", _by(half, "int8")),
+        *((f"dense-{kind}", f"dense, GGUF {kind}", Served(files[f"dense-{kind}"], "llama.cpp")) for kind in KINDS),
+        *(
+            (f"half-{kind}", f"structured, GGUF {kind}", Served(files[f"half-{kind}"], "llama.cpp"))
+            for kind in KINDS[1:]
+        ),
+    ]
+    return {name: title for name, title, _ in rows}, {name: served for name, _, served in rows}
+
+
+KINDS = ("f16", "q8_0", "q4_0")
+
+
+def _by(path: Path, engine: str) -> Served:
+    return Served(path, f"torch {engine}", module=f"{ENGINES}:{engine}")
+
+
+def made(path: Path, channels: int = CHANNELS, heads: int = HEADS, groups: int = GROUPS, zeros: float = 0.0) -> Path:
+    """A model directory with random weights, `zeros` of those of its linear layers removed."""
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(TOKENIZER)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTH,
+        intermediate_size=channels,
+        num_hidden_layers=BLOCKS,
+        num_attention_heads=heads,
+        num_key_value_heads=groups,
+        head_dim=WIDTH // HEADS,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float16)
+    for name, weight in model.named_parameters():
+        if zeros and "_proj" in name:
+            weight.data[torch.rand(weight.shape) < zeros] = 0
+    model.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
+
+
+def gguf(source: Path, kind: str) -> Path:
+    """The model as a GGUF file of that type."""
+    made = FORMATS.build({"name": "gguf", "type": kind})
+    out = source.with_name(f"{source.name}-{kind}")
+    out.mkdir()
+    made.write(StoredModel(source), out, ignore_progress)
+    return out
+
+
+def page(facts: Mapping[str, Any]) -> str:
+    """Markdown."""
+    own, load = facts["machine"], facts["load"]
+    parts = [
+        "# What is faster on a processor",
+        "Generated by `python -m benchmarks.serving`; do not edit. The figures are in the JSON file beside this page.",
+        f"{own['date']}; {own['processor']}, {own['cores']} cores, {own['threads']} threads, Python {own['python']}, "
+        + ", ".join(f"{name} {value}" for name, value in own["versions"].items())
+        + f"; load before the run {own['load']:.2f}.",
+        f"A Llama of random weights ({BLOCKS} blocks, width {WIDTH}, {CHANNELS} channels, {HEADS} heads), stored in "
+        f"float16. Medians with quartiles of {load['rounds'] * load['repeats']} runs, in {load['rounds']} processes of "
+        f"its own for each model, taking turns, the dense one first: a prompt of {load['prompt']} tokens, "
+        f"{load['generated']} tokens decoded. `of dense` divides the medians. transformers computes in float32.",
+    ]
+    for batch in sorted({row["batch"] for row in facts["rows"]}):
+        parts += [f"## {batch} sequence{'s' if batch > 1 else ''} at once", _table(facts, batch)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(facts: Mapping[str, Any], batch: int) -> str:
+    rows = [row for row in facts["rows"] if row["batch"] == batch]
+    dense = rows[0]
+    head = [
+        "",
+        "run by",
+        "MB",
+        "prefill, tokens/s",
+        "of dense",
+        "decode, tokens/s",
+        "of dense",
+        "first token, ms",
+        "peak MB",
+    ]
+    return table(head, [_cells(facts, row, dense) for row in rows])
+
+
+def _cells(facts: Mapping[str, Any], row: Mapping[str, Any], dense: Mapping[str, Any]) -> list[str]:
+    cells = [facts["titles"][row["model"]], row["engine"], f"{facts['bytes'][row['model']] / 1e6:.0f}"]
+    for part in ("prefill", "decode"):
+        rate = row[part]
+        cells.append(f"{rate['median']:.0f} ({rate['lower_quartile']:.0f} to {rate['upper_quartile']:.0f})")
+        cells.append(f"{rate['median'] / dense[part]['median']:.2f}")
+    return [*cells, f"{1000 * row['first_token']['median']:.0f}", f"{row['peak_bytes'] / 1e6:.0f}"]
+
+
+if __name__ == "__main__":
+    run_command(app)
