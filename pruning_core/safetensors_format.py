@@ -82,7 +82,7 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
 def _header_json(path: Path, raw: bytes) -> dict[str, Any]:
     try:
         header = json.loads(raw.decode("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is damaged: its header is not JSON ({error}); {ADVICE}") from error
     if not isinstance(header, dict):
         raise InputError(f"{path} is damaged: its header is not a JSON object; {ADVICE}")
@@ -94,7 +94,7 @@ def _entry(path: Path, name: str, value: Any) -> TensorEntry:
     code, shape, offsets = (fields.get(key) for key in ("dtype", "shape", "data_offsets"))
     if not _whole_numbers(shape) or not _whole_numbers(offsets) or len(offsets) != 2:
         raise InputError(f"{path} is damaged: the header entry of {name!r} lacks a shape or two offsets; {ADVICE}")
-    if code not in DTYPES:
+    if not isinstance(code, str) or code not in DTYPES:
         raise InputError(f"{path}: tensor {name!r} has dtype {code!r}; readable are {', '.join(DTYPES)}")
     entry = TensorEntry(DTYPES[code], tuple(shape), *offsets)
     expected = math.prod(entry.shape) * entry.dtype.itemsize
