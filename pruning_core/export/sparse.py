@@ -38,6 +38,9 @@ class Sparse:
     n: Annotated[int, Field(ge=1)] | None = None
     m: Annotated[int, Field(ge=2, le=256)] | None = None
     exact = True
+    native = False
+    library = "espalier"
+    shell = False
 
     @model_validator(mode="after")
     def _pattern_is_whole(self) -> "Sparse":
@@ -74,7 +77,7 @@ class Sparse:
         return SparseContainer(directory)
 
     def command(self) -> str:
-        return 'from pruning_core.source import load_model; load_model("{path}")'
+        return 'from pruning_core.source import load_model\nmodel = load_model("{path}")'
 
     def _entry(self, model: StoredModel, name: str, matrix: Matrix) -> tuple[Entry, str]:
         """The encoding of a tensor, and why it is none of codes where it might have been ("" otherwise)."""
