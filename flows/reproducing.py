@@ -15,6 +15,7 @@ from pruning_core.errors import ComputationError, InputError
 from pruning_core.recipe import BASELINE
 from tasks.building import Builds
 from tasks.comparison_run import COMPARISON, KIND
+from tasks.export_run import EXPORT
 from tasks.pipeline import Pipeline
 from tasks.provenance import lineage
 from tasks.reproduction import changed_since, compared
@@ -49,6 +50,12 @@ def reproduce_run(prefix: str, from_cache: bool, quiet: bool) -> dict[str, Any]:
             + ", ".join(
                 f"{tag.removeprefix('run.')} {value[:12]}" for tag, value in run["tags"].items() if tag[:4] == "run."
             )
+        )
+    if run["tags"].get(KIND) == EXPORT:
+        parent, command = run["tags"].get("parent.variant.run_id", ""), run["tags"]["mlflow.source.name"]
+        raise InputError(
+            f"run {run['run_id'][:12]} is an export; reproduce the run of its variant"
+            f"{f', {parent[:12]},' if parent else ''} and then: {command}"
         )
     workspace, then = _as_it_was(root, run)
     variant = run["tags"]["variant"]

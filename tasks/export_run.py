@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from tasks.canonical import digest_of, plain
+from tasks.comparison_run import KIND
 from tasks.single_run import track_once
 from tasks.tracking import TrackedRun
 from tasks.tracking_index import FINISHED, read_runs
 
-KIND, EXPORT = "kind", "export"
+EXPORT = "export"
 
 
 def track_export(workspace: Path, record: Mapping[str, Any], card: Path) -> TrackedRun:
@@ -25,6 +26,7 @@ def track_export(workspace: Path, record: Mapping[str, Any], card: Path) -> Trac
     tags = {
         "variant": record["variant"],
         "format": record["facts"]["format"]["name"],
+        "speed_key": record["speed"]["key"],
         "artifact.digest": record["export"]["digest"],
         "parent.variant.digest": record["model"]["digest"],
         "mlflow.source.name": f"espalier export {record['variant']} --format {record['facts']['format']['name']}",

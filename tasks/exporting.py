@@ -61,6 +61,7 @@ def export_record(pipeline: Pipeline, name: str, spec: dict[str, Any]) -> dict[s
         "model_facts": {} if name == BASELINE else model.facts,
         "quality": {"export": quality.facts, "variant": own.facts, "dense": dense.facts},
         "evaluation": quality.reference(),
+        "speed": speed.reference(),
         "serving": {"rows": speed.facts["rows"], "machine": speed.facts["machine"], "load": speed.facts["load"]},
         "sizes": speed.facts["bytes"],
     }

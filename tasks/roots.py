@@ -14,7 +14,7 @@ from tasks.tracking_index import lock_path, read_runs, registered_versions
 from tasks.versioning import OUTPUTS, locked_keys, output_md5s
 
 KEY = re.compile(r"[0-9a-f]{64}")
-KEY_TAGS = ("variant_key", "evaluation_key")
+KEY_TAGS = ("variant_key", "evaluation_key", "export_key", "speed_key")
 
 
 @dataclass(frozen=True)
