@@ -17,7 +17,7 @@ from tasks.directories import MANIFEST, RUN
 from tasks.export import stored_model
 from tasks.export_card import card
 from tasks.export_run import track_export
-from tasks.exporting import export_record, exported, judged_export, served
+from tasks.exporting import export_record, exported, judged_by_server, judged_export, served
 from tasks.flow_runs import owned_run
 from tasks.pipeline import Pipeline
 from tasks.prefect_tasks import prefect_run
@@ -53,6 +53,7 @@ def export(
         FORMATS.build(format, "format").check(stored_model(pipeline.model(variant)))
         exported(pipeline, variant, format)
         judged_export(pipeline, variant, format)
+        judged_by_server(pipeline, variant, format)
         served(pipeline, variant, format)
         record = export_record(pipeline, variant, format)
         record["lineage"] = {

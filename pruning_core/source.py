@@ -169,6 +169,7 @@ def load_model(path: Path | str, dtype: str = "float32", *, trust_remote_code: b
                 output_loading_info=True,
                 # Wrong shapes are reported below, with their names.
                 ignore_mismatched_sizes=True,
+                **_dequantizing(config),
             )
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise InputError(f"transformers cannot load {path}: {first_line(error)}") from error
@@ -176,6 +177,15 @@ def load_model(path: Path | str, dtype: str = "float32", *, trust_remote_code: b
     _check_finite(path, model)
     model.config.get_text_config().use_cache = False
     return model.eval()
+
+
+def _dequantizing(config: PretrainedConfig) -> dict[str, PretrainedConfig]:
+    """The argument by which packed integers become weights as they are loaded, not in the first forward pass."""
+    packed = getattr(config, "quantization_config", None)
+    if not isinstance(packed, dict) or packed.get("quant_method") != "compressed-tensors":
+        return {}
+    config.quantization_config = packed | {"dequantize": True}
+    return {"config": config}
 
 
 @contextlib.contextmanager

@@ -129,10 +129,20 @@ class StoredModel:
         """
         if matrix.bits is None:
             return None
+        return StoredGrid(self._code_part(matrix, "codes"), *self.scales(matrix), bits=matrix.bits)
+
+    def scales(self, matrix: StoredMatrix) -> tuple[Tensor, Tensor, Tensor]:
+        """(scale, zero, group) of a quantized matrix as `StoredGrid` has them, without reading its codes.
+
+        Raises:
+            InputError: they are missing.
+        """
+        return tuple(self._code_part(matrix, part) for part in ("scale", "zero", "group"))
+
+    def _code_part(self, matrix: StoredMatrix, part: str) -> Tensor:
         if self._codes is None:
             raise InputError(f"{self.directory} has no {CODES}, which holds the codes of {matrix.name}")
-        parts = {part: self._codes.load(f"{matrix.name}.{part}") for part in ("codes", "scale", "zero", "group")}
-        return StoredGrid(**parts, bits=matrix.bits)
+        return self._codes.load(f"{matrix.name}.{part}")
 
     def _beside(self, file: str) -> Checkpoint | None:
         return Checkpoint(self.directory, file) if (self.directory / file).is_file() else None

@@ -52,14 +52,14 @@ def _table(head: list[str], rows: list[list[str]]) -> Iterator[str]:
 def _quality(record: Mapping[str, Any]) -> Iterator[str]:
     quality = record["quality"]
     rows = [["dense", _number(quality["dense"]["perplexity"]), "", ""]]
-    names = {"variant": record["variant"], "export": "this export"}
+    names = {"variant": record["variant"], "export": "this export", "llama.cpp": "this export, run by llama.cpp"}
     for key, name in names.items():
-        if key == "variant" and record["variant"] == BASELINE:
+        if key not in quality or (key == "variant" and record["variant"] == BASELINE):
             continue
         told = quality[key]
         difference = told["difference_to_dense"]
         loss = f"{difference['mean']:+.4f} ± {difference['standard_error']:.4f}"
-        rows.append([name, _number(told["perplexity"]), loss, f"{told['kl_to_dense']:.4f}"])
+        rows.append([name, _number(told["perplexity"]), loss, _kl(told)])
     yield from _table(["", "perplexity", "loss against dense, nats per token", "KL to dense"], rows)
     protocol = quality["export"]["protocol"]
     shown = {key: value for key, value in protocol.items() if key not in ("text", "tokens", "digest")}
@@ -151,6 +151,10 @@ def _lineage(record: Mapping[str, Any]) -> Iterator[str]:
     known = ", ".join(f"{name} {version}" for name, version in record["lineage"]["versions"].items())
     commit = record["lineage"]["git_commit"]
     yield f"{f'Commit `{commit}`; ' if commit else ''}{known}. `export.json` has the same for machines."
+
+
+def _kl(told: Mapping[str, Any]) -> str:
+    return f"{told['kl_to_dense']:.4f}" if "kl_to_dense" in told else ""
 
 
 def _number(perplexity: float | None) -> str:

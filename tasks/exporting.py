@@ -7,6 +7,7 @@ from pruning_core.evaluation.serving import Load
 from pruning_core.model_files import read_config
 from pruning_core.recipe import BASELINE
 from tasks.artifact import Artifact
+from tasks.evaluate_llama_cpp import evaluate_llama_cpp, version
 from tasks.export import export
 from tasks.pipeline import Pipeline, machine, speed_lengths
 from tasks.serve_speed import engine_of, serve_speed
@@ -20,6 +21,16 @@ def exported(pipeline: Pipeline, name: str, spec: dict[str, Any]) -> Artifact:
 def judged_export(pipeline: Pipeline, name: str, spec: dict[str, Any]) -> Artifact:
     """The quality of an export as it is read from its files, on the evaluation windows, beside the dense model."""
     return pipeline.beside_dense(exported(pipeline, name, spec), label_of(name, spec))
+
+
+def judged_by_server(pipeline: Pipeline, name: str, spec: dict[str, Any]) -> Artifact | None:
+    """The quality of an export as llama.cpp runs it; None where it does not."""
+    made = exported(pipeline, name, spec)
+    if engine_of(made.path) != "llama.cpp":
+        return None
+    inputs = {"model": made, "tokens": pipeline.evaluation, "baseline": pipeline.evaluated(BASELINE)}
+    label = f"{label_of(name, spec)} evaluation by llama.cpp"
+    return pipeline.context.run(evaluate_llama_cpp, {"llama_cpp": version()}, inputs, label)
 
 
 def served(pipeline: Pipeline, name: str, spec: dict[str, Any]) -> Artifact:
@@ -52,6 +63,7 @@ def export_record(pipeline: Pipeline, name: str, spec: dict[str, Any]) -> dict[s
         served(pipeline, name, spec),
     )
     model, own, dense = pipeline.model(name), pipeline.evaluated(name), pipeline.evaluated(BASELINE)
+    run_by = judged_by_server(pipeline, name, spec)
     return {
         "variant": name,
         "recipe": {} if name == BASELINE else pipeline.settings.recipe(name).spec,
@@ -59,7 +71,8 @@ def export_record(pipeline: Pipeline, name: str, spec: dict[str, Any]) -> dict[s
         "facts": made.facts,
         "model": model.reference(),
         "model_facts": {} if name == BASELINE else model.facts,
-        "quality": {"export": quality.facts, "variant": own.facts, "dense": dense.facts},
+        "quality": {"export": quality.facts, "variant": own.facts, "dense": dense.facts}
+        | ({"llama.cpp": run_by.facts} if run_by else {}),
         "evaluation": quality.reference(),
         "speed": speed.reference(),
         "serving": {"rows": speed.facts["rows"], "machine": speed.facts["machine"], "load": speed.facts["load"]},

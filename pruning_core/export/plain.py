@@ -6,6 +6,7 @@ from typing import Any
 
 from pruning_core.checkpoint import Checkpoint
 from pruning_core.export import FORMATS
+from pruning_core.export.quantization_config import quantization_config
 from pruning_core.progress import Progress
 from pruning_core.sharded_writer import ShardedWriter
 from pruning_core.stored_model import MASKS, StoredModel
@@ -37,7 +38,7 @@ class PlainSafetensors:
         return {}
 
     def recognises(self, directory: Path) -> bool:
-        return any(directory.glob("model*.safetensors"))
+        return any(directory.glob("model*.safetensors")) and not quantization_config(directory)
 
     def read(self, directory: Path) -> Checkpoint:
         return Checkpoint(directory)

@@ -1,0 +1,234 @@
+"""The pack-quantized format of compressed-tensors: integers in 32-bit words, read by transformers and by vLLM."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from pruning_core.checkpoint import Checkpoint
+from pruning_core.errors import InputError
+from pruning_core.export import FORMATS
+from pruning_core.export.bit_streams import WORD, unpacked, words_of
+from pruning_core.export.linears import other_linears
+from pruning_core.export.quantization_config import quantization_config, set_quantization_config
+from pruning_core.export.stored_grids import DENSE_FORMATS, Grids, common_grids, whole_matrices
+from pruning_core.model_files import read_config
+from pruning_core.progress import Progress
+from pruning_core.sharded_writer import ShardedWriter
+from pruning_core.stored_model import StoredGrid, StoredModel
+from pruning_core.structured.structure import structure_of
+
+METHOD = "compressed-tensors"
+PACKED = "weight_packed"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@FORMATS.register("compressed_tensors")
+class CompressedTensors:
+    """The variant's own codes, packed by the compressed-tensors library; nothing is rounded anew.
+
+    scale_dtype: of the scales in the file; float32 keeps every weight bit for bit.
+    """
+
+    scale_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+
+    native = True
+    library = "transformers"
+    shell = False
+
+    @property
+    def exact(self) -> bool:
+        return self.scale_dtype == "float32"
+
+    def check(self, model: StoredModel) -> None:
+        self._grids(model)
+
+    def write(self, model: StoredModel, out: Path, progress: Progress) -> dict[str, Any]:
+        grids = self._grids(model)
+        matrices, names = whole_matrices(model, self.name), model.names()
+        change, packed = 0.0, 0
+        with ShardedWriter(out) as writer:
+            for done, name in enumerate(names, start=1):
+                parts = {name: model.load(name)} if name not in matrices else {}
+                if name in matrices:
+                    grid = model.grid(matrices[name])
+                    scale = self._scale(grid, name)
+                    change = max(change, float((scale.float() / grid.scale - 1).abs().max()))
+                    parts = _parts(name.removesuffix("weight"), grid, scale, grids.symmetric)
+                    packed += sum(part.nbytes for part in parts.values())
+                for part, tensor in parts.items():
+                    writer.add(part, tensor)
+                progress(done, len(names))
+        set_quantization_config(out, _config(grids, other_linears(model)))
+        return {"scale_dtype": self.scale_dtype, "largest_scale_change": change, "packed_bytes": packed}
+
+    def recognises(self, directory: Path) -> bool:
+        found = quantization_config(directory)
+        return found.get("quant_method") == METHOD and found.get("format") == "pack-quantized"
+
+    def read(self, directory: Path) -> "PackedWeights":
+        return PackedWeights(directory)
+
+    def command(self) -> str:
+        return 'from transformers import AutoModelForCausalLM\nmodel = AutoModelForCausalLM.from_pretrained("{path}")'
+
+    def _grids(self, model: StoredModel) -> Grids:
+        """Raises InputError where the format cannot express the variant."""
+        if structure_of(read_config(model.directory)) is not None:
+            raise InputError(
+                f"the blocks of {model.directory} differ in width, and no loader of --format {self.name} reads that;"
+                f" use {DENSE_FORMATS}"
+            )
+        grids = common_grids(model, self.name)
+        if fault := _fault(model, grids):
+            raise InputError(f"--format {self.name} cannot express this variant: {fault}")
+        return grids
+
+    def _scale(self, grid: StoredGrid, name: str) -> Tensor:
+        scale = grid.scale.to(DTYPES[self.scale_dtype])
+        if not bool((scale.isfinite() & (scale > 0)).all()):
+            raise InputError(f"{self.scale_dtype} cannot hold the scales of {name}; use scale_dtype float32")
+        return scale
+
+
+def _fault(model: StoredModel, grids: Grids) -> str:
+    """What keeps the consumers from reading the variant, and what to do; "" where nothing does."""
+    experts = [matrix.name for matrix in model.quantized if ".experts." in matrix.name]
+    if grids.permuted:
+        return (
+            f"the groups of {grids.permuted.name} are not runs of columns, and compressed-tensors has dropped group"
+            " indices; add static_groups: true to the quantizer, or use --format gptq"
+        )
+    if grids.uneven:
+        return (
+            f"the {grids.uneven.columns} inputs of {grids.uneven.name} are no multiple of the group size"
+            f" {grids.group_size}; choose a group_size that divides them, or use --format gptq"
+        )
+    if experts and not grids.symmetric:
+        return (
+            f"transformers reads packed experts such as {experts[0]} with symmetric grids alone; add symmetric: true to"
+            f" the quantizer, or use {DENSE_FORMATS}"
+        )
+    # compressed-tensors 0.20 takes zero points that fit into one word per group for contiguous, and fails.
+    narrow = [one.name for one in model.quantized if one.rows * 4 <= WORD and one.groups > 1]
+    if narrow and grids.bits == 4 and not grids.symmetric:
+        return (
+            f"{narrow[0]} has so few outputs that compressed-tensors cannot unpack its zero points; add symmetric: true"
+            f" to the quantizer, or use {DENSE_FORMATS}"
+        )
+    return ""
+
+
+def _parts(prefix: str, grid: StoredGrid, scale: Tensor, symmetric: bool) -> dict[str, Tensor]:
+    """The tensors that stand for one matrix."""
+    from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
+
+    middle = 2 ** (grid.bits - 1)
+    signed = (grid.codes.to(torch.int16) - middle).to(torch.int8)
+    parts = {
+        PACKED: pack_to_int32(signed, grid.bits),
+        "weight_scale": scale,
+        "weight_shape": torch.tensor(grid.codes.shape),
+    }
+    if not symmetric:
+        zero = (grid.zero - middle).to(torch.int8)
+        parts["weight_zero_point"] = pack_to_int32(zero, grid.bits, packed_dim=0)
+    return {f"{prefix}{part}": tensor for part, tensor in parts.items()}
+
+
+def _config(grids: Grids, ignore: list[str]) -> dict[str, Any]:
+    import compressed_tensors
+    from compressed_tensors.config import CompressionFormat
+    from compressed_tensors.quantization import (
+        QuantizationArgs,
+        QuantizationConfig,
+        QuantizationScheme,
+        QuantizationStatus,
+    )
+
+    weights = QuantizationArgs(
+        num_bits=grids.bits,
+        symmetric=grids.symmetric,
+        strategy="channel" if grids.group_size is None else "group",
+        group_size=grids.group_size,
+    )
+    config = QuantizationConfig(
+        config_groups={"group_0": QuantizationScheme(targets=["Linear"], weights=weights)},
+        format=CompressionFormat.pack_quantized.value,
+        quantization_status=QuantizationStatus.COMPRESSED,
+        ignore=ignore,
+    )
+    return {
+        "version": compressed_tensors.__version__,
+        "sparsity_config": {},
+        "transform_config": {},
+        # transformers would otherwise round the scales to the model's dtype, and refuse packed zero points: their place
+        # in a model that is to stay packed has the shape of unpacked ones (transformers 5.23, compressed-tensors 0.20).
+        "dequantize": True,
+        **config.model_dump(mode="json"),
+    }
+
+
+class PackedWeights:
+    """The weights of a pack-quantized model directory, float32 where packed.
+
+    Raises:
+        InputError: config.json tells of no integers, or of groups that this reader does not know.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.checkpoint = Checkpoint(directory)
+        self._args = _weight_args(directory)
+        self._packed = {
+            f"{name.removesuffix(PACKED)}weight" for name in self.checkpoint.names() if name.endswith(f".{PACKED}")
+        }
+
+    def names(self) -> list[str]:
+        """All tensors, sorted."""
+        parts = {f"{name}{part}" for name in self._packed for part in ("_packed", "_scale", "_shape", "_zero_point")}
+        return sorted((set(self.checkpoint.names()) - parts) | self._packed)
+
+    def load(self, name: str) -> Tensor:
+        """A weight [rows, columns] of the integers, or a tensor as stored.
+
+        Raises:
+            InputError: no such tensor, or parts that do not belong together.
+        """
+        if name not in self._packed:
+            return self.checkpoint.load(name)
+        bits = self._args["num_bits"]
+        shape, words, scale = (self.checkpoint.load(f"{name}_{part}") for part in ("shape", "packed", "scale"))
+        rows, columns = (int(size) for size in shape.tolist()) if shape.shape == (2,) else (0, 0)
+        groups = scale.shape[-1] if scale.ndim == 2 else 0
+        fits = words.dtype == torch.int32 and words.shape == (rows, words_of(columns, bits)) and rows > 0
+        if not fits or len(scale) != rows or not groups or columns % groups:
+            raise InputError(f"{self.checkpoint.directory}: the parts of {name} do not fit together; export it again")
+        codes = unpacked(words, bits, columns).float().unflatten(1, (groups, -1))
+        integers = codes - self._zero(name, rows, groups)[..., None]
+        # The consumers multiply in the dtype of the scale.
+        return (scale[..., None] * integers.to(scale.dtype)).float().flatten(1)
+
+    def _zero(self, name: str, rows: int, groups: int) -> Tensor:
+        """[rows, groups] float32."""
+        bits = self._args["num_bits"]
+        if self._args["symmetric"]:
+            return torch.full((rows, groups), 2.0 ** (bits - 1))
+        words = self.checkpoint.load(f"{name}_zero_point")
+        if words.dtype != torch.int32 or words.shape != (words_of(rows, bits), groups):
+            raise InputError(f"{self.checkpoint.directory}: the zero points of {name} do not fit; export it again")
+        return unpacked(words.T, bits, rows).T.float()
+
+
+def _weight_args(directory: Path) -> dict[str, Any]:
+    groups = quantization_config(directory).get("config_groups")
+    found = [group.get("weights") for group in groups.values()] if isinstance(groups, dict) else []
+    args = found[0] if len(found) == 1 and isinstance(found[0], dict) else {}
+    bits, symmetric = args.get("num_bits"), args.get("symmetric")
+    if args.get("type") != "int" or type(bits) is not int or not 1 <= bits <= 8 or type(symmetric) is not bool:
+        raise InputError(
+            f"{directory / 'config.json'} does not tell of one group of packed integers of 1 to 8 bits:"
+            f" {json.dumps(found)[:200]}"
+        )
+    return args
