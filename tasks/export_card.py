@@ -108,7 +108,8 @@ def _speed(record: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield (
         f"Medians with quartiles of {load['rounds'] * load['repeats']} runs each, dense and export taking turns, "
-        f"{load['prompt']} tokens of prompt and {load['generated']} generated; {machine['processor']}, {machine['cores']} cores. "
+        f"{load['prompt']} tokens of prompt and {load['generated']} generated; "
+        f"{machine['processor']}, {machine['cores']} cores. "
         "transformers computes in float32."
     )
 
