@@ -1,69 +1,50 @@
 """Model weights written one tensor at a time, in the layout of Hugging Face."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import Any
 
 from torch import Tensor
 
 from pruning_core.checkpoint import INDEX_FILE, SINGLE_FILE
-from pruning_core.errors import ComputationError, InputError
-from pruning_core.shard_files import SHARD_BYTES, ShardFiles
+from pruning_core.errors import ComputationError
+from pruning_core.streamed_writer import StreamedWriter
 
 
-class ShardedWriter:
-    """Writes tensors as they come into shards of at most `max_shard_bytes`, named as Hugging Face names them.
+class ShardedWriter(StreamedWriter):
+    """Writes shards that are named as Hugging Face names them.
 
-    Memory holds one shard. Until `close` the directory holds provisional files only, and the index is
-    written last: an interrupted writer leaves nothing that could be taken for a model. A tensor larger
-    than a shard gets one of its own; when all fits into one shard that is `model.safetensors`.
-
-    Raises:
-        InputError: the directory already holds weights.
+    A tensor larger than a shard gets one of its own; when all fits into one shard that is `model.safetensors`.
     """
 
-    def __init__(self, directory: Path | str, max_shard_bytes: int = SHARD_BYTES) -> None:
-        self.directory = Path(directory)
-        if any(self.directory.glob("model*.safetensors")) or (self.directory / INDEX_FILE).exists():
-            raise InputError(f"{self.directory} already holds weights; choose an empty directory")
-        self._shards = ShardFiles(self.directory, max_shard_bytes)
-        self._home: dict[str, int] = {}
-        self._total_bytes = 0
+    stem = "model"
+    index = INDEX_FILE
+    content = "weights"
 
-    def add(self, name: str, tensor: Tensor) -> None:
-        """Take a copy of the tensor; the caller may reuse its memory."""
-        if name in self._home:
-            raise ComputationError(f"tensor {name!r} was written twice to {self.directory}")
-        self._home[name] = self._shards.add({name: tensor})
-        self._total_bytes += tensor.nbytes
+    def add(self, name: str, tensor: Tensor | Mapping[str, Tensor], told: Any = None) -> None:
+        """Take a copy of the tensor; the caller may reuse its memory.
+
+        Args:
+            tensor: or what is stored in its place, under names of its own and in one shard.
+            told: JSON that `told` gives again, also after an interruption.
+        """
+        self._shards.add(name, {name: tensor} if isinstance(tensor, Tensor) else tensor, told)
+
+    def told(self) -> dict[str, Any]:
+        """Name -> what `add` was told of it, where it was."""
+        return {name: group.told for name, group in self._shards.groups.items() if group.told is not None}
 
     def close(self) -> list[Path]:
         """Finish the last shard, give all their final names and write the index; the files written."""
-        if not self._home:
+        groups = self._shards.groups
+        if not groups:
             raise ComputationError(f"no tensor was written to {self.directory}")
-        count = self._shards.finish()
-        names = [f"model-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count)]
-        if count == 1:
-            names = [SINGLE_FILE]
-        written = self._shards.name(names)
-        if count > 1:
-            index = {
-                "metadata": {"total_size": self._total_bytes},
-                "weight_map": {name: names[shard] for name, shard in self._home.items()},
-            }
-            path = self.directory / INDEX_FILE
-            path.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-            written.append(path)
-        return written
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self._shards.discard()
+        names = self._shards.finish()
+        if len(names) == 1:
+            return self._shards.publish([SINGLE_FILE], None)
+        index = {
+            "metadata": {"total_size": sum(group.bytes for group in groups.values())},
+            "weight_map": {name: names[group.shard] for group in groups.values() for name in group.tensors},
+        }
+        return self._shards.publish(names, json.dumps(index, indent=2, sort_keys=True) + "\n")

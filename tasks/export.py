@@ -1,17 +1,19 @@
 """Step: a finished variant in a format that people serve, read again and compared weight by weight."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from pruning_core.errors import ComputationError
+from pruning_core.errors import ComputationError, InputError
 from pruning_core.export import FORMATS, Format, Tensors
 from pruning_core.exported import weight_bytes
 from pruning_core.progress import Progress
 from pruning_core.stored_model import StoredModel
 from tasks.artifact import Artifact
+from tasks.canonical import write_json
 from tasks.progress import progress
 from tasks.sources import KIND, companion_files
 from tasks.step import Context, step
@@ -32,6 +34,7 @@ def export(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, conte
 
     params: format {name, options}.
     inputs: model (a variant, or the dense model).
+    scratch: the export while it is written and verified; a run that was killed goes on with the file it was in.
     writes: config and tokenizer of the model, and what the format makes of its weights.
     facts: `format` {name, options}, `written` (what the format tells), `file_bytes`, `parameters` (of the model as
         stored), `bits_per_weight` (all of the weights' bytes over them) and `verified`.
@@ -42,9 +45,15 @@ def export(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, conte
     """
     model, made = stored_model(inputs["model"]), FORMATS.build(params["format"], "format")
     made.check(model)
-    for file in companion_files(model.directory):
-        shutil.copyfile(file, out / file.name)
-    told = made.write(model, out, progress("export"))
+    place = context.scratch / "export"
+    try:
+        told = _written(made, model, place)
+        found = verified(made, model, made.read(place), progress("verifying"))
+    except (InputError, ComputationError):
+        # What was written wrongly is nothing to go on from.
+        context.store.discard_scratch(context.key)
+        raise
+    place.replace(out)
     size = weight_bytes(out)
     parameters = sum(torch.Size(model.checkpoint.shape(name)).numel() for name in model.names())
     return {
@@ -53,8 +62,27 @@ def export(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, conte
         "file_bytes": size,
         "parameters": parameters,
         "bits_per_weight": 8 * size / parameters,
-        "verified": verified(made, model, made.read(out), progress("verifying")),
+        "verified": found,
     }
+
+
+def _written(made: Format, model: StoredModel, place: Path) -> dict[str, Any]:
+    """What the format tells of the export in `place`, which is finished there, or begun, by whoever was killed."""
+    told = place.with_name("written.json")
+    if not place.is_dir():
+        # It was told of one that is gone: it had been moved when the run was killed.
+        told.unlink(missing_ok=True)
+    if told.is_file():
+        return json.loads(told.read_text(encoding="utf-8"))
+    place.mkdir(exist_ok=True)
+    if made.recognises(place) and not any(place.glob(".*")):
+        # Killed between the last file and what is told of all.
+        shutil.rmtree(place)
+        place.mkdir()
+    for file in companion_files(model.directory):
+        shutil.copyfile(file, place / file.name)
+    write_json(told, made.write(model, place, progress("export")))
+    return json.loads(told.read_text(encoding="utf-8"))
 
 
 def verified(made: Format, model: StoredModel, export: Tensors, report: Progress) -> dict[str, Any]:

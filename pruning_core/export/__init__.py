@@ -56,6 +56,10 @@ class Format(Protocol):
     def write(self, model: StoredModel, out: Path, progress: Progress) -> dict[str, Any]:
         """Write the weights into `out`, which holds the tokenizer and config.json already, one tensor at a time.
 
+        It goes on from what an interrupted write of the same export left in `out`, whose files then are byte for byte
+        those of a write that was not interrupted; what such a write leaves there has names that begin with a dot, and
+        is gone when this returns. `pruning_core.streamed_writer.write_streamed` does so.
+
         Args:
             progress: called with (tensors done, tensors in all).
 

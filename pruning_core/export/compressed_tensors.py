@@ -12,11 +12,11 @@ from pruning_core.errors import InputError
 from pruning_core.export import FORMATS
 from pruning_core.export.bit_streams import WORD, unpacked, words_of
 from pruning_core.export.linears import other_linears
+from pruning_core.export.packed_matrices import packed_matrix, write_packed
 from pruning_core.export.quantization_config import quantization_config, set_quantization_config
 from pruning_core.export.stored_grids import DENSE_FORMATS, Grids, common_grids, whole_matrices
 from pruning_core.model_files import read_config
 from pruning_core.progress import Progress
-from pruning_core.sharded_writer import ShardedWriter
 from pruning_core.stored_model import StoredGrid, StoredModel
 from pruning_core.structured.structure import structure_of
 
@@ -47,22 +47,18 @@ class CompressedTensors:
 
     def write(self, model: StoredModel, out: Path, progress: Progress) -> dict[str, Any]:
         grids = self._grids(model)
-        matrices, names = whole_matrices(model, self.name), model.names()
-        change, packed = 0.0, 0
-        with ShardedWriter(out) as writer:
-            for done, name in enumerate(names, start=1):
-                parts = {name: model.load(name)} if name not in matrices else {}
-                if name in matrices:
-                    grid = model.grid(matrices[name])
-                    scale = self._scale(grid, name)
-                    change = max(change, float((scale.float() / grid.scale - 1).abs().max()))
-                    parts = _parts(name.removesuffix("weight"), grid, scale, grids.symmetric)
-                    packed += sum(part.nbytes for part in parts.values())
-                for part, tensor in parts.items():
-                    writer.add(part, tensor)
-                progress(done, len(names))
+        matrices = whole_matrices(model, self.name)
+
+        def make(name: str) -> tuple[Any, ...]:
+            if name not in matrices:
+                return (model.load(name),)
+            grid = model.grid(matrices[name])
+            scale = self._scale(grid, name)
+            return packed_matrix(_parts(name.removesuffix("weight"), grid, scale, grids.symmetric), scale, grid.scale)
+
+        told = write_packed(model, out, make, progress)
         set_quantization_config(out, _config(grids, other_linears(model)))
-        return {"scale_dtype": self.scale_dtype, "largest_scale_change": change, "packed_bytes": packed}
+        return {"scale_dtype": self.scale_dtype, **told}
 
     def recognises(self, directory: Path) -> bool:
         found = quantization_config(directory)

@@ -14,10 +14,10 @@ from pruning_core.errors import InputError
 from pruning_core.export import FORMATS
 from pruning_core.export.bit_streams import WORD, packed, unpacked, words_of
 from pruning_core.export.linears import other_linears
+from pruning_core.export.packed_matrices import packed_matrix, write_packed
 from pruning_core.export.quantization_config import quantization_config, set_quantization_config
 from pruning_core.export.stored_grids import DENSE_FORMATS, Grids, common_grids, whole_matrices
 from pruning_core.progress import Progress
-from pruning_core.sharded_writer import ShardedWriter
 from pruning_core.stored_model import StoredGrid, StoredModel
 
 BITS = (2, 3, 4, 8)
@@ -46,24 +46,20 @@ class Gptq:
     def write(self, model: StoredModel, out: Path, progress: Progress) -> dict[str, Any]:
         grids = self._grids(model)
         layout = self._layout(grids)
-        matrices, names = whole_matrices(model, self.name), model.names()
-        change, bytes_packed = 0.0, 0
-        with ShardedWriter(out) as writer:
-            for done, name in enumerate(names, start=1):
-                parts = {name: model.load(name)} if name not in matrices else {}
-                if name in matrices:
-                    grid = model.grid(matrices[name])
-                    parts = _parts(name, grid, layout)
-                    stored = parts[f"{name.removesuffix('weight')}scales"].T.float()
-                    change = max(change, float((stored / grid.scale - 1).abs().max()))
-                    bytes_packed += sum(part.nbytes for part in parts.values())
-                for part, tensor in parts.items():
-                    writer.add(part, tensor)
-                progress(done, len(names))
+        matrices = whole_matrices(model, self.name)
+
+        def make(name: str) -> tuple[Any, ...]:
+            if name not in matrices:
+                return (model.load(name),)
+            grid = model.grid(matrices[name])
+            parts = _parts(name, grid, layout)
+            return packed_matrix(parts, parts[f"{name.removesuffix('weight')}scales"].T, grid.scale)
+
+        told = write_packed(model, out, make, progress)
         config = _config(grids, layout, other_linears(model))
         set_quantization_config(out, config)
         (out / SIDE_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        return {"checkpoint_format": layout, "largest_scale_change": change, "packed_bytes": bytes_packed}
+        return {"checkpoint_format": layout, **told}
 
     def recognises(self, directory: Path) -> bool:
         return quantization_config(directory).get("quant_method") == "gptq"

@@ -2,14 +2,18 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from pruning_core.checkpoint import Checkpoint
 from pruning_core.export import FORMATS
 from pruning_core.export.quantization_config import quantization_config
 from pruning_core.progress import Progress
+from pruning_core.shard_files import SHARD_BYTES
 from pruning_core.sharded_writer import ShardedWriter
 from pruning_core.stored_model import MASKS, StoredModel
+from pruning_core.streamed_writer import write_streamed
 
 
 @FORMATS.register("safetensors")
@@ -17,8 +21,11 @@ class PlainSafetensors:
     """The checkpoint's own layout and dtype, and the masks beside it.
 
     config.json says nothing of sparsity: loaders that knew how to read a `sparsity_config` now refuse it.
+
+    max_shard_bytes: of a weights file, which is in memory whole while it is filled.
     """
 
+    max_shard_bytes: Annotated[int, Field(ge=1)] = SHARD_BYTES
     exact = True
     native = True
     library = "transformers"
@@ -28,11 +35,8 @@ class PlainSafetensors:
         pass
 
     def write(self, model: StoredModel, out: Path, progress: Progress) -> dict[str, Any]:
-        names = model.names()
-        with ShardedWriter(out) as writer:
-            for done, name in enumerate(names, start=1):
-                writer.add(name, model.load(name))
-                progress(done, len(names))
+        writer = ShardedWriter(out, self.max_shard_bytes, resume=True)
+        write_streamed(model.names(), writer, lambda name: (model.load(name),), progress)
         if (model.directory / MASKS).is_file():
             shutil.copyfile(model.directory / MASKS, out / MASKS)
         return {}

@@ -1,6 +1,5 @@
 """Espalier's sparse container: removed weights take a bit or less, and every weight comes back bit for bit."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,12 +8,14 @@ from pydantic import Field, model_validator
 from pruning_core.errors import InputError
 from pruning_core.export import FORMATS
 from pruning_core.progress import Progress
+from pruning_core.shard_files import SHARD_BYTES
 from pruning_core.sparse_container import INDEX
 from pruning_core.sparse_container.choice import Encoding, candidates, smallest
 from pruning_core.sparse_container.entry import Entry, Matrix
 from pruning_core.sparse_container.reader import SparseContainer
 from pruning_core.sparse_container.writer import SparseContainerWriter
 from pruning_core.stored_model import StoredModel
+from pruning_core.streamed_writer import write_streamed
 
 CANNOT = {
     "dense": "",
@@ -32,11 +33,13 @@ class Sparse:
     encoding: auto: of each tensor the one that takes the fewest bytes; otherwise that of the compressed matrices (of a
         model of which nobody knows them: of all matrices with zeros), while the other tensors keep auto.
     n, m: the N:M of encoding n_of_m, both or neither; absent: as the zeros suggest.
+    max_shard_bytes: of a shard, which is in memory whole while it is filled.
     """
 
     encoding: Encoding = "auto"
     n: Annotated[int, Field(ge=1)] | None = None
     m: Annotated[int, Field(ge=2, le=256)] | None = None
+    max_shard_bytes: Annotated[int, Field(ge=1)] = SHARD_BYTES
     exact = True
     native = False
     library = "espalier"
@@ -55,20 +58,19 @@ class Sparse:
     def check(self, model: StoredModel) -> None:
         if self.encoding in ("auto", "dense"):
             return
-        for name, matrix in _matrices(model):
-            self._entry(model, name, matrix)
+        for name in model.names():
+            self._entry(model, name, _matrix(model, name))
 
     def write(self, model: StoredModel, out: Path, progress: Progress) -> dict[str, Any]:
-        names = model.names()
-        fallbacks = []
-        with SparseContainerWriter(out) as writer:
-            for done, (name, matrix) in enumerate(_matrices(model), start=1):
-                entry, reason = self._entry(model, name, matrix)
-                writer.add(name, matrix, entry)
-                if reason:
-                    fallbacks.append({"tensor": name, "event": "no_codes", "why": reason, "instead": entry.encoding})
-                progress(done, len(names))
-        return SparseContainer(out).facts() | {"fallbacks": fallbacks}
+        def encoded(name: str) -> tuple[Matrix, Entry, dict[str, str] | None]:
+            matrix = _matrix(model, name)
+            entry, reason = self._entry(model, name, matrix)
+            fallback = {"tensor": name, "event": "no_codes", "why": reason, "instead": entry.encoding}
+            return matrix, entry, fallback if reason else None
+
+        writer = SparseContainerWriter(out, self.max_shard_bytes, resume=True)
+        write_streamed(model.names(), writer, encoded, progress)
+        return SparseContainer(out).facts() | {"fallbacks": list(writer.told().values())}
 
     def recognises(self, directory: Path) -> bool:
         return (directory / INDEX).is_file()
@@ -97,13 +99,12 @@ class Sparse:
         return smallest(found), reason
 
 
-def _matrices(model: StoredModel) -> Iterator[tuple[str, Matrix]]:
-    """All tensors, one at a time, with what the facts know of them."""
-    for name in model.names():
-        known = model.whole.get(name)
-        grid = model.grid(known) if known else None
-        keep = model.keep(known) if grid is not None else None
-        yield name, Matrix(model.load(name), grid, keep)
+def _matrix(model: StoredModel, name: str) -> Matrix:
+    """A tensor with what the facts know of it."""
+    known = model.whole.get(name)
+    grid = model.grid(known) if known else None
+    keep = model.keep(known) if grid is not None else None
+    return Matrix(model.load(name), grid, keep)
 
 
 def _is_compressed(model: StoredModel, name: str, matrix: Matrix) -> bool:

@@ -7,7 +7,7 @@ from pruning_core.plan.anatomy import Anatomy, Block, Group
 from pruning_core.plan.disk import FLOAT, MAPPED, codes, masks, moments
 from pruning_core.plan.work import pooled_tokens
 from pruning_core.recipe import Recipe, parse_recipe
-from pruning_core.sharded_writer import SHARD_BYTES
+from pruning_core.shard_files import SHARD_BYTES
 
 BASE = {"cpu": 600_000_000, "cuda": 2_000_000_000}
 """A process that imported everything and computed nothing yet, math library and compiled kernels included."""

@@ -11,7 +11,7 @@ from pruning_core.plan.memory import GAPS, Memory, placed
 from pruning_core.plan.rehearsal import gradients_of
 from pruning_core.plan.smaller import Consumer, Smaller
 from pruning_core.plan.work import Work, forward
-from pruning_core.sharded_writer import SHARD_BYTES
+from pruning_core.shard_files import SHARD_BYTES
 from pruning_core.structured.least_squares import ITERATIONS
 from pruning_core.structured.reconstruction import Reconstruction
 from pruning_core.structured.settings import Structured

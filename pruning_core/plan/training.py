@@ -16,7 +16,7 @@ from pruning_core.plan.skeleton import Skeleton
 from pruning_core.plan.work import Work
 from pruning_core.recipe import Recipe, Settings
 from pruning_core.recovery_settings import Recovering
-from pruning_core.sharded_writer import SHARD_BYTES
+from pruning_core.shard_files import SHARD_BYTES
 
 ADAM = 2
 """Running means that the optimizer keeps of every number that is trained."""

@@ -5,7 +5,7 @@ import json
 import reprlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 import pydantic.dataclasses
@@ -55,6 +55,11 @@ def index_json(files: Mapping[str, int], tensors: Mapping[str, Entry]) -> str:
     entries = {name: dataclasses.asdict(entry) for name, entry in sorted(tensors.items())}
     index = {"format": FORMAT, "version": VERSION, "files": dict(files), "tensors": entries}
     return json.dumps(index, indent=2) + "\n"
+
+
+def entry_of(known: Mapping[str, Any]) -> Entry:
+    """An entry from its fields as JSON has them."""
+    return TypeAdapter(AnyEntry).validate_json(json.dumps(known))
 
 
 def read_index(directory: Path) -> Index:

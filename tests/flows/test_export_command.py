@@ -1,0 +1,111 @@
+"""`espalier export`: a directory that holds, and evaluates to, what its card says; and what is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tracked import make
+
+from pruning_core.stored_model import StoredModel
+from tasks.pipeline import Pipeline
+from tasks.tracking import find_runs
+from tasks.workspace import Workspace
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+VARIANT = "magnitude-50"
+EXPORT = ("export", VARIANT, "--format", "sparse", "--option", "encoding=bitmask")
+
+
+@pytest.fixture(scope="module")
+def root(make_workspace) -> Path:
+    return make_workspace()
+
+
+@pytest.fixture(scope="module")
+def variant(root: Path) -> dict[str, Any]:
+    """The variant as `espalier compress` leaves it."""
+    return make(root, VARIANT)[VARIANT]
+
+
+@pytest.fixture(scope="module")
+def record(espalier, root: Path, variant: dict[str, Any]) -> dict[str, Any]:
+    """What the command tells."""
+    done = espalier(root, *EXPORT, "--json")
+    assert done.code == 0, done
+    return json.loads(done.out)
+
+
+def test_the_directory_holds_the_export_its_card_and_its_record(root: Path, variant, record):
+    out = Path(record["path"])
+    assert out == root / "artifacts" / "exports" / VARIANT / "sparse-bitmask"
+    assert {file.name for file in out.iterdir()} >= {"README.md", "export.json", "config.json", "tokenizer.json"}
+    assert not [file.name for file in out.iterdir() if file.name.startswith(".") or file.name == "manifest.json"]
+    assert json.loads((out / "export.json").read_text()) == {
+        key: value for key, value in record.items() if key not in ("path", "run_id")
+    }
+    (run,) = [run for run in find_runs(root) if run["run_id"] == record["run_id"]]
+    assert run["tags"]["mlflow.parentRunId"] == variant["run_id"]
+
+
+def test_every_weight_is_the_variants_and_every_zero_is_counted(root: Path, record):
+    workspace = Workspace.open(root)
+    model = Pipeline(workspace.context(), workspace.settings).model(VARIANT)
+    stored = StoredModel(model.path, model.facts["layers"])
+    zeros = sum(int((stored.load(matrix.stored) == 0).sum()) for matrix in stored.matrices)
+    assert record["facts"]["verified"] == {
+        "tensors": len(stored.names()),
+        "equal": len(stored.names()),
+        "relative_change": 0.0,
+        "largest_change": 0.0,
+        "zeros": {"before": zeros, "after": zeros},
+    }
+    assert record["facts"]["written"]["encodings"]["bitmask"]["tensors"] == len(stored.matrices) == 14
+
+
+def test_evaluating_the_directory_gives_the_perplexity_of_the_variant(espalier, root: Path, record):
+    done = espalier(root, "evaluate", record["path"], "--json")
+    assert done.code == 0, done
+    found = json.loads(done.out)
+    assert found["quality"]["perplexity"] == record["quality"]["export"]["perplexity"]
+    assert found["quality"]["perplexity"] == record["quality"]["variant"]["perplexity"]
+    assert found["size"]["file_bytes"] == record["facts"]["file_bytes"]
+
+
+def test_the_same_command_again_computes_nothing_and_tells_the_same(espalier, root: Path, record):
+    done = espalier(root, *EXPORT)
+    assert done.code == 0 and record["path"] in done.out, done
+    steps = [line for line in done.err.splitlines() if " s  " in line]
+    assert steps and all(line.startswith("cached") for line in steps), done
+    assert any(line.endswith(f"{VARIANT} as sparse encoding=bitmask") for line in steps)
+    again = json.loads((Path(record["path"]) / "export.json").read_text())
+    assert again == {key: value for key, value in record.items() if key not in ("path", "run_id")}
+    assert [run["run_id"] for run in find_runs(root) if run["tags"].get("kind") == "export"] == [record["run_id"]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--format", "spars"), "did you mean 'sparse'"),
+        (("--format", "sparse", "--option", "encoding=gzip"), "encoding"),
+        (("--format", "sparse", "--option", "bits=4"), "bits is not a known key"),
+    ],
+)
+def test_a_format_or_option_that_is_unknown_ends_with_a_sentence(espalier, root: Path, arguments, told: str):
+    done = espalier(root, "export", VARIANT, *arguments)
+    assert done.code == 2 and told in done.err and "Traceback" not in done.err, done
+
+
+def test_a_directory_with_other_files_is_left_as_it_is(espalier, root: Path, tmp_path: Path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    done = espalier(root, *EXPORT, "--to", str(tmp_path))
+    assert done.code == 2 and "holds something that is no export" in done.err and "Traceback" not in done.err, done
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("thesis.tex", "years of work")]
+
+
+def test_an_encoding_that_cannot_hold_the_variant_ends_with_one_that_can(espalier, root: Path, record, tmp_path: Path):
+    arguments = ("export", VARIANT, "--format", "sparse", "--option", "encoding=codes", "--to", str(tmp_path / "out"))
+    done = espalier(root, *arguments)
+    assert done.code == 2 and "choose encoding auto" in done.err and "Traceback" not in done.err, done
+    assert not (tmp_path / "out").exists()
