@@ -9,7 +9,7 @@ from typing import Any
 from prefect import flow
 
 from flows.inspecting import lineage_of
-from flows.side_by_side import judge
+from flows.variants import run_variants
 from pruning_core.errors import InputError
 from pruning_core.export import FORMATS
 from pruning_core.recipe import BASELINE
@@ -47,8 +47,8 @@ def export(
     with owned_run(workspace.root):
         plain = workspace.context()
         pipeline = Pipeline(Context(plain.store, plain.workspace, StepsSeen(prefect_run(plain))), workspace.settings)
-        for name in dict.fromkeys((BASELINE, variant)):
-            judge(pipeline, name)
+        # Tracked too, so that the run of the export has that of its variant above it.
+        run_variants(workspace, [] if variant == BASELINE else [variant])
         # What cannot be expressed is told before anything is written.
         FORMATS.build(format, "format").check(stored_model(pipeline.model(variant)))
         exported(pipeline, variant, format)

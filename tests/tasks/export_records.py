@@ -41,6 +41,7 @@ def make_export_record(root: Path, variant: dict[str, Any] | None = None) -> dic
         },
         "quality": {"export": metrics, "variant": metrics, "dense": dense},
         "evaluation": {"kind": "evaluation", "key": digest("e", "key"), "digest": digest("e"), "path": "evaluation"},
+        "speed": {"kind": "serve_speed", "key": digest("v", "key"), "digest": digest("v"), "path": "speed"},
         "serving": {
             "rows": [_row("dense", 1, 2000.0, 50.0), _row("export", 1, 1500.0, 40.5)],
             "machine": {"processor": "Some Processor 9000", "cores": 4, "system": "Linux"},
