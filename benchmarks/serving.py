@@ -1,6 +1,6 @@
 """python -m benchmarks.serving: what makes a compressed model faster on a processor, and what does not.
 
-A Llama of some 100 million random weights, stored in float16, and what compression makes of it, each run in processes
+A Llama of some 50 million random weights, stored in float16, and what compression makes of it, each run in processes
 of its own that take turns with the dense model. Values do not change the work, so no quality is told. Writes
 docs/serving.md and the figures beside it.
 """
@@ -27,21 +27,22 @@ from pruning_core.stored_model import StoredModel
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 TOKENIZER = ROOT / "models" / "stdlib-2.8m"
-WIDTH, CHANNELS, HEADS, GROUPS, BLOCKS = 1024, 2816, 16, 8, 8
+WIDTH, CHANNELS, HEADS, GROUPS, BLOCKS = 768, 2048, 12, 6, 8
 SHARES = (0.5, 0.7, 0.8, 0.9)
+PROMPT, GENERATED = 64, 16
 ENGINES = "benchmarks.serving_engines"
 
 
 @app.command(epilog="Example: python -m benchmarks.serving --rounds 2")
 def serving(
     out: Annotated[Path, typer.Option(help="The page; the figures go beside it.")] = Path("docs/serving.md"),
-    rounds: Annotated[int, typer.Option(min=1, help="How often each has its turn.")] = 3,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each has its turn.")] = 2,
 ) -> None:
     """Make the models, time them in turn, and write the page."""
     with tempfile.TemporaryDirectory(prefix="espalier-serving-") as folder:
         titles, models = prepared(Path(folder))
         facts = {"machine": machine(torch.get_num_threads()), "titles": titles}
-        load = Load(rounds=rounds)
+        load = Load(prompt=PROMPT, generated=GENERATED, rounds=rounds)
 
         def report(done: int, total: int) -> None:
             typer.echo(f"{done} of {total}", err=True)
