@@ -30,6 +30,15 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__d
 WORKERS = 2
 SPARSITIES = (0.4, 0.5, 0.6, 0.7)
 CALIBRATED = "sparsegpt-50"
+PRODUCTS = """
+import time, torch
+torch.set_num_threads(1)
+a = torch.randn(1024, 1024)
+for _ in range(5): a @ a
+begun = time.perf_counter()
+for _ in range(200): a @ a
+print(time.perf_counter() - begun)
+"""
 NEEDED = {"dask": "prefect_dask", "ray": "prefect_ray"}
 
 
@@ -85,6 +94,7 @@ def scaling(
         "machine": machine(1),
         "sequences": sequences,
         "rounds": rounds,
+        "ceiling": ceiling(),
         "jobs": {
             name: {"title": job.title, "alone": job.alone, "seconds": seconds[name]} for name, job in known.items()
         },
@@ -117,6 +127,18 @@ def run(job: Job, sequences: int) -> tuple[float, dict[str, str]]:
         if done.returncode:
             raise ComputationError(f"{job.title} failed: {done.stderr.strip().splitlines()[-1]}")
         return took, made(root)
+
+
+def ceiling() -> float:
+    """How many times the work of one process all workers get done at once, where each only multiplies matrices."""
+
+    def seconds(processes: int) -> float:
+        command = [sys.executable, "-c", PRODUCTS]
+        started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(processes)]
+        return statistics.mean(float(one.communicate()[0]) for one in started)
+
+    found = [WORKERS * seconds(1) / seconds(WORKERS) for _ in range(3)]
+    return statistics.median(found)
 
 
 def made(root: Path) -> dict[str, str]:
@@ -154,7 +176,9 @@ def section(facts: dict[str, Any]) -> str:
             f"`python -m benchmarks.scaling`: {told['cores']} cores ({told['processor']}), {told['date']}, the shipped "
             f"model, {facts['sequences']} calibration windows, SparseGPT, one thread a worker; whole commands with "
             f"their starts and imports, median and extremes of {facts['rounds']}. Blocks and models have the digests "
-            "of the work done alone.",
+            "of the work done alone. "
+            f"{WORKERS} processes that do nothing but multiply matrices get {facts['ceiling']:.2f} times the work of "
+            "one done here, so no more can be had.",
             "\n".join(["|  | seconds | times as fast |", "|---|---:|---:|", *rows]),
         ]
     )
