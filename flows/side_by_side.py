@@ -18,6 +18,7 @@ from prefect.task_runners import TaskRunner
 from flows.expanding import Axes, swept
 from pruning_core.compute import Workers
 from pruning_core.errors import ComputationError, InputError
+from tasks import temporary_servers
 from tasks.building import full_disk
 from tasks.pipeline import Pipeline
 from tasks.prefect_tasks import prefect_run
@@ -59,7 +60,8 @@ def make_variants(workspace: Workspace, names: list[str], seen: StepsSeen, axes:
     def side_by_side() -> None:
         here.work()
 
-    side_by_side()
+    with temporary_servers.shared():
+        side_by_side()
     return failed
 
 

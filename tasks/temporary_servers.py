@@ -3,6 +3,7 @@
 import contextlib
 import os
 import threading
+from collections.abc import Iterator
 
 import psutil
 
@@ -30,6 +31,22 @@ def start() -> threading.Thread | None:
     starting = threading.Thread(target=begin, daemon=True)
     starting.start()
     return starting
+
+
+@contextlib.contextmanager
+def shared() -> Iterator[None]:
+    """Inside the block workers of a task runner use this process's temporary server: each would start one of its own,
+    which takes as long as making a small variant."""
+    from prefect.server.api.server import SubprocessASGIServer
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    if PREFECT_API_URL.value():
+        yield
+        return
+    server = SubprocessASGIServer()
+    server.start()
+    with temporary_settings({PREFECT_API_URL: server.api_url}):
+        yield
 
 
 def stop_orphans() -> list[int]:
