@@ -14,7 +14,7 @@ from torch import Tensor
 from pruning_core.errors import InputError
 from pruning_core.evaluation.perplexity import Perplexity, window_loss
 from pruning_core.evaluation.serving import Load
-from pruning_core.evaluation.speed import Rate, Speed
+from pruning_core.evaluation.speed import Rate, Speed, counted
 from pruning_core.export.gguf_header import read_gguf_header
 from pruning_core.progress import Progress, ignore_progress
 
@@ -109,16 +109,9 @@ def _timed_runs(
     path: Path, prompt: int, generated: int, repeats: int, warmup: int, threads: int | None, progress: Progress
 ) -> tuple[list[float], list[float]]:
     """Seconds of each counted prefill and of each decoding."""
-    prefill, decode = [], []
     with _running(path, prompt + generated, threads, exact=False) as model:
         tokens = [index % model.n_vocab() for index in range(prompt)]
-        for run in range(warmup + repeats):
-            first, rest = _timed_run(model, tokens, generated)
-            if run >= warmup:
-                prefill.append(first)
-                decode.append(rest)
-            progress(run + 1, warmup + repeats)
-    return prefill, decode
+        return counted(lambda: _timed_run(model, tokens, generated), repeats, warmup, progress)
 
 
 @contextlib.contextmanager

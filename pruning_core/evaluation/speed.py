@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -106,14 +107,18 @@ def timed_runs(
     """
     _check(model, prompt, generated, batch, repeats, warmup)
     tokens = _prompt(model, prompt, next(model.parameters()).device).expand(batch, -1)
-    prefill, decode = [], []
-    for run in range(warmup + repeats):
-        first, rest = _timed_run(model, tokens, generated)
-        if run >= warmup:
-            prefill.append(first)
-            decode.append(rest)
-        progress(run + 1, warmup + repeats)
-    return prefill, decode
+    return counted(lambda: _timed_run(model, tokens, generated), repeats, warmup, progress)
+
+
+def counted(
+    run: Callable[[], tuple[float, float]], repeats: int, warmup: int, progress: Progress
+) -> tuple[list[float], list[float]]:
+    """(seconds of prefill, seconds of decoding) of each `run` after the warm-up."""
+    found = []
+    for number in range(warmup + repeats):
+        found.append(run())
+        progress(number + 1, warmup + repeats)
+    return [first for first, _ in found[warmup:]], [rest for _, rest in found[warmup:]]
 
 
 def _check(model: nn.Module, prompt: int, generated: int, batch: int, repeats: int, warmup: int) -> None:
