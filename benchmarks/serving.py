@@ -135,8 +135,8 @@ def page(facts: Mapping[str, Any]) -> str:
         + ", ".join(f"{name} {value}" for name, value in own["versions"].items())
         + f"; load before the run {own['load']:.2f}.",
         f"A Llama of random weights ({BLOCKS} blocks, width {WIDTH}, {CHANNELS} channels, {HEADS} heads), stored in "
-        f"float16. Medians with quartiles of {load['rounds'] * load['repeats']} runs, in {load['rounds']} processes of "
-        f"its own for each model, taking turns, the dense one first: a prompt of {load['prompt']} tokens, "
+        f"float16. Medians with quartiles of {load['rounds'] * load['repeats']} runs, each model in processes of "
+        f"its own, taking turns, the dense one first: a prompt of {load['prompt']} tokens, "
         f"{load['generated']} tokens decoded. `of dense` divides the medians. transformers computes in float32.",
     ]
     for batch in sorted({row["batch"] for row in facts["rows"]}):
@@ -147,17 +147,7 @@ def page(facts: Mapping[str, Any]) -> str:
 def _table(facts: Mapping[str, Any], batch: int) -> str:
     rows = [row for row in facts["rows"] if row["batch"] == batch]
     dense = rows[0]
-    head = [
-        "",
-        "run by",
-        "MB",
-        "prefill, tokens/s",
-        "of dense",
-        "decode, tokens/s",
-        "of dense",
-        "first token, ms",
-        "peak MB",
-    ]
+    head = ["", "run by", "MB", "prefill, tokens/s", "of dense", "decode, tokens/s", "of dense", "first token, ms"]
     return table(head, [_cells(facts, row, dense) for row in rows])
 
 
@@ -167,7 +157,7 @@ def _cells(facts: Mapping[str, Any], row: Mapping[str, Any], dense: Mapping[str,
         rate = row[part]
         cells.append(f"{rate['median']:.0f} ({rate['lower_quartile']:.0f} to {rate['upper_quartile']:.0f})")
         cells.append(f"{rate['median'] / dense[part]['median']:.2f}")
-    return [*cells, f"{1000 * row['first_token']['median']:.0f}", f"{row['peak_bytes'] / 1e6:.0f}"]
+    return [*cells, f"{1000 * row['first_token']['median']:.0f}"]
 
 
 if __name__ == "__main__":
