@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning_core.evaluation.serving import Load
-from pruning_core.evaluation.speed import timed_runs
+from pruning_core.evaluation.transformers_speed import timed_batches
 from pruning_core.source import load_model
 
 Runs = dict[int, tuple[list[float], list[float]]]
@@ -18,7 +18,7 @@ SPARSE = 0.3
 
 def bfloat16(path: Path, load: Load, trust_remote_code: bool) -> Runs:
     """All weights and activations in bfloat16."""
-    return _timed(load_model(path, "bfloat16", trust_remote_code=trust_remote_code), load)
+    return timed_batches(load_model(path, "bfloat16", trust_remote_code=trust_remote_code), load)
 
 
 def int8(path: Path, load: Load, trust_remote_code: bool) -> Runs:
@@ -27,14 +27,14 @@ def int8(path: Path, load: Load, trust_remote_code: bool) -> Runs:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8, inplace=True)
-    return _timed(model, load)
+    return timed_batches(model, load)
 
 
 def csr(path: Path, load: Load, trust_remote_code: bool) -> Runs:
     """PyTorch's CSR tensors, multiplied by MKL, for every matrix with zeros."""
     model = load_model(path, trust_remote_code=trust_remote_code)
     _replace(model, lambda linear: CsrLinear(linear) if _zeros(linear.weight) > SPARSE else linear)
-    return _timed(model, load)
+    return timed_batches(model, load)
 
 
 class CsrLinear(nn.Module):
@@ -63,8 +63,3 @@ def _replace(model: nn.Module, make: Callable[[nn.Linear], nn.Module]) -> None:
 
 def _zeros(weight: Tensor) -> float:
     return 1 - int(weight.count_nonzero()) / weight.numel()
-
-
-def _timed(model: nn.Module, load: Load) -> Runs:
-    runs = {"prompt": load.prompt, "generated": load.generated, "repeats": load.repeats, "warmup": load.warmup}
-    return {batch: timed_runs(model, batch=batch, **runs) for batch in load.batches}

@@ -11,13 +11,11 @@ from prefect import flow
 from flows.inspecting import lineage_of
 from flows.variants import run_variants
 from pruning_core.errors import InputError
-from pruning_core.export import FORMATS
 from pruning_core.recipe import BASELINE
 from tasks.directories import MANIFEST, RUN
-from tasks.export import stored_model
 from tasks.export_card import card
 from tasks.export_run import track_export
-from tasks.exporting import export_record, exported, judged_by_server, judged_export, served
+from tasks.exporting import export_record
 from tasks.flow_runs import owned_run
 from tasks.pipeline import Pipeline
 from tasks.prefect_tasks import prefect_run
@@ -49,12 +47,6 @@ def export(
         pipeline = Pipeline(Context(plain.store, plain.workspace, StepsSeen(prefect_run(plain))), workspace.settings)
         # Tracked too, so that the run of the export has that of its variant above it.
         run_variants(workspace, [] if variant == BASELINE else [variant])
-        # What cannot be expressed is told before anything is written.
-        FORMATS.build(format, "format").check(stored_model(pipeline.model(variant)))
-        exported(pipeline, variant, format)
-        judged_export(pipeline, variant, format)
-        judged_by_server(pipeline, variant, format)
-        served(pipeline, variant, format)
         record = export_record(pipeline, variant, format)
         record["lineage"] = {
             key: value

@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import json
+import math
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -87,11 +88,19 @@ class Checkpoint:
             tensors |= self._read(path, names)
         return tensors
 
+    @property
+    def all_files(self) -> list[Path]:
+        """Every weight file, and the index where there are shards, sorted."""
+        return sorted([*self.files, self.directory / INDEX_FILE] if self._sharded else self.files)
+
+    @property
+    def parameters(self) -> int:
+        """Numbers stored, of all tensors."""
+        return sum(math.prod(entry.shape) for entry in self._entries.values())
+
     def digest_files(self, known: Callable[[Path], str] = file_sha256) -> dict[str, str]:
         """File name -> SHA-256 of every weight file and of the index; `known` may be a caching hasher."""
-        index = self.directory / INDEX_FILE
-        files = [*self.files, index] if self._sharded else list(self.files)
-        return {path.name: known(path) for path in sorted(files)}
+        return {path.name: known(path) for path in self.all_files}
 
     def _entry(self, name: str) -> TensorEntry:
         if name not in self._entries:

@@ -7,8 +7,8 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from pruning_core.checkpoint import Checkpoint
-from pruning_core.export import FORMATS, Format
-from pruning_core.stored_model import MASKS
+from pruning_core.export import FORMATS, Format, Tensors
+from pruning_core.stored_files import MASKS
 
 PLAIN = "safetensors"
 NOT_OF_THE_MODEL = {"README.md", "export.json", "manifest.json", "run.json"}
@@ -42,8 +42,7 @@ def weight_files(directory: Path) -> list[Path]:
         InputError: as `check_weights`, of plain safetensors.
     """
     if is_plain(directory):
-        checkpoint = Checkpoint(directory)
-        return [directory / name for name in checkpoint.digest_files(lambda path: "")]
+        return Checkpoint(directory).all_files
     return sorted(file for file in directory.iterdir() if file.is_file() and file.name not in NOT_OF_THE_MODEL)
 
 
@@ -58,12 +57,11 @@ def weight_bytes(directory: Path) -> int:
     return sum(file.stat().st_size for file in files if file.name != MASKS)
 
 
-def pretrained_arguments(directory: Path, config: PretrainedConfig) -> dict[str, Any]:
+def pretrained_arguments(tensors: Tensors, config: PretrainedConfig) -> dict[str, Any]:
     """What `from_pretrained` of an architecture's class takes to get the weights of an export that it cannot read.
 
-    Every weight is in memory, as the export's own reader gives it.
+    Every weight is in memory, as the export's own reader `tensors` gives it.
     """
-    tensors = format_of(directory).read(directory)
     # It would look for the package that reads the format.
     plain = copy.deepcopy(config)
     if hasattr(plain, "quantization_config"):

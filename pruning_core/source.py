@@ -153,12 +153,13 @@ def load_model(path: Path | str, dtype: str = "float32", *, trust_remote_code: b
     if dtype not in DTYPES:
         raise InputError(f"{dtype!r} is not a dtype to load a model in; allowed: {', '.join(DTYPES)}")
     config = read_config(path, trust_remote_code=trust_remote_code)
-    check_weights(path)
-    if format_of(path).native:
+    stored = format_of(path)
+    tensors = stored.read(path)
+    if stored.native:
         loader = model_class(config)
         what = {"pretrained_model_name_or_path": path, "trust_remote_code": trust_remote_code}
     else:
-        loader, what = model_class(config, own=True), pretrained_arguments(path, config)
+        loader, what = model_class(config, own=True), pretrained_arguments(tensors, config)
     try:
         with _without_bars():
             model, report = loader.from_pretrained(

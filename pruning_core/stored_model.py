@@ -7,15 +7,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from pruning_core.bit_masks import unpacked
 from pruning_core.checkpoint import Checkpoint
 from pruning_core.errors import InputError
-
-MASKS = "masks.safetensors"
-CODES = "quantized.safetensors"
+from pruning_core.stored_files import CODES, MASKS
 
 
 @dataclass(frozen=True)
@@ -146,8 +143,3 @@ class StoredModel:
 
     def _beside(self, file: str) -> Checkpoint | None:
         return Checkpoint(self.directory, file) if (self.directory / file).is_file() else None
-
-
-def is_mask_of(keep: Tensor, weight: Tensor) -> bool:
-    """Whether every weight outside `keep` is exactly zero."""
-    return not torch.count_nonzero(weight.masked_select(~keep))

@@ -11,6 +11,7 @@ from pruning_core.checkpoint import Checkpoint
 from pruning_core.errors import ComputationError
 from pruning_core.sharded_writer import ShardedWriter
 from pruning_core.storage import packed_bits
+from pruning_core.stored_files import CODES, MASKS
 from tasks.artifact import Artifact
 from tasks.sources import companion_files
 from tasks.step import Context, step
@@ -32,7 +33,7 @@ def assemble(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, con
         shutil.copyfile(file, out / file.name)
     zeros = _write_weights(source, blocks, out)
     masks = {name: mask for block in blocks for name, mask in load_file(block.path / "keep.safetensors").items()}
-    save_file(masks, out / "masks.safetensors")
+    save_file(masks, out / MASKS)
     _write_codes(blocks, out)
     layers = [layer for block in blocks for layer in block.facts["layers"]]
     facts = _facts(source, blocks, layers, zeros, params["recipe"])
@@ -51,11 +52,9 @@ def _check_allocation(allocation: dict[str, Any], facts: dict[str, Any]) -> None
 
 def _write_codes(blocks: list[Artifact], out: Path) -> None:
     """The integers and grids of a quantized variant: its dense weights hold them rounded to the checkpoint's dtype."""
-    files = [block.path / "quantized.safetensors" for block in blocks]
+    files = [block.path / CODES for block in blocks]
     if files and files[0].is_file():
-        save_file(
-            {name: value for file in files for name, value in load_file(file).items()}, out / "quantized.safetensors"
-        )
+        save_file({name: value for file in files for name, value in load_file(file).items()}, out / CODES)
 
 
 def _write_weights(source: Checkpoint, blocks: list[Artifact], out: Path) -> int:
@@ -82,7 +81,7 @@ def _write_weights(source: Checkpoint, blocks: list[Artifact], out: Path) -> int
 def _facts(source: Checkpoint, blocks: list[Artifact], layers: list[dict], zeros: int, recipe: dict) -> dict[str, Any]:
     prunable = sum(layer["rows"] * layer["columns"] for layer in layers)
     removed = sum(layer["removed"] for layer in layers)
-    parameters = sum(torch.Size(source.shape(name)).numel() for name in source.names())
+    parameters = source.parameters
     stored = sum(source.bytes(name) for name in source.names())
     width = 8 * stored / parameters
     # Zeros stored densely save nothing: a mask costs one bit a weight and saves the removed values.

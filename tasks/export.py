@@ -55,7 +55,7 @@ def export(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, conte
         raise
     place.replace(out)
     size = weight_bytes(out)
-    parameters = sum(torch.Size(model.checkpoint.shape(name)).numel() for name in model.names())
+    parameters = model.checkpoint.parameters
     return {
         "format": params["format"],
         "written": told,

@@ -13,57 +13,22 @@ from tasks.pipeline import Pipeline, machine, speed_lengths
 from tasks.serve_speed import engine_of, serve_speed
 
 
-def exported(pipeline: Pipeline, name: str, spec: dict[str, Any]) -> Artifact:
-    """The deployable directory of a variant, or of the dense model."""
-    return pipeline.context.run(export, {"format": spec}, {"model": pipeline.model(name)}, label_of(name, spec))
-
-
-def judged_export(pipeline: Pipeline, name: str, spec: dict[str, Any]) -> Artifact:
-    """The quality of an export as it is read from its files, on the evaluation windows, beside the dense model."""
-    return pipeline.beside_dense(exported(pipeline, name, spec), label_of(name, spec))
-
-
-def judged_by_server(pipeline: Pipeline, name: str, spec: dict[str, Any]) -> Artifact | None:
-    """The quality of an export as llama.cpp runs it; None where it does not."""
-    made = exported(pipeline, name, spec)
-    if engine_of(made.path) != "llama.cpp":
-        return None
-    inputs = {"model": made, "tokens": pipeline.evaluation, "baseline": pipeline.evaluated(BASELINE)}
-    label = f"{label_of(name, spec)} evaluation by llama.cpp"
-    return pipeline.context.run(evaluate_llama_cpp, {"llama_cpp": version()}, inputs, label)
-
-
-def served(pipeline: Pipeline, name: str, spec: dict[str, Any]) -> Artifact:
-    """Speed and memory of an export and of the dense model, taking turns on this machine."""
-    config = read_config(pipeline.source.path, trust_remote_code=pipeline.trust)
-    made = exported(pipeline, name, spec)
-    params = {
-        "machine": machine(),
-        "load": asdict(Load(**speed_lengths(config))),
-        "trust_remote_code": pipeline.trust,
-        "engine": engine_of(made.path),
-        "format": spec["name"],
-    }
-    return pipeline.context.run(
-        serve_speed, params, {"dense": pipeline.source, "export": made}, label_of(name, spec) + " speed"
-    )
-
-
-def label_of(name: str, spec: dict[str, Any]) -> str:
-    """For people: the variant, the format and its options."""
-    options = "".join(f" {key}={value}" for key, value in spec.items() if key != "name")
-    return f"{name} as {spec['name']}{options}"
-
-
 def export_record(pipeline: Pipeline, name: str, spec: dict[str, Any]) -> dict[str, Any]:
-    """All that is known of an export whose steps are done, as JSON."""
-    made, quality, speed = (
-        exported(pipeline, name, spec),
-        judged_export(pipeline, name, spec),
-        served(pipeline, name, spec),
-    )
-    model, own, dense = pipeline.model(name), pipeline.evaluated(name), pipeline.evaluated(BASELINE)
-    run_by = judged_by_server(pipeline, name, spec)
+    """Make an export of a variant, or of the dense model, judge and measure it; all that is known of it, as JSON."""
+    label, model = label_of(name, spec), pipeline.model(name)
+    made = pipeline.context.run(export, {"format": spec}, {"model": model}, label)
+    own, dense = pipeline.evaluated(name), pipeline.evaluated(BASELINE)
+    # As it is read from its files.
+    quality = pipeline.beside_dense(made, label)
+    told = {"export": quality.facts, "variant": own.facts, "dense": dense.facts}
+    engine = engine_of(made.path)
+    if engine == "llama.cpp":
+        inputs = {"model": made, "tokens": pipeline.evaluation, "baseline": dense}
+        by_llama_cpp = {"llama_cpp": version()}
+        told[engine] = pipeline.context.run(
+            evaluate_llama_cpp, by_llama_cpp, inputs, f"{label} evaluation by llama.cpp"
+        ).facts
+    speed = _served(pipeline, made, spec["name"], engine, label)
     return {
         "variant": name,
         "recipe": {} if name == BASELINE else pipeline.settings.recipe(name).spec,
@@ -71,10 +36,28 @@ def export_record(pipeline: Pipeline, name: str, spec: dict[str, Any]) -> dict[s
         "facts": made.facts,
         "model": model.reference(),
         "model_facts": {} if name == BASELINE else model.facts,
-        "quality": {"export": quality.facts, "variant": own.facts, "dense": dense.facts}
-        | ({"llama.cpp": run_by.facts} if run_by else {}),
+        "quality": told,
         "evaluation": quality.reference(),
         "speed": speed.reference(),
-        "serving": {"rows": speed.facts["rows"], "machine": speed.facts["machine"], "load": speed.facts["load"]},
+        "serving": {key: speed.facts[key] for key in ("rows", "machine", "load")},
         "sizes": speed.facts["bytes"],
     }
+
+
+def _served(pipeline: Pipeline, made: Artifact, format: str, engine: str, label: str) -> Artifact:
+    """Speed and memory of an export and of the dense model, taking turns on this machine."""
+    config = read_config(pipeline.source.path, trust_remote_code=pipeline.trust)
+    params = {
+        "machine": machine(),
+        "load": asdict(Load(**speed_lengths(config))),
+        "trust_remote_code": pipeline.trust,
+        "engine": engine,
+        "format": format,
+    }
+    return pipeline.context.run(serve_speed, params, {"dense": pipeline.source, "export": made}, f"{label} speed")
+
+
+def label_of(name: str, spec: dict[str, Any]) -> str:
+    """For people: the variant, the format and its options."""
+    options = "".join(f" {key}={value}" for key, value in spec.items() if key != "name")
+    return f"{name} as {spec['name']}{options}"

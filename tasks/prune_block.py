@@ -14,6 +14,7 @@ from pruning_core.errors import ComputationError, InputError
 from pruning_core.method_settings import build_method
 from pruning_core.patterns import PATTERNS
 from pruning_core.shares import Shares
+from pruning_core.stored_files import CODES
 from pruning_core.sweep import KERNELS
 from tasks.artifact import Artifact
 from tasks.distributed import announce
@@ -103,6 +104,6 @@ def chain_before(params: dict[str, Any], inputs: dict[str, Artifact], context: C
 def _write(outcome: BlockOutcome, out: Path) -> dict[str, Any]:
     save_file(outcome.weights, out / "weights.safetensors")
     if outcome.quantized:
-        save_file(outcome.quantized, out / "quantized.safetensors")
+        save_file(outcome.quantized, out / CODES)
     save_file({name: packed(keep) for name, keep in outcome.keep.items()}, out / "keep.safetensors")
     return {"layers": outcome.layers, "ledger": outcome.ledger}

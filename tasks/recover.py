@@ -11,6 +11,7 @@ from pruning_core.errors import ComputationError, InputError
 from pruning_core.evaluation.perplexity import perplexity
 from pruning_core.recovery import RECOVERIES
 from pruning_core.recovery.subject import Subject, check_masks
+from pruning_core.stored_files import CODES
 from pruning_core.whole_model import WholeDecoder, load_whole
 from tasks.artifact import Artifact
 from tasks.canonical import write_json
@@ -78,7 +79,7 @@ def libraries_of(recovery: dict[str, Any]) -> dict[str, str]:
 
 
 def _check(params: dict[str, Any], inputs: dict[str, Artifact], name: str, needs_teacher: bool) -> None:
-    if (inputs["model"].path / "quantized.safetensors").is_file():
+    if (inputs["model"].path / CODES).is_file():
         raise InputError(
             "the model is quantized, and training would leave its grids; recover it before it is quantized"
         )

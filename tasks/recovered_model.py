@@ -17,12 +17,12 @@ from pruning_core.finite import all_finite
 from pruning_core.recovery.subject import Recovered, Subject, lost_zeros
 from pruning_core.sharded_writer import ShardedWriter
 from pruning_core.storage import packed_bits
+from pruning_core.stored_files import MASKS
 from pruning_core.whole_model import WholeDecoder
 from tasks.artifact import Artifact
 from tasks.directories import MANIFEST, RUN
 from tasks.sources import KIND, companion_files
 
-MASKS = "masks.safetensors"
 DENSE = 0.01
 """A model without masks of which more is zero was pruned elsewhere: its zeros are its masks."""
 
@@ -130,7 +130,7 @@ def _facts(model: Artifact, checkpoint: Checkpoint, layers: list[dict[str, Any]]
     before = {} if model.kind == KIND else model.facts
     prunable = sum(layer["rows"] * layer["columns"] for layer in layers)
     removed = sum(layer["removed"] for layer in layers)
-    parameters = sum(torch.Size(checkpoint.shape(name)).numel() for name in checkpoint.names())
+    parameters = checkpoint.parameters
     stored = sum(checkpoint.bytes(name) for name in checkpoint.names())
     width = 8 * stored / parameters
     bits = 8 * stored - prunable * width + sum(packed_bits(layer, width) for layer in layers)

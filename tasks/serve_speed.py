@@ -1,9 +1,9 @@
 """Step: how fast an export is served and what memory it takes, beside the dense model in the same run."""
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
+from pruning_core.evaluation.llama_cpp import is_installed
 from pruning_core.evaluation.serving import ENGINES, Load, Served, measure_served
 from pruning_core.exported import format_of, weight_bytes
 from tasks.artifact import Artifact
@@ -14,7 +14,7 @@ from tasks.step import Context, step
 
 def engine_of(directory: Path) -> str:
     """What serves an export on this machine: llama.cpp where it is installed and reads the file, else transformers."""
-    if format_of(directory).name == "gguf" and importlib.util.find_spec("llama_cpp") is not None:
+    if format_of(directory).name == "gguf" and is_installed():
         return "llama.cpp"
     return "transformers"
 

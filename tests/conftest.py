@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PretrainedConfig, PreTrainedTokenizerFast
@@ -79,6 +80,16 @@ def tiny_directory(tiny_llama, tmp_path: Path) -> Path:
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0").save_pretrained(path)
     return path
+
+
+@pytest.fixture
+def half_empty_directory(tiny_directory: Path) -> Path:
+    """The same, half of the weights of model.layers.0.mlp.up_proj removed."""
+    file = tiny_directory / "model.safetensors"
+    tensors = load_file(file)
+    tensors["model.layers.0.mlp.up_proj.weight"][:, ::2] = 0
+    save_file(tensors, file, {"format": "pt"})
+    return tiny_directory
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from torch import nn
+
 from pruning_core.evaluation.serving import Load
 from pruning_core.evaluation.speed import timed_runs
 from pruning_core.source import load_model
@@ -9,6 +11,10 @@ from pruning_core.source import load_model
 
 def timed(path: Path, load: Load, trust_remote_code: bool) -> dict[int, tuple[list[float], list[float]]]:
     """Batch -> (seconds of each prefill, seconds of each decoding), in float32 on the CPU."""
-    model = load_model(path, trust_remote_code=trust_remote_code)
+    return timed_batches(load_model(path, trust_remote_code=trust_remote_code), load)
+
+
+def timed_batches(model: nn.Module, load: Load) -> dict[int, tuple[list[float], list[float]]]:
+    """The same of a model that is loaded."""
     runs = {"prompt": load.prompt, "generated": load.generated, "repeats": load.repeats, "warmup": load.warmup}
     return {batch: timed_runs(model, batch=batch, **runs) for batch in load.batches}

@@ -12,7 +12,8 @@ from pruning_core.export.quantization_config import quantization_config
 from pruning_core.progress import Progress
 from pruning_core.shard_files import SHARD_BYTES
 from pruning_core.sharded_writer import ShardedWriter
-from pruning_core.stored_model import MASKS, StoredModel
+from pruning_core.stored_files import MASKS
+from pruning_core.stored_model import StoredModel
 from pruning_core.streamed_writer import write_streamed
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from pruning_core.errors import InputError
 from pruning_core.evaluation.size import model_size
@@ -18,26 +17,18 @@ from pruning_core.stored_model import StoredModel
 
 
 @pytest.fixture
-def pruned(tiny_directory: Path) -> Path:
-    """A model directory of which one matrix is half zeros."""
-    file = tiny_directory / "model.safetensors"
-    tensors = load_file(file)
-    tensors["model.layers.0.mlp.up_proj.weight"][:, ::2] = 0
-    save_file(tensors, file, {"format": "pt"})
-    return tiny_directory
-
-
-@pytest.fixture
-def sparse(pruned: Path, tmp_path: Path) -> Path:
+def sparse(half_empty_directory: Path, tmp_path: Path) -> Path:
     """Its sparse export, in several shards."""
-    out = shutil.copytree(pruned, tmp_path / "sparse", ignore=shutil.ignore_patterns("model*"))
-    FORMATS.build({"name": "sparse", "max_shard_bytes": 6000}).write(StoredModel(pruned), out, ignore_progress)
+    out = shutil.copytree(half_empty_directory, tmp_path / "sparse", ignore=shutil.ignore_patterns("model*"))
+    FORMATS.build({"name": "sparse", "max_shard_bytes": 6000}).write(
+        StoredModel(half_empty_directory), out, ignore_progress
+    )
     return out
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_sparse_export_loads_as_the_model_that_it_was_made_of(pruned, sparse, dtype):
-    wanted, found = load_model(pruned, dtype), load_model(sparse, dtype)
+def test_a_sparse_export_loads_as_the_model_that_it_was_made_of(half_empty_directory, sparse, dtype):
+    wanted, found = load_model(half_empty_directory, dtype), load_model(sparse, dtype)
     assert found.state_dict().keys() == wanted.state_dict().keys()
     assert all(value.equal(wanted.state_dict()[name]) for name, value in found.state_dict().items())
     tokens = torch.arange(20)[None]
@@ -54,8 +45,8 @@ def test_tied_weights_of_a_sparse_export_are_tied_again(tiny_llama, tmp_path):
     assert model(tokens).logits.equal(load_model(tmp_path / "tied")(tokens).logits)
 
 
-def test_its_size_is_that_of_its_files_and_its_numbers_are_those_of_the_model(pruned, sparse):
-    dense, found = model_size(pruned), model_size(sparse)
+def test_its_size_is_that_of_its_files_and_its_numbers_are_those_of_the_model(half_empty_directory, sparse):
+    dense, found = model_size(half_empty_directory), model_size(sparse)
     assert {key: found[key] for key in ("parameters", "zeros", "zero_fraction")} == {
         key: dense[key] for key in ("parameters", "zeros", "zero_fraction")
     }
@@ -65,10 +56,10 @@ def test_its_size_is_that_of_its_files_and_its_numbers_are_those_of_the_model(pr
     assert found["bits_per_weight"] == 8 * found["file_bytes"] / dense["parameters"]
 
 
-def test_a_sparse_export_is_told_from_plain_safetensors(pruned, sparse):
+def test_a_sparse_export_is_told_from_plain_safetensors(half_empty_directory, sparse):
     assert format_of(sparse).name == "sparse" and not is_plain(sparse)
-    assert format_of(pruned).name == "safetensors" and is_plain(pruned)
-    assert weight_files(pruned) == [pruned / "model.safetensors"]
+    assert format_of(half_empty_directory).name == "safetensors" and is_plain(half_empty_directory)
+    assert weight_files(half_empty_directory) == [half_empty_directory / "model.safetensors"]
 
 
 def test_the_digest_of_the_model_changes_with_a_byte_of_any_shard_and_not_with_the_card(sparse):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from pruning_core.checkpoint import Checkpoint
 from pruning_core.errors import InputError
@@ -40,15 +40,12 @@ class Watched(StoredModel):
 
 
 @pytest.fixture
-def model(tiny_directory: Path) -> Watched:
+def model(half_empty_directory: Path) -> Watched:
     """One matrix is half zeros; its codes are said to exist, but in a layout that no code has: a fallback."""
-    file = tiny_directory / "model.safetensors"
-    tensors, name = load_file(file), "model.layers.0.mlp.up_proj"
-    tensors[f"{name}.weight"][:, ::2] = 0
-    save_file(tensors, file, {"format": "pt"})
-    columns, rows = tensors[f"{name}.weight"].shape
+    name = "model.layers.0.mlp.up_proj"
+    columns, rows = Checkpoint(half_empty_directory).shape(f"{name}.weight")
     layer = {"name": name, "stored": f"{name}.weight", "rows": rows, "columns": columns, "removed": rows * columns // 2}
-    made = Watched(tiny_directory, [layer | {"bits": 4, "groups": 1}])
+    made = Watched(half_empty_directory, [layer | {"bits": 4, "groups": 1}])
     made.loaded = []
     return made
 

@@ -31,17 +31,12 @@ class Altered:
 
 
 @pytest.fixture
-def pruned(tiny_directory):
+def pruned(half_empty_directory):
     """A model one matrix of which is half zeros, and the facts that tell it."""
-    from safetensors.torch import load_file, save_file
-
-    file = tiny_directory / "model.safetensors"
-    tensors, name = load_file(file), "model.layers.0.mlp.up_proj"
-    tensors[f"{name}.weight"][:, ::2] = 0
-    save_file(tensors, file, {"format": "pt"})
-    rows, columns = tensors[f"{name}.weight"].shape
+    name = "model.layers.0.mlp.up_proj"
+    rows, columns = Checkpoint(half_empty_directory).shape(f"{name}.weight")
     layer = {"name": name, "stored": f"{name}.weight", "rows": rows, "columns": columns, "removed": rows * columns // 2}
-    return StoredModel(tiny_directory, [layer])
+    return StoredModel(half_empty_directory, [layer])
 
 
 def report(done, total):

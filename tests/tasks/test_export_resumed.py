@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from pruning_core import shard_files
 from pruning_core.errors import ComputationError
@@ -26,13 +26,9 @@ class Killed(BaseException):
 
 
 @pytest.fixture
-def source(tiny_directory: Path) -> Artifact:
+def source(half_empty_directory: Path) -> Artifact:
     """A dense model with a half empty matrix."""
-    file = tiny_directory / "model.safetensors"
-    tensors = load_file(file)
-    tensors["model.layers.0.mlp.up_proj.weight"][:, ::2] = 0
-    save_file(tensors, file, {"format": "pt"})
-    return Artifact("source", "0" * 64, "0" * 64, tiny_directory)
+    return Artifact("source", "0" * 64, "0" * 64, half_empty_directory)
 
 
 def exported(root: Path, source: Artifact, name: str) -> Artifact:
@@ -100,26 +96,26 @@ def test_killed_at_any_change_of_its_files_an_export_ends_as_one_that_was_not(so
     assert turns > 5 * len(list(whole.path.glob("*-of-*")))
 
 
-def test_an_export_that_was_killed_behind_the_move_is_made_again(source, tmp_path, monkeypatch):
-    def killed(directory: Path) -> int:
-        raise Killed
+def killed(*arguments: object) -> None:
+    raise Killed
 
-    with monkeypatch.context() as patch:
-        patch.setattr(export_module, "weight_bytes", killed)
+
+def killed_in(function: str, root: Path, source: Artifact, name: str) -> None:
+    """An export that dies when it calls that function of its module."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export_module, function, killed)
         with pytest.raises(Killed):
-            exported(tmp_path / "store", source, "sparse")
+            exported(root, source, name)
+
+
+def test_an_export_that_was_killed_behind_the_move_is_made_again(source, tmp_path):
+    killed_in("weight_bytes", tmp_path / "store", source, "sparse")
     again = exported(tmp_path / "store", source, "sparse")
     assert contents(again) == contents(exported(tmp_path / "whole", source, "sparse"))
 
 
 def test_a_run_killed_while_it_verified_writes_nothing_again(source, tmp_path, monkeypatch):
-    def killed(*arguments: object) -> None:
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(export_module, "verified", killed)
-        with pytest.raises(Killed):
-            exported(tmp_path / "store", source, "sparse")
+    killed_in("verified", tmp_path / "store", source, "sparse")
     monkeypatch.setattr(shard_files, "write_file", killed)
     stored = exported(tmp_path / "store", source, "sparse")
     assert stored.facts["verified"]["equal"] == stored.facts["verified"]["tensors"]
@@ -173,14 +169,8 @@ def test_after_kill_9_finished_shards_are_kept_as_they_are(start, source, tmp_pa
     assert contents(again) == contents(exported(tmp_path / "whole", source, name))
 
 
-def test_an_export_that_came_out_wrong_is_nothing_to_go_on_from(source, tmp_path, monkeypatch):
-    def killed(*arguments: object) -> None:
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(export_module, "verified", killed)
-        with pytest.raises(Killed):
-            exported(tmp_path / "store", source, "safetensors")
+def test_an_export_that_came_out_wrong_is_nothing_to_go_on_from(source, tmp_path):
+    killed_in("verified", tmp_path / "store", source, "safetensors")
     shard = min((tmp_path / "store").glob("scratch/*/export/model-*"))
     altered = bytearray(shard.read_bytes())
     altered[-1] ^= 1
