@@ -9,6 +9,7 @@ from typing import Any
 from prefect import flow
 
 from flows.inspecting import lineage_of
+from flows.shard_workers import shard_workers
 from flows.variants import run_variants
 from pruning_core.errors import InputError
 from pruning_core.recipe import BASELINE
@@ -42,7 +43,7 @@ def export(
     """
     workspace = Workspace.open(Path(root), overrides)
     target = target_of(workspace, variant, format, to)
-    with owned_run(workspace.root):
+    with owned_run(workspace.root), shard_workers(workspace):
         plain = workspace.context()
         pipeline = Pipeline(Context(plain.store, plain.workspace, StepsSeen(prefect_run(plain))), workspace.settings)
         # Tracked too, so that the run of the export has that of its variant above it.

@@ -10,6 +10,7 @@ from prefect.states import Completed, Failed, State
 
 from flows.planning import check_room
 from flows.running import open_scheduled
+from flows.shard_workers import shard_workers
 from flows.variants import run_variants
 from pruning_core.errors import ComputationError, InputError
 from tasks.deciding import decide, known_decision, scheduled_names
@@ -43,7 +44,7 @@ def scheduled(root: str = ".", overrides: list[str] | None = None) -> State:
 
     try:
         workspace = open_scheduled(Path(root), overrides)
-        with owned_run(workspace.root), listening(tell):
+        with owned_run(workspace.root), shard_workers(workspace), listening(tell):
             decision, new = _look_and_run(workspace)
     except (InputError, ComputationError) as error:
         # Told in the one sentence that it is, not as a traceback.

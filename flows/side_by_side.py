@@ -4,7 +4,6 @@ A worker opens the workspace by its path and makes one variant in the shared sto
 took. Two workers that want one step compute it once, for the second waits.
 """
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,9 @@ import torch
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import as_completed
-from prefect.task_runners import TaskRunner
 
 from flows.expanding import Axes, swept
-from pruning_core.compute import Workers
+from flows.task_runners import task_runner
 from pruning_core.errors import ComputationError, InputError
 from tasks import temporary_servers
 from tasks.building import full_disk
@@ -24,7 +22,6 @@ from tasks.pipeline import Pipeline
 from tasks.prefect_tasks import prefect_run
 from tasks.step import Context
 from tasks.steps_seen import StepsSeen
-from tasks.workers import missing, quiet_ray
 from tasks.workspace import Workspace
 
 
@@ -96,53 +93,6 @@ def judge(pipeline: Pipeline, name: str) -> None:
     pipeline.evaluated(name)
     pipeline.task_evaluated(name)
     pipeline.written(name)
-
-
-def task_runner(workers: Workers) -> TaskRunner:
-    """Prefect's runner for these workers.
-
-    Raises:
-        InputError: Dask or Ray is not installed.
-    """
-    return _RUNNERS[workers.name](workers)
-
-
-def _threads(workers: Workers) -> TaskRunner:
-    from prefect.task_runners import ThreadPoolTaskRunner
-
-    return ThreadPoolTaskRunner(max_workers=workers.number)
-
-
-def _processes(workers: Workers) -> TaskRunner:
-    from prefect.task_runners import ProcessPoolTaskRunner
-
-    return ProcessPoolTaskRunner(max_workers=workers.number)
-
-
-def _dask(workers: Workers) -> TaskRunner:
-    try:
-        from prefect_dask import DaskTaskRunner
-    except ImportError:
-        raise missing("dask") from None
-    # It would tell, between the steps, of every worker that comes and goes.
-    logging.getLogger("distributed").setLevel(logging.ERROR)
-    if workers.address:
-        return DaskTaskRunner(address=workers.address)
-    own = {"n_workers": workers.number, "threads_per_worker": 1, "dashboard_address": None}
-    return DaskTaskRunner(cluster_kwargs=own)
-
-
-def _ray(workers: Workers) -> TaskRunner:
-    quiet_ray()
-    try:
-        from prefect_ray import RayTaskRunner
-    except ImportError:
-        raise missing("ray") from None
-    own = {} if workers.address else {"num_cpus": workers.number, "include_dashboard": False}
-    return RayTaskRunner(address=workers.address, init_kwargs=own)
-
-
-_RUNNERS = {"threads": _threads, "processes": _processes, "dask": _dask, "ray": _ray}
 
 
 def reason(error: BaseException, place: Path) -> str:

@@ -4,6 +4,7 @@ from typing import Any
 
 from flows.bars import shown_bars
 from flows.planning import check_room
+from flows.shard_workers import shard_workers
 from pruning_core.errors import InputError
 from pruning_core.recipe import BASELINE
 from tasks.pipeline import Pipeline
@@ -31,7 +32,7 @@ def run_stage(name: str, variant: str | None, overrides: list[str] | None) -> li
     plain = workspace.context()
     seen = StepsSeen(plain.run)
     pipeline = Pipeline(Context(plain.store, plain.workspace, seen), workspace.settings)
-    with shown_bars():
+    with shown_bars(), shard_workers(workspace):
         place(workspace.root, workspace.store, _outputs(name, variant, pipeline))
         if name == "evaluate":
             place_figures(workspace.root, variant, *pipeline.figures(variant))

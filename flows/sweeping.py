@@ -6,6 +6,7 @@ from typing import Any
 from prefect import flow
 
 from flows.expanding import Axes, swept
+from flows.shard_workers import shard_workers
 from flows.side_by_side import judge, make_variants, reason
 from pruning_core.recipe import BASELINE
 from tasks.comparison_run import track_comparison
@@ -35,7 +36,7 @@ def sweep(root: str = ".", overrides: list[str] | None = None, axes: Axes | None
         records (the baseline first), skipped [(combination, reason)], failed {name: reason}, report (its path).
     """
     workspace, skipped = swept(Workspace.open(Path(root), overrides), axes or {})
-    with owned_run(workspace.root):
+    with owned_run(workspace.root), shard_workers(workspace):
         plain = workspace.context()
         seen = StepsSeen(prefect_run(plain))
         pipeline = Pipeline(Context(plain.store, plain.workspace, seen), workspace.settings)

@@ -5,6 +5,7 @@ from typing import Any
 
 from prefect import flow
 
+from flows.shard_workers import shard_workers
 from flows.side_by_side import judge, make_variants
 from pruning_core.errors import ComputationError
 from pruning_core.recipe import BASELINE
@@ -43,7 +44,7 @@ def compress(variant: str, root: str = ".", overrides: list[str] | None = None) 
         overrides: "a.b=value" on top of it.
     """
     workspace = Workspace.open(Path(root), overrides)
-    with owned_run(workspace.root):
+    with owned_run(workspace.root), shard_workers(workspace):
         return run_variants(workspace, [variant])
 
 
@@ -56,7 +57,7 @@ def compare(root: str = ".", overrides: list[str] | None = None) -> list[dict[st
         overrides: "a.b=value" on top of it.
     """
     workspace = Workspace.open(Path(root), overrides)
-    with owned_run(workspace.root):
+    with owned_run(workspace.root), shard_workers(workspace):
         records = run_variants(workspace, list(workspace.settings.variants))
         page = write_report(records, workspace.hidden / REPORT, workspace.root)
         track_comparison(workspace.root, page, records)

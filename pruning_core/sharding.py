@@ -4,8 +4,9 @@ A sum of floats depends on its order. With a fixed number of shards the order is
 takes shard after shard and a process for each shard (`torchrun`) reach the same bits.
 """
 
+import contextlib
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -14,6 +15,17 @@ from torch import Tensor
 
 from pruning_core.errors import ComputationError, InputError
 from pruning_core.statistics import LayerStatistics
+
+
+@contextlib.contextmanager
+def reaching() -> Iterator[None]:
+    """Around what waits for other processes: one that is gone is told in a sentence, as a ComputationError."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ComputationError(
+            "another calibration process was lost; the same command goes on at the block it was in"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -62,14 +74,15 @@ class Shards:
         if self.rank is None:
             return own
         own.tokens = self.summed(own.tokens)
-        if self.rank:
-            dist.send(own.moment, 0)
-        else:
-            other = torch.empty_like(own.moment)
-            for rank in range(1, self.count):
-                dist.recv(other, rank)
-                own.moment += other
-        dist.broadcast(own.moment, 0)
+        with reaching():
+            if self.rank:
+                dist.send(own.moment, 0)
+            else:
+                other = torch.empty_like(own.moment)
+                for rank in range(1, self.count):
+                    dist.recv(other, rank)
+                    own.moment += other
+            dist.broadcast(own.moment, 0)
         return own
 
     def summed(self, count: int) -> int:
@@ -77,7 +90,8 @@ class Shards:
         if self.rank is None:
             return count
         value = torch.tensor(count, dtype=torch.int64)
-        dist.all_reduce(value)
+        with reaching():
+            dist.all_reduce(value)
         return int(value)
 
     def check_alike(self, tensors: Mapping[str, Tensor]) -> None:
@@ -89,11 +103,12 @@ class Shards:
             hashed.update(tensors[name].contiguous().view(torch.uint8).numpy())
         digest = hashed.hexdigest()
         first = torch.tensor(list(bytes.fromhex(digest)), dtype=torch.uint8)
-        dist.broadcast(first, 0)
-        if bytes(first.tolist()).hex() != digest:
+        with reaching():
+            dist.broadcast(first, 0)
+        if self.summed(bytes(first.tolist()).hex() != digest):
             raise ComputationError(
-                f"process {self.rank} reached other weights than process 0; run all of them on processors of one kind "
-                "with as many threads each"
+                "the calibration processes reached different weights; run all of them on processors of one kind with "
+                "as many threads each"
             )
 
 

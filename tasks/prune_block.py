@@ -17,7 +17,7 @@ from pruning_core.shares import Shares
 from pruning_core.stored_files import CODES
 from pruning_core.sweep import KERNELS
 from tasks.artifact import Artifact
-from tasks.distributed import announce
+from tasks.distributed import together
 from tasks.progress import progress
 from tasks.states import Chain, chain_of, decoder_of, exclusive, keep_states, take_states
 from tasks.statistics import load_statistics
@@ -62,17 +62,17 @@ def prune_block(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, 
 def _on_states(params: dict[str, Any], inputs: dict[str, Artifact], context: Context, method: Any) -> BlockOutcome:
     index = params["block"]
     chain = chain_before(params, inputs, context)
-    announce("tasks.prune_block", "prune_block", params, inputs, context)
-    decoder = _decoder(chain.source, params)
-    states = take_states(context, chain)
-    decoder.load_block(index)
-    shown = progress(f"block {index}")
-    more = index + 1 < len(decoder)
-    chosen = {"shares": shares_in(params), "shards": chain.shards, "advance": more}
-    outcome = compress_block(decoder, index, states, method, params["propagate"], shown, **chosen)
-    chain.shards.check_alike(outcome.weights)
-    decoder.drop_block(index)
-    keep_states(context, chain, context.key, states)
+    with together("tasks.prune_block", "prune_block", params, inputs, context):
+        decoder = _decoder(chain.source, params)
+        states = take_states(context, chain)
+        decoder.load_block(index)
+        shown = progress(f"block {index}")
+        more = index + 1 < len(decoder)
+        chosen = {"shares": shares_in(params), "shards": chain.shards, "advance": more}
+        outcome = compress_block(decoder, index, states, method, params["propagate"], shown, **chosen)
+        chain.shards.check_alike(outcome.weights)
+        decoder.drop_block(index)
+        keep_states(context, chain, context.key, states)
     return outcome
 
 

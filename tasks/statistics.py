@@ -11,7 +11,7 @@ from pruning_core.expert_statistics import PooledStatistics
 from pruning_core.staging import InputGroup
 from pruning_core.statistics import LayerStatistics
 from tasks.artifact import Artifact
-from tasks.distributed import announce
+from tasks.distributed import together
 from tasks.progress import progress
 from tasks.states import DENSE, chain_of, exclusive, keep_states, take_states
 from tasks.step import Context, step
@@ -29,8 +29,7 @@ def statistics(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, c
     """
     index = params["block"]
     chain = chain_of(params, inputs, (None,) * index)
-    with exclusive:
-        announce("tasks.statistics", "statistics", params, inputs, context)
+    with exclusive, together("tasks.statistics", "statistics", params, inputs, context):
         states = take_states(context, chain)
         decoder = chain.decoder()
         decoder.load_block(index)

@@ -27,6 +27,17 @@ prefect_settings.apply(Path(PREFECT_WORKSPACE.name))
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that start servers and other processes come first: begun last, one would keep a single core busy."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """For `-n auto` one more than there are cores: many tests wait for what they started."""
+    return (os.cpu_count() or 1) + 1
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Reference tensors and real models, which are not part of this repository."""

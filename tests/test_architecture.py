@@ -15,7 +15,7 @@ OWNERS = {
     "prefect": {
         *("tasks/prefect_tasks.py", "tasks/prefect_cache.py", "tasks/temporary_servers.py", "tasks/flow_runs.py"),
         *("flows/variants.py", "flows/side_by_side.py", "flows/sweeping.py", "flows/scheduled.py", "flows/serving.py"),
-        "flows/exporting.py",
+        *("flows/exporting.py", "flows/task_runners.py", "flows/shard_team.py"),
     },
 }
 PICKLES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}

@@ -13,6 +13,8 @@ import yaml
 
 from flows.cli import app
 
+pytestmark = pytest.mark.slow
+
 COMMANDS = typer.main.get_command(app).commands
 HEAVY = ("torch", "transformers", "numpy", "prefect", "mlflow", "dvc")
 

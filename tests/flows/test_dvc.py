@@ -17,6 +17,8 @@ from tasks.step import Context
 from tasks.steps_seen import CACHED, StepsSeen
 from tasks.workspace import Workspace
 
+pytestmark = pytest.mark.slow
+
 VARIANTS = ("sparsegpt-50", "magnitude-50")
 UP_TO_DATE = "Data and pipelines are up to date."
 

@@ -17,6 +17,8 @@ from flows.variants import compress
 from tasks.pipeline import Pipeline
 from tasks.workspace import Workspace
 
+pytestmark = pytest.mark.slow
+
 VARIANT = "sparsegpt-50"
 STEPS = {
     "evaluation tokens",

@@ -19,6 +19,8 @@ from tasks.pipeline import Pipeline
 from tasks.store import Store
 from tasks.workspace import Workspace
 
+pytestmark = pytest.mark.slow
+
 VARIANT = "sparsegpt-50"
 BLOCKS = 6
 

@@ -17,6 +17,8 @@ from pruning_core.errors import InputError
 from tasks import room
 from tasks.workspace import Workspace
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 SWEEP = {"name": "sweep", "block": 128}
 SPARSEGPT = {"saliency": {"name": "obs"}, "pattern": {"name": "unstructured"}, "sparsity": 0.5, "compensation": SWEEP}

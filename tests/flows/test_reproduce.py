@@ -13,6 +13,8 @@ from pruning_core.errors import ComputationError, InputError
 from tasks.tracking import find_runs
 from tasks.tracking_index import artifact_folder
 
+pytestmark = pytest.mark.slow
+
 OVERRIDES = ["variants.sparsegpt-50.sparsity=0.4", "variants.sparsegpt-50.propagate=dense", "calibration.sequences=6"]
 
 

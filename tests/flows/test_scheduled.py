@@ -16,6 +16,8 @@ from pruning_core import factor
 from tasks import tracking
 from tasks.store import Store
 
+pytestmark = pytest.mark.slow
+
 MODEL = "tiny"
 WIDE = {"perplexity": 1e6, "size": {"stored": 1.0, "bitmask": 0.95}, "ledger": 0, "kl": 100.0, "champion": True}
 

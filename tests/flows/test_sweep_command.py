@@ -8,6 +8,8 @@ import pytest
 
 from tasks.tracking import find_runs
 
+pytestmark = pytest.mark.slow
+
 # 5 divides none of the tiny model's widths, so that this variant fails at its first block.
 ARGUMENTS = ("sweep", "--sparsities", "0.5,0.6", "--patterns", "2:4,3:5", "--bits", "none")
 SHARED = ("--set", "variants.sparsegpt-50.propagate=dense")

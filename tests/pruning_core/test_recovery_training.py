@@ -17,6 +17,8 @@ from safetensors.torch import load_file
 from pruning_core.errors import ComputationError, InputError
 from pruning_core.recovery import RECOVERIES
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

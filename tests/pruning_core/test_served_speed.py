@@ -9,6 +9,8 @@ from pruning_core.errors import ComputationError
 from pruning_core.evaluation.serving import Load, Served, measure_served
 from pruning_core.evaluation.speed import Rate
 
+pytestmark = pytest.mark.slow
+
 LOAD = Load(batches=(1, 2), prompt=8, generated=4, repeats=2, warmup=1, rounds=1)
 
 

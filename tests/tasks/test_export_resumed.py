@@ -17,6 +17,8 @@ from tasks.export import export
 from tasks.step import Context
 from tasks.store import Store
 
+pytestmark = pytest.mark.slow
+
 FORMATS = ("safetensors", "sparse")
 SHARD = 6000
 

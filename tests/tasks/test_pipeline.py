@@ -19,6 +19,8 @@ from tasks.pipeline import Pipeline
 from tasks.steps_seen import CACHED, StepsSeen
 from tasks.workspace import Workspace
 
+pytestmark = pytest.mark.slow
+
 
 def pipeline_of(root: Path, overrides: list[str] | None = None) -> tuple[Pipeline, StepsSeen]:
     workspace = Workspace.open(root, overrides)

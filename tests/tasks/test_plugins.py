@@ -128,9 +128,10 @@ def test_a_run_names_the_files_that_it_takes_to_make_it_again(root: Path):
 def test_the_other_processes_of_torchrun_load_what_the_first_one_has(root: Path, monkeypatch):
     workspace = Workspace.open(root)
     sent: list[bytes] = []
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(distributed, "processes", lambda: 2)
     monkeypatch.setattr(distributed, "_send", sent.append)
-    distributed.announce("test_plugins", "STEP", {}, {}, workspace.context())
+    with distributed.together("test_plugins", "STEP", {}, {}, workspace.context()):
+        pass
     load_plugins(root, [])
     assert "tempered" not in SALIENCIES.names()
     known: list[bool] = []

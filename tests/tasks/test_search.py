@@ -26,6 +26,8 @@ from tasks.search import RESULT
 from tasks.tracking import find_runs, track_variant
 from tasks.workspace import Workspace
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 SEARCH = {
     "name": "evolutionary",
@@ -132,12 +134,13 @@ def test_the_result_is_the_same_whoever_works(prepared, compute: dict):
     assert torch.get_num_threads() == threads
 
 
-def test_dask_workers_give_the_same_result(prepared):
-    pytest.importorskip("distributed", reason="distributed is not installed")
+@pytest.mark.parametrize(("name", "package"), [("dask", "distributed"), ("ray", "ray")])
+def test_workers_of_a_cluster_give_the_same_result(prepared, name: str, package: str):
+    pytest.importorskip(package, reason=f"{package} is not installed")
     root = prepared()
     alone = searched(root)
     forget(root, alone)
-    prepared({"workers": {"name": "dask", "count": 2}})
+    prepared({"workers": {"name": name, "count": 2}})
     assert searched(root).digest == alone.digest
 
 
