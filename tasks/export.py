@@ -34,7 +34,7 @@ def export(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, conte
 
     params: format {name, options}.
     inputs: model (a variant, or the dense model).
-    scratch: the export while it is written and verified; a run that was killed goes on with the file it was in.
+    scratch: the export while it is written and verified; a killed run goes on at the shard or tensor it was in.
     writes: config and tokenizer of the model, and what the format makes of its weights.
     facts: `format` {name, options}, `written` (what the format tells), `file_bytes`, `parameters` (of the model as
         stored), `bits_per_weight` (all of the weights' bytes over them) and `verified`.

@@ -58,7 +58,8 @@ class Format(Protocol):
 
         It goes on from what an interrupted write of the same export left in `out`, whose files then are byte for byte
         those of a write that was not interrupted; what such a write leaves there has names that begin with a dot, and
-        is gone when this returns. `pruning_core.streamed_writer.write_streamed` does so.
+        is gone when this returns. `pruning_core.streamed_writer.write_streamed` does so for shards, and
+        `pruning_core.appended_file.AppendedFile` for a single file.
 
         Args:
             progress: called with (tensors done, tensors in all).

@@ -14,6 +14,9 @@ ALIGNMENT = 32
 # Number of a value's type in the file -> struct code.
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 STRING, ARRAY = 8, 9
+INTEGERS = "BbHhIiQq"
+LONGEST = 1024
+"""Entries of an array that is kept: one per block."""
 DIMENSIONS = 4
 
 
@@ -32,14 +35,14 @@ class GgufTensor:
 
 @dataclass(frozen=True)
 class GgufHeader:
-    """Keys with a single value, and tensors by name."""
+    """Keys with a single value or a short list of integers (all others are None), and tensors by name."""
 
     keys: dict[str, Any]
     tensors: dict[str, GgufTensor]
 
 
 def read_gguf_header(path: Path) -> GgufHeader:
-    """Everything but the tensors' content and the arrays (the vocabulary).
+    """Everything but the tensors' content and the long arrays (the vocabulary).
 
     Raises:
         InputError: no GGUF file, a type that is not known, or a file that is shorter than it claims to be.
@@ -113,16 +116,17 @@ class _Head:
         if kind == STRING:
             return self.text()
         if kind == ARRAY:
-            self._pass_array(self.number("I"), self.number("Q"))
-            return None
+            return self._array(self.number("I"), self.number("Q"))
         return self.number(self._code(kind))
 
-    def _pass_array(self, kind: int, count: int) -> None:
+    def _array(self, kind: int, count: int) -> list[int] | None:
         if kind == STRING:
             for _ in range(_within(self.path, count, self.size)):
                 self.text()
-        else:
-            self.take(_within(self.path, count, self.size) * struct.calcsize(self._code(kind)))
+            return None
+        code = self._code(kind)
+        content = self.take(_within(self.path, count, self.size) * struct.calcsize(code))
+        return list(struct.unpack(f"<{count}{code}", content)) if code in INTEGERS and count <= LONGEST else None
 
     def _code(self, kind: int) -> str:
         if kind not in SCALARS:

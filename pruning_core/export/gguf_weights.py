@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from pruning_core.errors import InputError
-from pruning_core.export.gguf_architecture import ARCHITECTURES, ROPE_FREQUENCIES, checkpoint_name, row_order
-from pruning_core.export.gguf_header import read_gguf_header
+from pruning_core.export.gguf_architecture import ARCHITECTURES, MIXED, ROPE_FREQUENCIES, checkpoint_name, row_order
+from pruning_core.export.gguf_header import LONGEST, GgufHeader, read_gguf_header
 
 
 class GgufWeights:
@@ -25,13 +25,21 @@ class GgufWeights:
         self.path = files[0]
         header = read_gguf_header(self.path)
         self._architecture = header.keys.get("general.architecture")
-        heads = (header.keys.get(f"{self._architecture}.attention.head_count{kind}") for kind in ("", "_kv"))
-        self._heads = tuple(heads)
-        counts = all(type(count) is int and count > 0 for count in self._heads)
-        if self._architecture not in ARCHITECTURES.values() or not counts:
+        if self._architecture not in (*ARCHITECTURES.values(), MIXED):
             raise InputError(f"{self.path} is of the architecture {self._architecture!r}, which is not known here")
+        self._heads = self._counts(header, ""), self._counts(header, "_kv")
         tensors = {name: at for name, at in header.tensors.items() if name != ROPE_FREQUENCIES}
         self._tensors = {checkpoint_name(name): (name, at) for name, at in tensors.items()}
+
+    def _counts(self, header: GgufHeader, kind: str) -> list[int]:
+        """Heads of each block."""
+        count, blocks = (
+            header.keys.get(f"{self._architecture}.{key}") for key in (f"attention.head_count{kind}", "block_count")
+        )
+        numbers = [count] * blocks if type(count) is int and type(blocks) is int and blocks <= LONGEST else count
+        if not isinstance(numbers, list) or len(numbers) != blocks or not all(number > 0 for number in numbers):
+            raise InputError(f"{self.path} does not tell how many heads its blocks have; export it again")
+        return numbers
 
     def names(self) -> list[str]:
         """All tensors, sorted."""
@@ -55,7 +63,7 @@ class GgufWeights:
             data = np.frombuffer(file.read(at.bytes), dtype=plain or np.uint8)
         try:
             weight = quants.dequantize(data.reshape(*at.shape[:-1], -1), kind).astype(np.float32).reshape(at.shape)
-        except (NotImplementedError, ValueError) as error:
+            order = row_order(self._architecture, own, at.shape[0], *self._heads)
+        except (NotImplementedError, ValueError, IndexError) as error:
             raise InputError(f"{self.path}: {name} cannot be read: {error}") from error
-        order = row_order(self._architecture, own, at.shape[0], *self._heads)
         return torch.from_numpy(weight if order is None else weight[np.argsort(order)])

@@ -1,4 +1,4 @@
-"""Exports that are killed: the next run goes on with the shard they were in, and stores the same artifact."""
+"""Exports that are killed: the next run goes on with the shard or tensor they were in, and stores the same artifact."""
 
 import contextlib
 import json
@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+from tokenizers import Tokenizer, models, pre_tokenizers
 
-from pruning_core import shard_files
+from pruning_core import appended_file, shard_files
 from pruning_core.errors import ComputationError
 from pruning_core.stored_model import StoredModel
 from tasks import export as export_module
@@ -21,6 +22,7 @@ pytestmark = pytest.mark.slow
 
 FORMATS = ("safetensors", "sparse")
 SHARD = 6000
+SPECS = {name: {"name": name, "max_shard_bytes": SHARD} for name in FORMATS} | {"gguf": {"name": "gguf"}}
 
 
 class Killed(BaseException):
@@ -29,13 +31,15 @@ class Killed(BaseException):
 
 @pytest.fixture
 def source(half_empty_directory: Path) -> Artifact:
-    """A dense model with a half empty matrix."""
+    """A dense model with a half empty matrix, and a tokenizer that every format can hold."""
+    letters = Tokenizer(models.BPE({letter: index for index, letter in enumerate("abcdefgh")}, []))
+    letters.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    letters.save(str(half_empty_directory / "tokenizer.json"))
     return Artifact("source", "0" * 64, "0" * 64, half_empty_directory)
 
 
 def exported(root: Path, source: Artifact, name: str) -> Artifact:
-    spec = {"name": name, "max_shard_bytes": SHARD}
-    return Context(Store(root), root).run(export, {"format": spec}, {"model": source})
+    return Context(Store(root), root).run(export, {"format": SPECS[name]}, {"model": source})
 
 
 def contents(artifact: Artifact) -> dict[str, bytes]:
@@ -51,6 +55,7 @@ class Death:
             monkeypatch.setattr(Path, name, self._dying(getattr(Path, name)))
         monkeypatch.setattr(Path, "write_text", self._torn(Path.write_text))
         monkeypatch.setattr(shard_files, "write_file", self._torn(shard_files.write_file))
+        monkeypatch.setattr(appended_file, "_append", self._torn(appended_file._append))
 
     def due(self, path: Path) -> bool:
         if "scratch" in path.parts:
@@ -78,7 +83,7 @@ class Death:
         return half
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", SPECS)
 def test_killed_at_any_change_of_its_files_an_export_ends_as_one_that_was_not(source, tmp_path, monkeypatch, name):
     whole = exported(tmp_path / "whole", source, name)
     turns = 0
@@ -94,8 +99,10 @@ def test_killed_at_any_change_of_its_files_an_export_ends_as_one_that_was_not(so
         assert not again.hit and contents(again) == contents(whole)
         assert not list((root / "scratch").iterdir())
         turns += 1
-    # Each shard and its notes are written, made durable and renamed; all get their final names.
-    assert turns > 5 * len(list(whole.path.glob("*-of-*")))
+    # Each shard and its notes are written, made durable and renamed; all get their final names. Of the one file each
+    # tensor and its line are written.
+    units = 2 * len(StoredModel(source.path).names()) if name == "gguf" else 5 * len(list(whole.path.glob("*-of-*")))
+    assert turns > units > 0
 
 
 def killed(*arguments: object) -> None:
@@ -169,6 +176,49 @@ def test_after_kill_9_finished_shards_are_kept_as_they_are(start, source, tmp_pa
         tensor: 1 if tensor in held else 2 for tensor in StoredModel(source.path).names()
     }
     assert contents(again) == contents(exported(tmp_path / "whole", source, name))
+
+
+KILLED_IN_TENSOR = """
+import os, signal, sys
+from pathlib import Path
+from pruning_core import appended_file
+from tasks.artifact import Artifact
+from tasks.export import export
+from tasks.step import Context
+from tasks.store import Store
+
+root, source, writes = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+append = appended_file._append
+
+def dying(path, content):
+    global writes
+    writes -= 1
+    append(path, content if writes >= 0 else content[: len(content) // 2])
+    if writes < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+appended_file._append = dying
+model = Artifact("source", "0" * 64, "0" * 64, source)
+Context(Store(root), root).run(export, {"format": {"name": "gguf"}}, {"model": model})
+"""
+
+
+def test_after_kill_9_finished_tensors_of_a_single_file_are_kept_as_they_are(start, source, tmp_path, monkeypatch):
+    root, names, held = tmp_path / "store", StoredModel(source.path).names(), 9
+    # The head and the first line of the journal, and two writes for each tensor, came before the one that is torn.
+    child = start(KILLED_IN_TENSOR, root, source.path, 2 + 2 * held)
+    assert child.wait(timeout=120) == -signal.SIGKILL, child.stderr.read()
+    (place,) = root.glob("scratch/*/export")
+    assert not (place / "model.gguf").exists() and (place / ".model.gguf.partial").is_file()
+
+    loaded, load = [], StoredModel.load
+    monkeypatch.setattr(StoredModel, "load", lambda self, tensor: loaded.append(tensor) or load(self, tensor))
+    again = exported(root, source, "gguf")
+    # Those that were finished are read once, when the export is verified.
+    assert {name: loaded.count(name) for name in set(loaded)} == {
+        name: 1 if name in names[:held] else 2 for name in names
+    }
+    assert contents(again) == contents(exported(tmp_path / "whole", source, "gguf"))
 
 
 def test_an_export_that_came_out_wrong_is_nothing_to_go_on_from(source, tmp_path):

@@ -1,11 +1,19 @@
 """Tiny models with tokenizers that a GGUF file can hold."""
 
 import json
+import shutil
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerFast
+
+from pruning_core.decoder import Decoder
+from pruning_core.model_files import read_config
+from pruning_core.structured.groups import Site, sites_of
+from pruning_core.structured.plan import Plan
+from pruning_core.structured.surgery import stored_parameters, write_pruned
 
 TEXT = [
     f"the quick brown fox {word} jumps over 12 lazy dogs; they don't mind\n" for word in ("never", "always", "often")
@@ -31,6 +39,9 @@ def saved(kind: type[PretrainedConfig], directory: Path, pieces: bool = False, *
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(kind(**SIZES | settings)).eval()
+        for name, parameter in model.named_parameters():
+            if name.endswith(".bias"):
+                nn.init.normal_(parameter, std=0.1)
     model.save_pretrained(directory)
     tokenizer = piece_tokenizer() if pieces else byte_tokenizer()
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>").save_pretrained(directory)
@@ -71,3 +82,27 @@ def piece_tokenizer() -> Tokenizer:
 
 def _merges(tokenizer: Tokenizer) -> list[list[str]]:
     return json.loads(tokenizer.to_str())["model"]["merges"]
+
+
+def mixed(
+    kind: type[PretrainedConfig], root: Path, families: tuple[str, ...] = ("mlp", "attention"), **settings
+) -> Path:
+    """`root`/mixed with a model of three blocks whose widths all differ, by the real surgery."""
+    sizes = {"num_hidden_layers": 3, "num_attention_heads": 8, "num_key_value_heads": 4}
+    source = saved(kind, root / "even", **sizes | settings)
+    decoder = Decoder(source, read_config(source))
+    sites = sites_of(decoder.blocks, decoder.block_prefix, families)
+    kept = {site.name: _kept(site) for site in sites}
+    before, _ = stored_parameters(decoder)
+    gone = sum((site.groups - len(kept[site.name])) * site.group_size for site in sites)
+    write_pruned(decoder, sites, Plan("heterogeneous", kept, before, before - gone), root / "mixed")
+    for file in source.glob("token*"):
+        shutil.copyfile(file, root / "mixed" / file.name)
+    return root / "mixed"
+
+
+def _kept(site: Site) -> tuple[int, ...]:
+    if site.family == "query":
+        # Every key-value head keeps the same number of queries.
+        return tuple(group for group in range(site.groups) if site.block != 1 or group % site.heads.per_group)
+    return tuple(range(1 + site.block, site.groups))

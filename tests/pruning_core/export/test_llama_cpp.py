@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from gguf_subjects import TEXT, saved
+from gguf_subjects import TEXT, mixed, saved
 from quantized_variants import exported, variant
 from tokenizers import Tokenizer
 from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
@@ -13,6 +13,7 @@ from pruning_core.errors import InputError
 from pruning_core.evaluation import llama_cpp
 from pruning_core.evaluation.perplexity import perplexity
 from pruning_core.export import FORMATS
+from pruning_core.export.gguf_header import read_gguf_header
 from pruning_core.source import load_model
 from pruning_core.stored_model import StoredModel
 
@@ -51,6 +52,28 @@ def test_llama_cpp_computes_the_losses_of_transformers_from_a_float32_file(tmp_p
     want = perplexity(load_model(directory), windows)
     torch.testing.assert_close(found.losses, want.losses, atol=2e-5, rtol=0)
     assert found.tokens == want.tokens and found.losses.dtype == torch.float64
+
+
+@runs
+@pytest.mark.parametrize(
+    ("kind", "families", "settings"),
+    [
+        (LlamaConfig, ("mlp", "attention"), {}),
+        (LlamaConfig, ("mlp",), {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True}),
+        (LlamaConfig, ("mlp", "query"), {"head_dim": 32, "rope_parameters": LLAMA3}),
+        (MistralConfig, ("attention",), {"sliding_window": None, "head_dim": 16}),
+        (Qwen2Config, ("mlp", "attention"), {}),
+    ],
+)
+def test_llama_cpp_computes_the_losses_of_blocks_of_different_widths(tmp_path, kind, families, settings):
+    directory = mixed(kind, tmp_path, families, **settings)
+    windows = windows_of(290)
+    path = file_of(StoredModel(directory), tmp_path / "out", "f32")
+    assert read_gguf_header(path).keys["general.architecture"] == "deci"
+    found, want = llama_cpp.perplexity(path, windows, threads=1), perplexity(load_model(directory), windows)
+    torch.testing.assert_close(found.losses, want.losses, atol=2e-5, rtol=0)
+    dense = perplexity(load_model(tmp_path / "even"), windows)
+    assert (want.losses - dense.losses).abs().min() > 1e-3
 
 
 @runs
