@@ -5,6 +5,8 @@ of its own that take turns with the dense model. Values do not change the work, 
 docs/serving.md and the figures beside it.
 """
 
+import contextlib
+import importlib.metadata
 import json
 import tempfile
 from collections.abc import Mapping
@@ -15,10 +17,12 @@ import torch
 import typer
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
+from benchmarks import serving_onnx
 from benchmarks.command import run_command
 from benchmarks.launch import ROOT
 from benchmarks.machine import machine
 from benchmarks.page import table
+from pruning_core.evaluation import llama_cpp
 from pruning_core.evaluation.serving import Load, Served, measure_served
 from pruning_core.export import FORMATS
 from pruning_core.exported import weight_bytes
@@ -31,6 +35,11 @@ WIDTH, CHANNELS, HEADS, GROUPS, BLOCKS = 768, 2048, 12, 6, 8
 SHARES = (0.5, 0.7, 0.8, 0.9)
 PROMPT, GENERATED = 64, 16
 ENGINES = "benchmarks.serving_engines"
+KINDS = ("f16", "q8_0", "q4_0")
+LIBRARIES = ("llama-cpp-python", "onnxruntime")
+
+Row = tuple[str, str, Served]
+"""Name, title, and what is run."""
 
 
 @app.command(epilog="Example: python -m benchmarks.serving --rounds 2")
@@ -41,14 +50,15 @@ def serving(
     """Make the models, time them in turn, and write the page."""
     with tempfile.TemporaryDirectory(prefix="espalier-serving-") as folder:
         titles, models = prepared(Path(folder))
-        facts = {"machine": machine(torch.get_num_threads()), "titles": titles}
+        facts: dict[str, Any] = {"machine": machine(torch.get_num_threads()), "titles": titles}
+        facts["machine"]["versions"] |= _versions()
         load = Load(prompt=PROMPT, generated=GENERATED, rounds=rounds)
 
         def report(done: int, total: int) -> None:
             typer.echo(f"{done} of {total}", err=True)
 
         facts["rows"] = measure_served(models, load, report)
-        facts["bytes"] = {name: weight_bytes(one.path) for name, one in models.items()}
+        facts["bytes"] = {name: _bytes(one.path) for name, one in models.items()}
     facts["load"] = {"prompt": load.prompt, "generated": load.generated, "rounds": rounds, "repeats": load.repeats}
     out.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     out.write_text(page(facts), encoding="utf-8")
@@ -60,10 +70,7 @@ def prepared(folder: Path) -> tuple[dict[str, str], dict[str, Served]]:
     dense = made(folder / "dense")
     half = made(folder / "structured", CHANNELS // 2, HEADS // 2, GROUPS // 2)
     sparse = {share: made(folder / f"sparse-{share}", zeros=share) for share in SHARES}
-    files = {
-        f"{name}-{kind}": gguf(source, kind) for name, source in (("dense", dense), ("half", half)) for kind in KINDS
-    }
-    rows: list[tuple[str, str, Served]] = [
+    rows: list[Row] = [
         ("dense", "dense", Served(dense)),
         ("bfloat16", "dense, bfloat16", _by(dense, "bfloat16")),
         ("int8", "dense, int8 by torch's dynamic quantization", _by(dense, "int8")),
@@ -74,16 +81,57 @@ def prepared(folder: Path) -> tuple[dict[str, str], dict[str, Served]]:
         ),
         ("half", "structured, half of channels and heads", Served(half)),
         ("half-int8", "the same, int8 by torch's dynamic quantization", _by(half, "int8")),
-        *((f"dense-{kind}", f"dense, GGUF {kind}", Served(files[f"dense-{kind}"], "llama.cpp")) for kind in KINDS),
-        *(
-            (f"half-{kind}", f"structured, GGUF {kind}", Served(files[f"half-{kind}"], "llama.cpp"))
-            for kind in KINDS[1:]
-        ),
+        *gguf_rows(dense, half),
+        *onnx_rows(dense, half),
     ]
     return {name: title for name, title, _ in rows}, {name: served for name, _, served in rows}
 
 
-KINDS = ("f16", "q8_0", "q4_0")
+def gguf_rows(dense: Path, half: Path) -> list[Row]:
+    """Both models as files of llama.cpp; none where it is not installed, which is told."""
+    if not llama_cpp.is_installed():
+        typer.echo("GGUF is left out: llama-cpp-python is not installed; pip install 'espalier[gguf]'", err=True)
+        return []
+    wanted = [("dense", "dense", dense, kind) for kind in KINDS]
+    wanted += [("half", "structured", half, kind) for kind in KINDS[1:]]
+    return [
+        (f"{name}-{kind}", f"{title}, GGUF {kind}", Served(gguf(source, kind), "llama.cpp"))
+        for name, title, source, kind in wanted
+    ]
+
+
+def onnx_rows(dense: Path, half: Path) -> list[Row]:
+    """Both models as ONNX files; none where they cannot be written and run, which is told."""
+    if not serving_onnx.is_installed():
+        packages = " ".join(serving_onnx.PACKAGES)
+        typer.echo(f"ONNX is left out: not all it needs is installed; pip install {packages}", err=True)
+        return []
+    whole, less = (serving_onnx.export(source, source.with_name(f"{source.name}-onnx")) for source in (dense, half))
+    written = [
+        ("dense", "dense", "float32", whole),
+        ("dense", "dense", "int8", serving_onnx.to_int8(whole, whole.with_name("dense-onnx-int8"))),
+        ("dense", "dense", "int4", serving_onnx.to_int4(whole, whole.with_name("dense-onnx-int4"))),
+        ("half", "structured", "int8", serving_onnx.to_int8(less, less.with_name("half-onnx-int8"))),
+        ("half", "structured", "int4", serving_onnx.to_int4(less, less.with_name("half-onnx-int4"))),
+    ]
+    return [
+        (f"{name}-onnx-{kind}", f"{title}, ONNX {kind}", Served(path, "ONNX Runtime", module="benchmarks.serving_onnx"))
+        for name, title, kind, path in written
+    ]
+
+
+def _bytes(path: Path) -> int:
+    """Of the files that the weights lie in."""
+    return sum(file.stat().st_size for file in path.glob(f"{serving_onnx.FILE}*")) or weight_bytes(path)
+
+
+def _versions() -> dict[str, str]:
+    """Of what runs files here besides transformers, where it is installed."""
+    found = {}
+    for name in LIBRARIES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def _by(path: Path, engine: str) -> Served:
@@ -138,6 +186,11 @@ def page(facts: Mapping[str, Any]) -> str:
         f"float16. Medians with quartiles of {load['rounds'] * load['repeats']} runs, each model in processes of "
         f"its own, taking turns, the dense one first: a prompt of {load['prompt']} tokens, "
         f"{load['generated']} tokens decoded. `of dense` divides the medians. transformers computes in float32.",
+        "ONNX is the float32 model with its cache as inputs and outputs; int8 has a scale per output, int4 one per "
+        f"{serving_onnx.BLOCK} inputs; both round activations as they come and leave the embedding in float32.",
+        "Peak MB is the resident memory of the whole process at its highest while it loads and runs the model at every "
+        "batch, the pages of weights files that it maps included; in brackets what Python and its libraries had when "
+        "loading began, torch among them, which llama.cpp and ONNX Runtime do not need.",
     ]
     for batch in sorted({row["batch"] for row in facts["rows"]}):
         parts += [f"## {batch} sequence{'s' if batch > 1 else ''} at once", _table(facts, batch)]
@@ -147,8 +200,8 @@ def page(facts: Mapping[str, Any]) -> str:
 def _table(facts: Mapping[str, Any], batch: int) -> str:
     rows = [row for row in facts["rows"] if row["batch"] == batch]
     dense = rows[0]
-    head = ["", "run by", "MB", "prefill, tokens/s", "of dense", "decode, tokens/s", "of dense", "first token, ms"]
-    return table(head, [_cells(facts, row, dense) for row in rows])
+    rates = ["prefill, tokens/s", "of dense", "decode, tokens/s", "of dense", "first token, ms"]
+    return table(["", "run by", "MB", *rates, "peak MB"], [_cells(facts, row, dense) for row in rows])
 
 
 def _cells(facts: Mapping[str, Any], row: Mapping[str, Any], dense: Mapping[str, Any]) -> list[str]:
@@ -157,7 +210,8 @@ def _cells(facts: Mapping[str, Any], row: Mapping[str, Any], dense: Mapping[str,
         rate = row[part]
         cells.append(f"{rate['median']:.0f} ({rate['lower_quartile']:.0f} to {rate['upper_quartile']:.0f})")
         cells.append(f"{rate['median'] / dense[part]['median']:.2f}")
-    return [*cells, f"{1000 * row['first_token']['median']:.0f}"]
+    cells.append(f"{1000 * row['first_token']['median']:.0f}")
+    return [*cells, f"{row['peak_bytes'] / 1e6:.0f} ({row['before_bytes'] / 1e6:.0f})"]
 
 
 if __name__ == "__main__":

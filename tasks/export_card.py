@@ -109,7 +109,8 @@ def _speed(record: Mapping[str, Any]) -> Iterator[str]:
     yield (
         f"Medians with quartiles of {load['rounds'] * load['repeats']} runs each, dense and export taking turns, "
         f"{load['prompt']} tokens of prompt and {load['generated']} generated; {machine['processor']}, "
-        f"{machine['cores']} cores. transformers computes in float32."
+        f"{machine['cores']} cores. transformers computes in float32. Peak memory is the whole process's, Python's "
+        "libraries and mapped weights included."
     )
 
 

@@ -5,6 +5,7 @@ What else was loaded would count as memory, and a machine that slows down would 
 
 import importlib
 import json
+import statistics
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from typing import Any
 import psutil
 
 from pruning_core.errors import ComputationError
+from pruning_core.evaluation.peak_memory import peak_bytes, reset_peak
 from pruning_core.evaluation.speed import Rate
 from pruning_core.progress import Progress, ignore_progress
 
@@ -69,7 +71,9 @@ def measure_served(
     Returns:
         Rows {`model`, `engine`, `batch`, `prefill`, `decode` (as `Rate`, tokens per second), `first_token` {`median`,
         `lower_quartile`, `upper_quartile`} (seconds until the prompt is read and the first token known), `peak_bytes`
-        (most memory that the process had, over that before loading; the median of the rounds)}.
+        (resident memory of the process at its highest while it loads and runs the model: nothing is subtracted, and
+        pages of the weights file that are mapped count), `before_bytes` (what of it the interpreter and its libraries
+        had when loading began; both medians of the rounds)}.
 
     Raises:
         ComputationError: a process failed.
@@ -95,7 +99,7 @@ def _row(name: str, engine: str, batch: int, load: Load, rounds: list[dict[str, 
         for part in ("prefill", "decode")
     }
     prefill = Rate.of(batch * load.prompt, seconds["prefill"])
-    peaks = sorted(one["peak_bytes"] for one in rounds)
+    memory = {part: statistics.median_high(one[part] for one in rounds) for part in ("peak_bytes", "before_bytes")}
     return {
         "model": name,
         "engine": engine,
@@ -107,7 +111,7 @@ def _row(name: str, engine: str, batch: int, load: Load, rounds: list[dict[str, 
             "lower_quartile": batch * load.prompt / prefill.upper_quartile,
             "upper_quartile": batch * load.prompt / prefill.lower_quartile,
         },
-        "peak_bytes": peaks[len(peaks) // 2],
+        **memory,
     }
 
 
@@ -129,17 +133,11 @@ def _measure(job: dict[str, Any]) -> dict[str, Any]:
     module, _, function = job["module"].partition(":")
     engine = getattr(importlib.import_module(module), function or "timed")
     before = psutil.Process().memory_info().rss
+    # Importing may have taken more than serving will.
+    reset_peak()
     runs = engine(Path(job["path"]), Load(**job["load"]), job["trust_remote_code"])
     seconds = {batch: {"prefill": prefill, "decode": decode} for batch, (prefill, decode) in runs.items()}
-    return {"seconds": seconds, "peak_bytes": _peak() - before}
-
-
-def _peak() -> int:
-    """The most memory that this process has had at once, in bytes."""
-    import resource
-
-    # Kibibytes on Linux, bytes on macOS.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return {"seconds": seconds, "peak_bytes": peak_bytes(), "before_bytes": before}
 
 
 if __name__ == "__main__":
