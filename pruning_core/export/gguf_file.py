@@ -23,7 +23,7 @@ from pruning_core.export.gguf_architecture import (
 from pruning_core.export.gguf_blocks import BLOCK, carried
 from pruning_core.export.gguf_tokenizer import tokenizer_keys
 from pruning_core.export.gguf_weights import GgufWeights
-from pruning_core.model_files import read_config
+from pruning_core.foreseen_model import ForeseenModel
 from pruning_core.progress import Progress
 from pruning_core.stored_model import StoredModel
 
@@ -48,8 +48,11 @@ class Gguf:
     library = "llama-cpp-python"
     shell = False
 
+    def foresee(self, model: ForeseenModel) -> None:
+        self.check(model)
+
     def check(self, model: StoredModel) -> None:
-        config = read_config(model.directory)
+        config = model.architecture
         check_architecture(config)
         tokenizer_keys(model.directory, config)
         for name in model.names():
@@ -57,7 +60,7 @@ class Gguf:
 
     def write(self, model: StoredModel, out: Path, progress: Progress) -> dict[str, Any]:
         self.check(model)
-        config = read_config(model.directory)
+        config = model.architecture
         encoder = _Encoder(model, config, self.type)
         partial = out / f".{FILE}.partial"
         try:
