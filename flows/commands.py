@@ -49,10 +49,12 @@ def export(
 ) -> None:
     """Write a variant as people serve it, with a model card; read it again, compare, evaluate and time it."""
     from flows.export_table import print_export
+    from flows.foreseeing import require_expressible
     from flows.running import run_flow
     from pruning_core.export import format_spec
 
     spec = format_spec(format_, option or [])
+    require_expressible(variant, spec, set_)
     found = run_flow("export", json_, set_, variant=variant, format=spec, to=str(to) if to else None)
     if json_:
         as_json(found)

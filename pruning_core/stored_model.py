@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+from transformers import PretrainedConfig
 
 from pruning_core.bit_masks import unpacked
 from pruning_core.checkpoint import Checkpoint
 from pruning_core.errors import InputError
+from pruning_core.model_files import read_config
 from pruning_core.stored_files import CODES, MASKS
 
 
@@ -85,6 +87,11 @@ class StoredModel:
     def config(self) -> dict[str, Any]:
         """config.json."""
         return json.loads((self.directory / "config.json").read_text(encoding="utf-8"))
+
+    @property
+    def architecture(self) -> PretrainedConfig:
+        """The same as transformers reads it; InputError where it cannot."""
+        return read_config(self.directory)
 
     @cached_property
     def quantized(self) -> tuple[StoredMatrix, ...]:

@@ -1,4 +1,4 @@
-"""MLflow: the run of an export, child of its variant's run, with the model card as its page."""
+"""MLflow: the run of an export, child of its variant's run, which tells its size, with the model card as its page."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,11 +6,12 @@ from typing import Any
 
 from tasks.canonical import digest_of, plain
 from tasks.comparison_run import KIND
+from tasks.exports import EXPORT, taken
+from tasks.run_contents import export_metrics
 from tasks.single_run import track_once
 from tasks.tracking import TrackedRun
 from tasks.tracking_index import FINISHED, read_runs
-
-EXPORT = "export"
+from tasks.variant_record import Exported
 
 
 def track_export(workspace: Path, record: Mapping[str, Any], card: Path) -> TrackedRun:
@@ -36,6 +37,9 @@ def track_export(workspace: Path, record: Mapping[str, Any], card: Path) -> Trac
     def write(client: Any, run_id: str) -> None:
         for name, value in _metrics(record).items():
             client.log_metric(run_id, name, float(f"{value:.6g}"))
+        for name, value in export_metrics([Exported(**taken(record["facts"], record["model_facts"]))]).items():
+            if parent:
+                client.log_metric(parent, name, value)
         client.log_artifact(run_id, str(card))
         client.set_tag(run_id, "mlflow.note.content", card.read_text(encoding="utf-8")[:7900])
 

@@ -9,6 +9,7 @@ from pruning_core.recipe import BASELINE
 from tasks.artifact import Artifact
 from tasks.evaluate_llama_cpp import evaluate_llama_cpp, version
 from tasks.export import export
+from tasks.exports import export_label
 from tasks.pipeline import Pipeline, machine, speed_lengths
 from tasks.serve_speed import engine_of, serve_speed
 
@@ -59,5 +60,4 @@ def _served(pipeline: Pipeline, made: Artifact, format: str, engine: str, label:
 
 def label_of(name: str, spec: dict[str, Any]) -> str:
     """For people: the variant, the format and its options."""
-    options = "".join(f" {key}={value}" for key, value in spec.items() if key != "name")
-    return f"{name} as {spec['name']}{options}"
+    return f"{name} as {export_label(spec)}"

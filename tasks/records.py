@@ -9,6 +9,7 @@ from tasks.allocation import TABLE
 from tasks.artifact import Artifact
 from tasks.canonical import digest_of
 from tasks.directories import MANIFEST
+from tasks.exports import exports_of
 from tasks.pipeline import Pipeline
 from tasks.provenance import provenance
 from tasks.recover import CURVE
@@ -36,6 +37,7 @@ def variant_record(workspace: Workspace, pipeline: Pipeline, name: str, steps: l
         "speed": _rates(speed),
         "judged": judged.facts if (judged := pipeline.task_evaluated(name)) else None,
         "samples": _samples(pipeline.written(name)),
+        "exports": exports_of(workspace.root, pipeline.context.store, model),
         "search": _search(pipeline, name),
         "loss_curves": _loss_curves(model),
         "parents": _parents(pipeline, name),

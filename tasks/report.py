@@ -15,6 +15,7 @@ from tasks.comparison import comparable, comparison_table, row
 from tasks.pareto import fronts
 from tasks.pareto_plot import pareto
 from tasks.report_details import details, texts
+from tasks.report_exports import export_rows
 from tasks.report_lineage import ledgers
 from tasks.report_samples import agreements, sample_rows
 from tasks.report_summary import summary
@@ -69,6 +70,7 @@ def render(variants: list[Variant]) -> str:
         samples=sample_rows(variants),
         agreements=agreements(variants),
         tasks=task_tables(variants),
+        exports=export_rows(variants),
         ledgers=ledgers(variants),
         protocol=_flat(variants[0].metrics.protocol) | texts(variants[0]),
         details=[details(variant) for variant in variants],

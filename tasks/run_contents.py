@@ -6,7 +6,7 @@ prefix, which the UI folds into sections of their own.
 
 import math
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from tasks import run_files
 from tasks.comparison import row
 from tasks.layer_kinds import experts_together
 from tasks.tracking_index import FINISHED, Run
-from tasks.variant_record import Variant
+from tasks.variant_record import Exported, Variant
 
 HEADLINE = (
     "perplexity",
@@ -102,9 +102,19 @@ def task_metrics(variant: Variant) -> dict[str, float]:
     return {name: float(f"{value:.6g}") for name, value in found.items()}
 
 
+def export_metrics(exports: Iterable[Exported]) -> dict[str, float]:
+    """Megabytes and bits per weight of each export of a variant."""
+    found = {}
+    for export in exports:
+        # MLflow takes no = in a name.
+        place = f"export/{export.label.replace('=', ' ')}"
+        found |= {f"{place}/size_mb": export.file_bytes / 1e6, f"{place}/bits_per_weight": export.bits_per_weight}
+    return {name: float(f"{value:.6g}") for name, value in found.items()}
+
+
 def quality(variant: Variant) -> dict[str, float]:
-    """Every metric that is one number: those that variants are compared by, of tasks, and of samples."""
-    known = headline(variant) | task_metrics(variant)
+    """Every metric that is one number: those that variants are compared by, of tasks, of exports, and of samples."""
+    known = headline(variant) | task_metrics(variant) | export_metrics(variant.exports)
     return known | ({"greedy_agreement": float(f"{variant.samples.agreement:.6g}")} if variant.samples else {})
 
 
@@ -154,9 +164,10 @@ def parent_runs(variant: Variant, runs: list[Run]) -> dict[str, str]:
 
 
 def missing(run: Run, variant: Variant, tags: dict[str, str]) -> dict[str, dict[str, Any]]:
-    """What a run that was tracked before lacks, the path of an artifact that has moved, and other samples."""
+    """What a run that was tracked before lacks, the path of an artifact that has moved, other samples and exports."""
     known = run["tags"]
     changed = {"greedy_agreement"} if known.get(run_files.SAMPLES_TAG) != tags.get(run_files.SAMPLES_TAG) else set()
+    changed |= {k for k, v in export_metrics(variant.exports).items() if run["metrics"].get(k) != v}
     moved = {"artifact.path", run_files.SAMPLES_TAG}
     return {
         "tags": {k: v for k, v in tags.items() if k not in known or (k in moved and known[k] != v)},

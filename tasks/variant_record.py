@@ -100,6 +100,14 @@ class Answered(Facts):
     to_dense: dict[str, Paired | None] = Field(default_factory=dict)
 
 
+class Exported(Facts):
+    """An export of a model: bytes of its weights files, and bits per weight of the dense model."""
+
+    label: str
+    file_bytes: int
+    bits_per_weight: float
+
+
 class Judged(Facts):
     """What a model answered to all tasks."""
 
@@ -122,6 +130,7 @@ class Variant(Facts):
     loss_curves: dict[str, list[Point]] = Field(default_factory=dict)
     judged: Judged | None = None
     samples: Written | None = None
+    exports: tuple[Exported, ...] = Field((), strict=False)
     run_id: str | None = None
     parents: dict[str, Reference | str | None] = Field(default_factory=dict)
     datasets: dict[str, Dataset | None] = Field(default_factory=dict)

@@ -7,6 +7,7 @@ import yaml
 from torch import Tensor
 
 from pruning_core.errors import InputError
+from pruning_core.foreseen_model import ForeseenModel
 from pruning_core.progress import Progress
 from pruning_core.registry import Registry
 from pruning_core.stored_model import StoredModel
@@ -44,6 +45,14 @@ class Format(Protocol):
     """Whether `command` is for a shell; otherwise it is Python."""
     native: ClassVar[bool]
     """Whether transformers' `from_pretrained` loads it."""
+
+    def foresee(self, model: ForeseenModel) -> None:
+        """Look before the model is made.
+
+        Raises:
+            InputError: `check` will refuse it, whatever its weights turn out to be; in the same sentence.
+        """
+        ...
 
     def check(self, model: StoredModel) -> None:
         """Look before anything is written.

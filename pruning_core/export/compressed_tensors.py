@@ -15,7 +15,7 @@ from pruning_core.export.linears import other_linears
 from pruning_core.export.packed_matrices import packed_matrix, write_packed
 from pruning_core.export.quantization_config import quantization_config, set_quantization_config
 from pruning_core.export.stored_grids import DENSE_FORMATS, Grids, common_grids, whole_matrices
-from pruning_core.model_files import read_config
+from pruning_core.foreseen_model import ForeseenModel
 from pruning_core.progress import Progress
 from pruning_core.stored_model import StoredGrid, StoredModel
 from pruning_core.structured.structure import structure_of
@@ -41,6 +41,9 @@ class CompressedTensors:
     @property
     def exact(self) -> bool:
         return self.scale_dtype == "float32"
+
+    def foresee(self, model: ForeseenModel) -> None:
+        self.check(model)
 
     def check(self, model: StoredModel) -> None:
         self._grids(model)
@@ -72,10 +75,10 @@ class CompressedTensors:
 
     def _grids(self, model: StoredModel) -> Grids:
         """Raises InputError where the format cannot express the variant."""
-        if structure_of(read_config(model.directory)) is not None:
+        if structure_of(model.architecture) is not None:
             raise InputError(
-                f"the blocks of {model.directory} differ in width, and no loader of --format {self.name} reads that;"
-                f" use {DENSE_FORMATS}"
+                f"the blocks of this variant differ in width, and no loader of --format {self.name} reads that; use"
+                f" {DENSE_FORMATS}"
             )
         grids = common_grids(model, self.name)
         if fault := _fault(model, grids):

@@ -15,7 +15,7 @@ from pruning_core.export.gguf_encoder import Encoder
 from pruning_core.export.gguf_head import head_of, padded
 from pruning_core.export.gguf_tokenizer import tokenizer_keys
 from pruning_core.export.gguf_weights import GgufWeights
-from pruning_core.model_files import read_config
+from pruning_core.foreseen_model import ForeseenModel
 from pruning_core.progress import Progress
 from pruning_core.stored_model import StoredModel
 
@@ -39,8 +39,11 @@ class Gguf:
     library = "llama-cpp-python"
     shell = False
 
+    def foresee(self, model: ForeseenModel) -> None:
+        self.check(model)
+
     def check(self, model: StoredModel) -> None:
-        config = read_config(model.directory)
+        config = model.architecture
         check_architecture(config)
         tokenizer_keys(model.directory, config)
         for name in model.names():
@@ -48,7 +51,7 @@ class Gguf:
 
     def write(self, model: StoredModel, out: Path, progress: Progress) -> dict[str, Any]:
         self.check(model)
-        config = read_config(model.directory)
+        config = model.architecture
         encoder, factors, names = Encoder(model, config, self.type), rope_factors(config), model.names()
         head = head_of(encoder, tokenizer_keys(model.directory, config), factors)
         parts = names if factors is None else [*names, ROPE_FREQUENCIES]

@@ -17,6 +17,7 @@ from pruning_core.export.linears import other_linears
 from pruning_core.export.packed_matrices import packed_matrix, write_packed
 from pruning_core.export.quantization_config import quantization_config, set_quantization_config
 from pruning_core.export.stored_grids import DENSE_FORMATS, Grids, common_grids, whole_matrices
+from pruning_core.foreseen_model import ForeseenModel
 from pruning_core.progress import Progress
 from pruning_core.stored_model import StoredGrid, StoredModel
 
@@ -39,6 +40,9 @@ class Gptq:
     native = False
     library = "gptqmodel"
     shell = False
+
+    def foresee(self, model: ForeseenModel) -> None:
+        self.check(model)
 
     def check(self, model: StoredModel) -> None:
         self._grids(model)

@@ -9,6 +9,7 @@ from pydantic import Field
 from pruning_core.checkpoint import Checkpoint
 from pruning_core.export import FORMATS
 from pruning_core.export.quantization_config import quantization_config
+from pruning_core.foreseen_model import ForeseenModel
 from pruning_core.progress import Progress
 from pruning_core.shard_files import SHARD_BYTES
 from pruning_core.sharded_writer import ShardedWriter
@@ -31,6 +32,9 @@ class PlainSafetensors:
     native = True
     library = "transformers"
     shell = False
+
+    def foresee(self, model: ForeseenModel) -> None:
+        pass
 
     def check(self, model: StoredModel) -> None:
         pass

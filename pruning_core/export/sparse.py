@@ -7,14 +7,16 @@ from pydantic import Field, model_validator
 
 from pruning_core.errors import InputError
 from pruning_core.export import FORMATS
+from pruning_core.foreseen_model import ForeseenModel
 from pruning_core.progress import Progress
 from pruning_core.shard_files import SHARD_BYTES
 from pruning_core.sparse_container import INDEX
 from pruning_core.sparse_container.choice import Encoding, candidates, smallest
 from pruning_core.sparse_container.entry import Entry, Matrix
+from pruning_core.sparse_container.n_of_m import GROUPS
 from pruning_core.sparse_container.reader import SparseContainer
 from pruning_core.sparse_container.writer import SparseContainerWriter
-from pruning_core.stored_model import StoredModel
+from pruning_core.stored_model import StoredMatrix, StoredModel
 from pruning_core.streamed_writer import write_streamed
 
 CANNOT = {
@@ -55,6 +57,11 @@ class Sparse:
             raise ValueError(f"encoding {self.encoding} has no n and m; remove them or choose n_of_m")
         return self
 
+    def foresee(self, model: ForeseenModel) -> None:
+        for matrix in sorted(model.matrices, key=lambda one: one.stored):
+            if not self._may_hold(model, matrix):
+                raise self._refused(matrix.stored, self.encoding)
+
     def check(self, model: StoredModel) -> None:
         if self.encoding in ("auto", "dense"):
             return
@@ -87,9 +94,7 @@ class Sparse:
         encoding = self.encoding if _is_compressed(model, name, matrix) else "auto"
         found = candidates(matrix, encoding, pattern)
         if not found:
-            raise InputError(
-                f"{name} cannot be written as {encoding}: {CANNOT[encoding]}; choose encoding auto, which takes any"
-            )
+            raise self._refused(name, encoding)
         reason = ""
         if encoding == "auto" and any(known.stored == name for known in model.quantized):
             if matrix.grid is None:
@@ -97,6 +102,21 @@ class Sparse:
             elif not any(entry.encoding == "codes" for entry in found):
                 reason = "they do not give its weights bit for bit"
         return smallest(found), reason
+
+    def _may_hold(self, model: ForeseenModel, matrix: StoredMatrix) -> bool:
+        """Whether the encoding takes a matrix with some weights or other."""
+        if self.encoding == "codes":
+            return matrix.stored in model.whole and matrix.bits is not None
+        if self.encoding != "n_of_m" or model.narrowed:
+            return True
+        columns = model.checkpoint.shape(matrix.stored)[-1]
+        sizes = [(m - 1, m) for m in GROUPS] if self.m is None else [(self.n, self.m)]
+        return any(columns % m == 0 and model.fullest(m) <= n for n, m in sizes)
+
+    def _refused(self, name: str, encoding: str) -> InputError:
+        return InputError(
+            f"{name} cannot be written as {encoding}: {CANNOT[encoding]}; choose encoding auto, which takes any"
+        )
 
 
 def _matrix(model: StoredModel, name: str) -> Matrix:

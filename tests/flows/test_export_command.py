@@ -9,6 +9,7 @@ from tracked import make
 
 from pruning_core.stored_model import StoredModel
 from tasks.pipeline import Pipeline
+from tasks.report import write_report
 from tasks.tracking import find_runs
 from tasks.workspace import Workspace
 
@@ -16,6 +17,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 VARIANT = "magnitude-50"
 EXPORT = ("export", VARIANT, "--format", "sparse", "--option", "encoding=bitmask")
+PAIRS = (VARIANT, "--format", "sparse", "--option", "encoding=n_of_m")
+QUANTIZED = ("--set", "variants.int4={quantizer: {name: affine, group_size: 10}}")
+
+
+@pytest.fixture(scope="module")
+def fresh(make_workspace) -> Path:
+    """A workspace in which nothing was done."""
+    return make_workspace()
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +56,20 @@ def test_the_directory_holds_the_export_its_card_and_its_record(root: Path, vari
     }
     (run,) = [run for run in find_runs(root) if run["run_id"] == record["run_id"]]
     assert run["tags"]["mlflow.parentRunId"] == variant["run_id"]
+
+
+def test_the_variant_tells_the_size_of_its_export_in_its_run_and_its_record(root: Path, record):
+    files = [file for file in Path(record["path"]).iterdir() if file.name.startswith("sparse")]
+    size = sum(file.stat().st_size for file in files)
+    made = make(root, VARIANT)
+    bits = 8 * size / record["facts"]["parameters"]
+    assert made[VARIANT]["exports"] == [
+        {"label": "sparse encoding=bitmask", "file_bytes": size, "bits_per_weight": bits}
+    ]
+    (run,) = [run for run in find_runs(root) if run["run_id"] == made[VARIANT]["run_id"]]
+    assert run["metrics"]["export/sparse encoding bitmask/size_mb"] == pytest.approx(size / 1e6, rel=1e-5)
+    page = write_report(made.values(), root / "report.html", root).read_text()
+    assert page.count("<td>sparse encoding=bitmask</td>") == 1
 
 
 def test_every_weight_is_the_variants_and_every_zero_is_counted(root: Path, record):
@@ -102,6 +125,26 @@ def test_a_directory_with_other_files_is_left_as_it_is(espalier, root: Path, tmp
     done = espalier(root, *EXPORT, "--to", str(tmp_path))
     assert done.code == 2 and "holds something that is no export" in done.err and "Traceback" not in done.err, done
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("thesis.tex", "years of work")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ((VARIANT, "--format", "gptq"), "add a quantizer to its recipe, or use --format safetensors"),
+        ((VARIANT, "--format", "compressed_tensors"), "add a quantizer to its recipe, or use --format safetensors"),
+        ((VARIANT, "--format", "gguf"), "of the kind WordLevel, not BPE; use --format safetensors"),
+        ((VARIANT, "--format", "sparse", "--option", "encoding=codes"), "choose encoding auto, which takes any"),
+        ((*PAIRS, "--option", "n=2", "--option", "m=4"), "cannot be written as n_of_m"),
+        (("dense", "--format", "gptq"), "add a quantizer to its recipe, or use --format safetensors"),
+        (("int4", *QUANTIZED, "--format", "gptq"), "packs 32 inputs and 32 outputs at a time"),
+        (("int4", *QUANTIZED, "--format", "compressed_tensors"), "choose a group_size that divides them"),
+    ],
+)
+def test_what_the_recipe_rules_out_is_refused_before_anything_is_made(espalier, fresh: Path, arguments, told: str):
+    before = {file: file.stat().st_mtime_ns for file in fresh.rglob("*")}
+    done = espalier(fresh, "export", *arguments)
+    assert done.code == 2 and told in done.err and len(done.err.splitlines()) == 1, done
+    assert {file: file.stat().st_mtime_ns for file in fresh.rglob("*")} == before
 
 
 def test_an_encoding_that_cannot_hold_the_variant_ends_with_one_that_can(espalier, root: Path, record, tmp_path: Path):
