@@ -47,6 +47,7 @@ results: setup
 	python -m benchmarks.structured
 	python -m benchmarks.structured_accuracy
 	python -m benchmarks.structured_speed
+	python -m benchmarks.stack
 
 lint: setup
 	ruff check .

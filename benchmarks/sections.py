@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-ORDER = ("methods", "ladder", "saliencies", "starts", "structured", "recovery", "studies")
+ORDER = ("methods", "ladder", "saliencies", "starts", "structured", "recovery", "stack", "studies")
 """Beginnings of section names, in the order of the page."""
 
 

@@ -73,7 +73,7 @@ def accuracy(
 
 
 def ways(ratios: list[float] | tuple[float, ...]) -> list[Way]:
-    """The main importances, as they are, refitted, and trained after that."""
+    """Every importance, its survivors as they are, refitted, and trained after that."""
     forms = (("bare", ""), ("static", ""), ("static", "lora"))
     return [Way(one, ratio, "uniform", *form) for ratio in ratios for one in ADAPTED for form in forms]
 

@@ -46,9 +46,9 @@ FORMS = {
 REFITTED = (PEER, "probes-and-prior")
 """Importances that get every form."""
 WITH_BIAS = ("fluctuation",)
-MIXED = (PEER, "fluctuation", "fine", "coarse", "probes-and-prior")
+MIXED = (PEER, "column", "fluctuation", "fine", "coarse", "probes-and-prior")
 """Importances by which blocks may lose different shares too."""
-ADAPTED = ("random", PEER, "fluctuation", "probes-and-prior")
+ADAPTED = tuple(IMPORTANCES)
 """Importances whose models get a LoRA after least squares."""
 TUNED = (PEER, "probes-and-prior")
 """Importances whose models are trained as a whole too."""
