@@ -33,11 +33,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path not in slow)
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    """For `-n auto` one more than there are cores: many tests wait for what they started."""
-    return (os.cpu_count() or 1) + 1
-
-
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Reference tensors and real models, which are not part of this repository."""
