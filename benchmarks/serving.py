@@ -24,7 +24,8 @@ from benchmarks.machine import machine
 from benchmarks.page import table
 from pruning_core.evaluation import llama_cpp
 from pruning_core.evaluation.serving import Load, Served, measure_served
-from pruning_core.export import FORMATS
+from pruning_core.export import FORMATS, onnx_packages
+from pruning_core.export.onnx_blocks import ROUNDED
 from pruning_core.exported import weight_bytes
 from pruning_core.progress import ignore_progress
 from pruning_core.stored_model import StoredModel
@@ -58,7 +59,7 @@ def serving(
             typer.echo(f"{done} of {total}", err=True)
 
         facts["rows"] = measure_served(models, load, report)
-        facts["bytes"] = {name: _bytes(one.path) for name, one in models.items()}
+        facts["bytes"] = {name: weight_bytes(one.path) for name, one in models.items()}
     facts["load"] = {"prompt": load.prompt, "generated": load.generated, "rounds": rounds, "repeats": load.repeats}
     out.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     out.write_text(page(facts), encoding="utf-8")
@@ -95,34 +96,27 @@ def gguf_rows(dense: Path, half: Path) -> list[Row]:
     wanted = [("dense", "dense", dense, kind) for kind in KINDS]
     wanted += [("half", "structured", half, kind) for kind in KINDS[1:]]
     return [
-        (f"{name}-{kind}", f"{title}, GGUF {kind}", Served(gguf(source, kind), "llama.cpp"))
+        (f"{name}-{kind}", f"{title}, GGUF {kind}", Served(written(source, "gguf", kind), "llama.cpp"))
         for name, title, source, kind in wanted
     ]
 
 
 def onnx_rows(dense: Path, half: Path) -> list[Row]:
     """Both models as ONNX files; none where they cannot be written and run, which is told."""
-    if not serving_onnx.is_installed():
-        packages = " ".join(serving_onnx.PACKAGES)
-        typer.echo(f"ONNX is left out: not all it needs is installed; pip install {packages}", err=True)
+    if not onnx_packages.is_installed():
+        typer.echo("ONNX is left out: not all it needs is installed; pip install 'espalier[onnx]'", err=True)
         return []
-    whole, less = (serving_onnx.export(source, source.with_name(f"{source.name}-onnx")) for source in (dense, half))
-    written = [
-        ("dense", "dense", "float32", whole),
-        ("dense", "dense", "int8", serving_onnx.to_int8(whole, whole.with_name("dense-onnx-int8"))),
-        ("dense", "dense", "int4", serving_onnx.to_int4(whole, whole.with_name("dense-onnx-int4"))),
-        ("half", "structured", "int8", serving_onnx.to_int8(less, less.with_name("half-onnx-int8"))),
-        ("half", "structured", "int4", serving_onnx.to_int4(less, less.with_name("half-onnx-int4"))),
-    ]
-    return [
-        (f"{name}-onnx-{kind}", f"{title}, ONNX {kind}", Served(path, "ONNX Runtime", module="benchmarks.serving_onnx"))
-        for name, title, kind, path in written
-    ]
-
-
-def _bytes(path: Path) -> int:
-    """Of the files that the weights lie in."""
-    return sum(file.stat().st_size for file in path.glob(f"{serving_onnx.FILE}*")) or weight_bytes(path)
+    rows: list[Row] = []
+    for name, title, source in (("dense", "dense", dense), ("half", "structured", half)):
+        files = {f"ONNX {kind}": written(source, "onnx", kind) for kind in ("float32", "int8", "int4")}
+        dynamic = serving_onnx.to_int8(files["ONNX float32"], source.with_name(f"{source.name}-dynamic"))
+        files["ONNX int8 by its dynamic quantization"] = dynamic
+        rows += [
+            (f"{name}-onnx-{path.name.rpartition('-')[2]}", f"{title}, {kind}", Served(path, "ONNX Runtime"))
+            for kind, path in files.items()
+            if (name, kind) != ("half", "ONNX float32")
+        ]
+    return rows
 
 
 def _versions() -> dict[str, str]:
@@ -164,12 +158,11 @@ def made(path: Path, channels: int = CHANNELS, heads: int = HEADS, groups: int =
     return path
 
 
-def gguf(source: Path, kind: str) -> Path:
-    """The model as a GGUF file of that type."""
-    made = FORMATS.build({"name": "gguf", "type": kind})
-    out = source.with_name(f"{source.name}-{kind}")
+def written(source: Path, form: str, kind: str) -> Path:
+    """The model as a file of that format and type."""
+    out = source.with_name(f"{source.name}-{form}-{kind}")
     out.mkdir()
-    made.write(StoredModel(source), out, ignore_progress)
+    FORMATS.build({"name": form, "type": kind}).write(StoredModel(source), out, ignore_progress)
     return out
 
 
@@ -186,8 +179,8 @@ def page(facts: Mapping[str, Any]) -> str:
         f"float16. Medians with quartiles of {load['rounds'] * load['repeats']} runs, each model in processes of "
         f"its own, taking turns, the dense one first: a prompt of {load['prompt']} tokens, "
         f"{load['generated']} tokens decoded. `of dense` divides the medians. transformers computes in float32.",
-        "ONNX is the float32 model with its cache as inputs and outputs; int8 has a scale per output, int4 one per "
-        f"{serving_onnx.BLOCK} inputs; both round activations as they come and leave the embedding in float32.",
+        f"ONNX is the model with its cache as inputs and outputs; int8 and int4 have a scale per {ROUNDED} inputs, the "
+        "dynamic quantization one per output; all round activations as they come and leave the embedding in float32.",
         "Peak MB is the resident memory of the whole process at its highest while it loads and runs the model at every "
         "batch, the pages of weights files that it maps included; in brackets what Python and its libraries had when "
         "loading began, torch among them, which llama.cpp and ONNX Runtime do not need.",

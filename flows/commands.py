@@ -39,7 +39,7 @@ def sweep(
 @commands.command(epilog="Example: `espalier export sparsegpt-50 --format sparse --option encoding=bitmask`")
 def export(
     variant: Annotated[str, typer.Argument(help="A variant of params.yaml, or dense.")],
-    format_: Annotated[str, typer.Option("--format", help="What serves it, e.g. safetensors, sparse, gguf.")],
+    format_: Annotated[str, typer.Option("--format", help="What serves it, e.g. safetensors, sparse, gguf, onnx.")],
     option: Annotated[
         list[str] | None, typer.Option(help="An option of the format, key=value; may be repeated.")
     ] = None,

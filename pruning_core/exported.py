@@ -51,7 +51,7 @@ def weight_bytes(directory: Path) -> int:
     beside dense weights do not count."""
     files = [
         file
-        for suffix in ("*.safetensors", "*.gguf", "*.index.json", "*container.json")
+        for suffix in ("*.safetensors", "*.gguf", "*.onnx*", "*.index.json", "*container.json")
         for file in directory.glob(suffix)
     ]
     return sum(file.stat().st_size for file in files if file.name != MASKS)

@@ -10,6 +10,8 @@ from pruning_core.recipe import BASELINE
 
 MEGABYTE = 1e6
 SHOWN_FALLBACKS = 20
+JUDGING = ("llama.cpp", "ONNX Runtime")
+"""Engines that run exports of their own to judge them."""
 
 
 def card(record: Mapping[str, Any]) -> str:
@@ -52,7 +54,8 @@ def _table(head: list[str], rows: list[list[str]]) -> Iterator[str]:
 def _quality(record: Mapping[str, Any]) -> Iterator[str]:
     quality = record["quality"]
     rows = [["dense", _number(quality["dense"]["perplexity"]), "", ""]]
-    names = {"variant": record["variant"], "export": "this export", "llama.cpp": "this export, run by llama.cpp"}
+    names = {"variant": record["variant"], "export": "this export"}
+    names |= {engine: f"this export, run by {engine}" for engine in JUDGING}
     for key, name in names.items():
         if key not in quality or (key == "variant" and record["variant"] == BASELINE):
             continue

@@ -6,12 +6,18 @@ from typing import Any
 from pruning_core.evaluation.serving import Load
 from pruning_core.model_files import read_config
 from pruning_core.recipe import BASELINE
+from tasks import evaluate_llama_cpp, evaluate_onnx
 from tasks.artifact import Artifact
-from tasks.evaluate_llama_cpp import evaluate_llama_cpp, version
 from tasks.export import export
 from tasks.exports import export_label
 from tasks.pipeline import Pipeline, machine, speed_lengths
 from tasks.serve_speed import engine_of, serve_speed
+
+JUDGES = {
+    "llama.cpp": (evaluate_llama_cpp.evaluate_llama_cpp, "llama_cpp", evaluate_llama_cpp.version),
+    "ONNX Runtime": (evaluate_onnx.evaluate_onnx, "onnxruntime", evaluate_onnx.version),
+}
+"""Engine -> the step that judges an export as it runs it, and the library whose version is a part of the step's key."""
 
 
 def export_record(pipeline: Pipeline, name: str, spec: dict[str, Any]) -> dict[str, Any]:
@@ -23,12 +29,10 @@ def export_record(pipeline: Pipeline, name: str, spec: dict[str, Any]) -> dict[s
     quality = pipeline.beside_dense(made, label)
     told = {"export": quality.facts, "variant": own.facts, "dense": dense.facts}
     engine = engine_of(made.path)
-    if engine == "llama.cpp":
+    if engine in JUDGES:
         inputs = {"model": made, "tokens": pipeline.evaluation, "baseline": dense}
-        by_llama_cpp = {"llama_cpp": version()}
-        told[engine] = pipeline.context.run(
-            evaluate_llama_cpp, by_llama_cpp, inputs, f"{label} evaluation by llama.cpp"
-        ).facts
+        step, library, version = JUDGES[engine]
+        told[engine] = pipeline.context.run(step, {library: version()}, inputs, f"{label} evaluation by {engine}").facts
     speed = _served(pipeline, made, spec["name"], engine, label)
     return {
         "variant": name,

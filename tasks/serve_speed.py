@@ -3,20 +3,23 @@
 from pathlib import Path
 from typing import Any
 
-from pruning_core.evaluation.llama_cpp import is_installed
+from pruning_core.evaluation import llama_cpp
 from pruning_core.evaluation.serving import ENGINES, Load, Served, measure_served
+from pruning_core.export import onnx_packages
 from pruning_core.exported import format_of, weight_bytes
 from tasks.artifact import Artifact
 from tasks.evaluate import reader
 from tasks.progress import progress
 from tasks.step import Context, step
 
+OWN = {"gguf": ("llama.cpp", llama_cpp), "onnx": ("ONNX Runtime", onnx_packages)}
+"""Format -> the engine that its files are made for, and the module that knows whether it is installed."""
+
 
 def engine_of(directory: Path) -> str:
-    """What serves an export on this machine: llama.cpp where it is installed and reads the file, else transformers."""
-    if format_of(directory).name == "gguf" and is_installed():
-        return "llama.cpp"
-    return "transformers"
+    """What serves an export on this machine: the engine of its format where that is installed, else transformers."""
+    engine, module = OWN.get(format_of(directory).name, ("transformers", None))
+    return engine if module and module.is_installed() else "transformers"
 
 
 def _modules(params: dict[str, Any]) -> list[str]:

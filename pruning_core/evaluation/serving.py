@@ -23,6 +23,7 @@ from pruning_core.progress import Progress, ignore_progress
 ENGINES = {
     "transformers": "pruning_core.evaluation.transformers_speed",
     "llama.cpp": "pruning_core.evaluation.llama_cpp",
+    "ONNX Runtime": "pruning_core.evaluation.onnx_runtime",
 }
 """Engine -> the module whose `timed(path, load, trust_remote_code)` gives {batch: (seconds of each prefill, of each
 decoding)} of the batches that it can run; imported in the process that measures."""
@@ -49,7 +50,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Served:
-    """A directory and what runs it: transformers computes in float32 whatever is stored, llama.cpp as the file says.
+    """A directory and what runs it: transformers computes in float32 whatever is stored, the others as the file says.
 
     Args:
         engine: its name, for people.

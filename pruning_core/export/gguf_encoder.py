@@ -12,6 +12,7 @@ from transformers import PretrainedConfig
 from pruning_core.errors import InputError
 from pruning_core.export.gguf_architecture import architecture_keys, check_architecture, gguf_name, row_order
 from pruning_core.export.gguf_blocks import BLOCK, carried
+from pruning_core.export.single_file import tensor_facts
 from pruning_core.stored_model import StoredModel
 
 PLAIN = ("f32", "f16", "bf16")
@@ -49,10 +50,7 @@ class Encoder:
         return "f16"
 
     def encoded(self, name: str) -> tuple[np.ndarray, dict[str, Any]]:
-        """(array as the file has it, facts on it).
-
-        The facts are `type`, `own_codes` (whether it holds the variant's) and `zeros`: `before`, `kept` of these, and
-        all `after`.
+        """(array as the file has it, facts on it as `tensor_facts` tells them).
 
         Raises:
             InputError: weights that the type cannot hold.
@@ -62,10 +60,7 @@ class Encoder:
         data, weight, own = self._bytes_of(name)
         kind = self.type_of(name)
         after = quants.dequantize(data, GGMLQuantizationType[kind.upper()]).reshape(weight.shape) == 0
-        before = weight.numpy() == 0
-        found = {"before": before, "kept": before & after, "after": after}
-        zeros = {when: int(np.count_nonzero(places)) for when, places in found.items()}
-        return data, {"type": kind, "own_codes": own, "zeros": zeros}
+        return data, tensor_facts(kind, own, weight.numpy() == 0, after)
 
     def _bytes_of(self, name: str) -> tuple[np.ndarray, Tensor, bool]:
         """(array as the file has it, float32 weight in that order of rows, whether it holds the variant's codes)."""

@@ -1,9 +1,5 @@
 """A GGUF file, which llama.cpp runs: the same zeros, packed as blocks of 32 weights or as plain numbers."""
 
-import hashlib
-import json
-from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +11,7 @@ from pruning_core.export.gguf_encoder import Encoder
 from pruning_core.export.gguf_head import head_of, padded
 from pruning_core.export.gguf_tokenizer import tokenizer_keys
 from pruning_core.export.gguf_weights import GgufWeights
+from pruning_core.export.single_file import origin_of, summed_facts
 from pruning_core.foreseen_model import ForeseenModel
 from pruning_core.progress import Progress
 from pruning_core.stored_model import StoredModel
@@ -55,7 +52,7 @@ class Gguf:
         encoder, factors, names = Encoder(model, config, self.type), rope_factors(config), model.names()
         head = head_of(encoder, tokenizer_keys(model.directory, config), factors)
         parts = names if factors is None else [*names, ROPE_FREQUENCIES]
-        file = AppendedFile(out / FILE, head, parts, _origin(model))
+        file = AppendedFile(out / FILE, head, parts, origin_of(model))
         try:
             for done, name in enumerate(names, start=1):
                 if name not in file.told:
@@ -68,7 +65,7 @@ class Gguf:
         if factors is not None and ROPE_FREQUENCIES not in file.told:
             file.add(ROPE_FREQUENCIES, padded(factors).data)
         file.publish()
-        return {"type": self.type, **_facts(file.told[name] for name in names)}
+        return {"type": self.type, **summed_facts(file.told[name] for name in names)}
 
     def recognises(self, directory: Path) -> bool:
         return any(directory.glob("*.gguf"))
@@ -78,22 +75,3 @@ class Gguf:
 
     def command(self) -> str:
         return f'import llama_cpp\nmodel = llama_cpp.Llama("{{path}}/{FILE}")'
-
-
-def _facts(tensors: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Of all tensors, from those of each."""
-    facts = {"types": {}, "matrices_with_own_codes": 0, "zeros": {"before": 0, "kept": 0, "after": 0}}
-    for told in tensors:
-        facts["types"][told["type"]] = facts["types"].get(told["type"], 0) + 1
-        facts["matrices_with_own_codes"] += told["own_codes"]
-        for when, count in told["zeros"].items():
-            facts["zeros"][when] += count
-    return facts
-
-
-def _origin(model: StoredModel) -> str:
-    """Tells a model from others of its shapes by the state of its files, without reading them."""
-    files = {file.name: file.stat() for file in sorted(model.directory.glob("*.safetensors"))}
-    states = {name: [state.st_size, state.st_mtime_ns] for name, state in files.items()}
-    known = [states, [asdict(matrix) for matrix in model.matrices]]
-    return hashlib.sha256(json.dumps(known).encode()).hexdigest()

@@ -1,22 +1,21 @@
-"""The serving benchmark: ONNX Runtime computes what transformers does; engines that are not there are left out."""
+"""The serving benchmark: what is quantized by ONNX Runtime itself; engines that are not there are left out."""
 
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from benchmarks import serving, serving_onnx
+from benchmarks import serving
 from benchmarks.launch import ROOT
-from pruning_core.errors import InputError
-from pruning_core.evaluation import llama_cpp
-from pruning_core.evaluation.serving import Load, Served, measure_served
+from pruning_core.evaluation import llama_cpp, onnx_runtime
+from pruning_core.export import onnx_packages
+from pruning_core.export.onnx_packages import FILE
 
 needs_onnx = pytest.mark.skipif(
-    not serving_onnx.is_installed(), reason=f"not all of {', '.join(serving_onnx.PACKAGES)} are installed"
+    not onnx_packages.is_installed(), reason=f"not all of {', '.join(onnx_packages.PACKAGES)} are installed"
 )
 VOCABULARY, BLOCKS = 96, 2
 
@@ -43,92 +42,45 @@ def source(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def exported(source: Path, tmp_path_factory) -> Path:
+def exported(source: Path) -> Path:
     """The same as ONNX in float32."""
-    return serving_onnx.export(source, tmp_path_factory.mktemp("onnx") / "float32")
+    return serving.written(source, "onnx", "float32")
 
 
-def decoded(path: Path, prompt: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Greedy by ONNX Runtime: the tokens [batch, prompt + count], and the logits that it gave at each of them."""
-    session = serving_onnx.opened(path)
-    tokens, past = prompt.numpy(), serving_onnx.empty(session, len(prompt))
-    known, logits = [tokens], []
-    for _ in range(count + 1):
-        found, past = serving_onnx.step(session, tokens, past)
-        # The runtime may use the memory of its answer again.
-        logits.append(found.copy())
-        tokens = found[:, -1:].argmax(-1)
-        known.append(tokens)
-    return torch.from_numpy(np.concatenate(known[:-1], 1)), torch.from_numpy(np.concatenate(logits, 1))
-
-
-def prompts(batch: int, length: int) -> torch.Tensor:
-    return torch.randint(VOCABULARY, (batch, length), generator=torch.Generator().manual_seed(1))
+def logits(path: Path) -> torch.Tensor:
+    """[2, 20, vocabulary] of the same tokens every time."""
+    session = onnx_runtime.opened(path)
+    tokens = torch.randint(VOCABULARY, (2, 20), generator=torch.Generator().manual_seed(1))
+    return torch.from_numpy(onnx_runtime.step(session, tokens.numpy(), onnx_runtime.empty(session, 2))[0].copy())
 
 
 @needs_onnx
 @pytest.mark.slow
-@pytest.mark.parametrize(("batch", "length"), [(1, 7), (3, 7), (1, 1), (2, 30)])
-def test_onnx_runtime_gives_the_logits_of_transformers_in_prefill_and_at_every_decoded_token(
-    source: Path, exported: Path, batch: int, length: int
-):
-    tokens, logits = decoded(exported, prompts(batch, length), 12)
-    model = LlamaForCausalLM.from_pretrained(source, dtype=torch.float32)
-    with torch.inference_mode():
-        # All at once and without a cache: each step's cache and positions are checked too.
-        expected = model(input_ids=tokens, use_cache=False).logits
-    assert logits.shape == (batch, length + 12, VOCABULARY) and float(expected.std()) > 0.1
-    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-4)
-
-
-@needs_onnx
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "operator", "close"), [("int8", "MatMulInteger", 0.06), ("int4", "MatMulNBits", 0.3)])
-def test_every_matrix_is_quantized_the_head_too(exported: Path, tmp_path: Path, name: str, operator: str, close: float):
+def test_dynamic_quantization_takes_every_matrix_the_head_too_and_says_nothing(exported: Path, tmp_path: Path):
     import onnx
 
-    path = getattr(serving_onnx, f"to_{name}")(exported, tmp_path / name)
-    kinds = [node.op_type for node in onnx.load(path / serving_onnx.FILE, load_external_data=False).graph.node]
-    assert kinds.count(operator) == 7 * BLOCKS + 1 and "MatMul" not in kinds
-    files = {folder: sum(file.stat().st_size for file in folder.glob("*.data")) for folder in (exported, path)}
-    assert files[path] < files[exported] / 2
-    plain, rounded = (decoded(folder, prompts(2, 20), 0)[1] for folder in (exported, path))
-    assert 0 < float((rounded - plain).norm() / plain.norm()) < close
-
-
-@needs_onnx
-@pytest.mark.slow
-def test_quantizing_says_nothing_and_leaves_logging_as_it_was(exported: Path, tmp_path: Path):
+    path = tmp_path / "dynamic"
     code = (
-        "import logging, sys; from pathlib import Path; from benchmarks import serving_onnx as one\n"
-        "source, out = map(Path, sys.argv[1:])\n"
-        "one.to_int8(source, out / 'int8'); one.to_int4(source, out / 'int4')\n"
+        "import logging, sys; from pathlib import Path; from benchmarks import serving_onnx\n"
+        "serving_onnx.to_int8(*map(Path, sys.argv[1:]))\n"
         "print(logging.getLogger().handlers, logging.getLogger().level, logging.root.manager.disable)"
     )
-    command = [sys.executable, "-c", code, str(exported), str(tmp_path)]
+    command = [sys.executable, "-c", code, str(exported), str(path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("[] 30 0\n", "")
-
-
-@needs_onnx
-@pytest.mark.slow
-def test_an_export_is_timed_at_every_batch_in_a_process_of_its_own(exported: Path):
-    load = Load(batches=(1, 2), prompt=8, generated=4, repeats=2, rounds=1)
-    rows = measure_served({"onnx": Served(exported, "ONNX Runtime", module="benchmarks.serving_onnx")}, load)
-    assert [(row["engine"], row["batch"]) for row in rows] == [("ONNX Runtime", 1), ("ONNX Runtime", 2)]
-    assert all(row[part]["lower_quartile"] > 0 for row in rows for part in ("prefill", "decode"))
-    assert rows[0]["peak_bytes"] > rows[0]["before_bytes"]
+    kinds = [node.op_type for node in onnx.load(path / FILE, load_external_data=False).graph.node]
+    assert kinds.count("MatMulInteger") == 7 * BLOCKS + 1 and "MatMul" not in kinds
+    plain, rounded = logits(exported), logits(path)
+    assert 0 < float((rounded - plain).norm() / plain.norm()) < 0.06
 
 
 def test_without_its_packages_an_engine_is_left_out_and_told(monkeypatch, capsys, tmp_path: Path):
-    for module in (llama_cpp, serving_onnx):
+    for module in (llama_cpp, onnx_packages):
         monkeypatch.setattr(module, "is_installed", lambda: False)
     assert serving.gguf_rows(tmp_path, tmp_path) == serving.onnx_rows(tmp_path, tmp_path) == []
     gguf, onnx = capsys.readouterr().err.splitlines()
     assert gguf == "GGUF is left out: llama-cpp-python is not installed; pip install 'espalier[gguf]'"
-    assert onnx.endswith("pip install onnx onnxruntime onnxscript") and not list(tmp_path.iterdir())
-    with pytest.raises(InputError, match="pip install onnx onnxruntime onnxscript"):
-        serving_onnx.opened(tmp_path)
+    assert onnx.endswith("pip install 'espalier[onnx]'") and not list(tmp_path.iterdir())
 
 
 def test_the_page_has_a_row_per_model_with_its_memory_and_what_the_libraries_had():

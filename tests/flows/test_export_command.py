@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from tracked import make
 
+from pruning_core.export import onnx_packages
 from pruning_core.stored_model import StoredModel
 from tasks.pipeline import Pipeline
 from tasks.report import write_report
@@ -152,3 +153,27 @@ def test_an_encoding_that_cannot_hold_the_variant_ends_with_one_that_can(espalie
     done = espalier(root, *arguments)
     assert done.code == 2 and "choose encoding auto" in done.err and "Traceback" not in done.err, done
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(not onnx_packages.is_installed(), reason="ONNX Runtime is not installed (the extra onnx)")
+def test_an_onnx_export_is_judged_and_timed_by_onnx_runtime_and_read_by_ourselves(espalier, root: Path, record):
+    done = espalier(root, "export", VARIANT, "--format", "onnx", "--json")
+    assert done.code == 0, done
+    found = json.loads(done.out)
+    variant = found["quality"]["variant"]["perplexity"]
+    assert found["quality"]["export"]["perplexity"] == variant
+    assert found["quality"]["ONNX Runtime"]["perplexity"] == pytest.approx(variant, rel=1e-5)
+    assert {row["engine"] for row in found["serving"]["rows"]} == {"transformers", "ONNX Runtime"}
+    assert found["facts"]["verified"]["zeros"] == record["facts"]["verified"]["zeros"]
+    card = (Path(found["path"]) / "README.md").read_text()
+    assert "this export, run by ONNX Runtime" in card and "onnxruntime.InferenceSession" in card
+    again = espalier(root, "evaluate", found["path"], "--json")
+    assert again.code == 0 and json.loads(again.out)["quality"]["perplexity"] == variant, again
+
+
+@pytest.mark.skipif(onnx_packages.is_installed(), reason="ONNX Runtime is installed")
+def test_without_onnx_runtime_its_format_is_refused_before_anything_is_made(espalier, fresh: Path):
+    before = {file: file.stat().st_mtime_ns for file in fresh.rglob("*")}
+    done = espalier(fresh, "export", VARIANT, "--format", "onnx")
+    assert done.code == 2 and "pip install 'espalier[onnx]'" in done.err and len(done.err.splitlines()) == 1, done
+    assert {file: file.stat().st_mtime_ns for file in fresh.rglob("*")} == before

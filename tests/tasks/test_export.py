@@ -7,13 +7,15 @@ import torch
 
 from pruning_core.checkpoint import Checkpoint
 from pruning_core.errors import ComputationError, InputError
-from pruning_core.export import FORMATS, format_spec
+from pruning_core.evaluation import llama_cpp
+from pruning_core.export import FORMATS, format_spec, onnx_packages
 from pruning_core.export.plain import PlainSafetensors
 from pruning_core.exported import format_of, is_plain, weight_bytes
 from pruning_core.source import load_model
 from pruning_core.stored_model import StoredModel
 from tasks.export import verified
 from tasks.progress import progress
+from tasks.serve_speed import engine_of
 
 
 class Altered:
@@ -122,3 +124,18 @@ def test_a_directory_of_safetensors_is_loaded_as_before(pruned):
     assert format_of(pruned.directory).name == "safetensors"
     config = json.loads((pruned.directory / "config.json").read_text())
     assert load_model(pruned.directory).config.hidden_size == config["hidden_size"]
+
+
+@pytest.mark.parametrize(
+    ("file", "engine", "module"),
+    [("model.gguf", "llama.cpp", llama_cpp), ("model.onnx", "ONNX Runtime", onnx_packages)],
+)
+def test_an_export_is_served_by_the_engine_of_its_format_where_that_is_installed(
+    tmp_path, monkeypatch, file, engine, module
+):
+    (tmp_path / file).touch()
+    for installed, wanted in ((True, engine), (False, "transformers")):
+        monkeypatch.setattr(module, "is_installed", lambda installed=installed: installed)
+        assert engine_of(tmp_path) == wanted
+    (tmp_path / file).rename(tmp_path / "model.safetensors")
+    assert engine_of(tmp_path) == "transformers"

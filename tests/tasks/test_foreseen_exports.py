@@ -9,7 +9,7 @@ from test_pipeline import pipeline_of
 from transformers import GPT2Config, GPT2LMHeadModel, MixtralConfig
 
 from pruning_core.errors import InputError
-from pruning_core.export import FORMATS
+from pruning_core.export import FORMATS, onnx_packages
 from pruning_core.foreseeing import foreseen
 from pruning_core.recipe import BASELINE
 from pruning_core.stored_model import StoredModel
@@ -30,6 +30,7 @@ FORMS = {
     "gptq": {"name": "gptq"},
     "gptq-v1": {"name": "gptq", "checkpoint_format": "gptq"},
     "gguf": {"name": "gguf"},
+    "onnx": {"name": "onnx"},
 }
 SHIPPED = Path(__file__).resolve().parents[2] / "models" / "stdlib-2.8m"
 EARLY, LATE = "early", "late"
@@ -120,6 +121,12 @@ def compare(pipeline: Pipeline, name: str, wanted: dict[str, str]) -> None:
     assert found == wanted, told
 
 
+@pytest.fixture(autouse=True)
+def with_packages(monkeypatch) -> None:
+    """What an optional package would have to write is refused for what it is, whether or not the package is there."""
+    monkeypatch.setattr(onnx_packages, "is_installed", lambda: True)
+
+
 @pytest.fixture
 def with_recipes(workspace_root: Path):
     """Puts variants, and a model, into params.yaml."""
@@ -169,7 +176,7 @@ def test_weights_that_are_stored_transposed_are_refused_before_they_are_quantize
     network = GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=1, n_head=2, vocab_size=50, n_positions=32))
     network.save_pretrained(tiny_directory)
     pipeline = with_recipes({"int4": int_(symmetric=True)})
-    for label in ("packed", "gptq", "codes", "gguf"):
+    for label in ("packed", "gptq", "codes", "gguf", "onnx"):
         early, late = refusals(pipeline, "int4", FORMS[label])
         assert early == late is not None, label
     assert "weights stored transposed" in refusals(pipeline, "int4", FORMS["packed"])[0]

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from gguf_subjects import saved
+from onnx_subjects import needs_onnx
 from quantized_variants import variant
 from transformers import LlamaConfig
 
@@ -23,6 +24,7 @@ SPECS = [
     {"name": "gptq", "checkpoint_format": "gptq"},
     {"name": "gptq", "checkpoint_format": "gptq_v2"},
     {"name": "gguf", "type": "q4_0"},
+    pytest.param({"name": "onnx"}, marks=[needs_onnx, pytest.mark.slow]),
 ]
 
 

@@ -1,0 +1,137 @@
+"""The weights of a model as an ONNX export has them: how each lies in the file, and its bytes."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from pruning_core.export import onnx_blocks
+from pruning_core.export.onnx_blocks import BITS, ROUNDED, Blocks, block_size, carried, packed_codes, packed_zeros
+from pruning_core.export.single_file import tensor_facts
+from pruning_core.stored_model import StoredModel
+
+ALIGNMENT = 64
+"""Of each array in the file."""
+TYPES = {"int4": 4, "int8": 8}
+TRANSPOSED = ".transposed"
+"""Behind the name of a matrix that lies as [inputs, outputs], which is how ONNX multiplies."""
+CODES, SCALE, ZERO = ".codes", ".scale", ".zero"
+
+
+@dataclass(frozen=True)
+class Array:
+    """One array of the file."""
+
+    name: str
+    dtype: np.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Without what aligns the next one."""
+        return self.dtype.itemsize * math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one weight lies in the file.
+
+    bits, size: of integers and of the blocks that share a scale; 0 of float32.
+    own: whether the integers are the variant's.
+    linear: whether it is a matrix that inputs are multiplied with.
+    """
+
+    name: str
+    stored: str
+    shape: tuple[int, ...]
+    linear: bool
+    bits: int = 0
+    size: int = 0
+    zeros: bool = False
+    own: bool = False
+
+    @property
+    def arrays(self) -> list[Array]:
+        """What it consists of, in order."""
+        floats, integers = np.dtype("<f4"), np.dtype("u1")
+        if not self.linear:
+            return [Array(self.name, floats, self.shape)]
+        rows, columns = self.shape
+        if not self.bits:
+            return [Array(self.name + TRANSPOSED, floats, (columns, rows))]
+        blocks = -(-columns // self.size)
+        found = [
+            Array(self.name + CODES, integers, (rows, blocks, self.size * self.bits // 8)),
+            Array(self.name + SCALE, floats, (rows, blocks)),
+        ]
+        zeros = Array(self.name + ZERO, integers, (rows, -(-blocks * self.bits // 8)))
+        return [*found, zeros] if self.zeros else found
+
+
+@dataclass(frozen=True)
+class OnnxEncoder:
+    """Weights as arrays.
+
+    type: of the matrices; None: the integers of the variant, or float32.
+    head: of the matrix that gives the logits.
+    """
+
+    model: StoredModel
+    type: str | None
+    head: str | None
+
+    def layout(self, name: str, stored: str, linear: bool, is_head: bool) -> Layout:
+        """Of a weight, from what is known without reading it.
+
+        name: in the file. stored: of the checkpoint's tensor.
+        """
+        shape = self.model.checkpoint.shape(stored)
+        plain = Layout(name, stored, shape, linear)
+        kind = self.head if is_head else self.type
+        if not linear or kind == "float32":
+            return plain
+        # A head that is tied to the embedding has no codes of its own either.
+        matrix = self.model.whole.get(stored)
+        if matrix is not None and matrix.bits is not None:
+            _, zero, group = self.model.scales(matrix)
+            size, bits = block_size(group), TYPES.get(kind) or next(bits for bits in BITS if matrix.bits <= bits)
+            if size is not None and matrix.bits <= bits:
+                symmetric = bool((zero == 2 ** (matrix.bits - 1)).all())
+                return Layout(name, stored, shape, linear, bits, size, not symmetric, own=True)
+        return plain if kind is None else Layout(name, stored, shape, linear, TYPES[kind], ROUNDED)
+
+    def encoded(self, layout: Layout) -> tuple[bytes, dict[str, Any]]:
+        """(bytes of all arrays, each padded; facts on it as `tensor_facts` tells them)."""
+        matrix = self.model.whole.get(layout.stored)
+        grid = self.model.grid(matrix) if layout.own else None
+        weight = grid.weight if grid else self.model.load(layout.stored).float()
+        blocks, after = None, weight
+        if layout.bits:
+            blocks = carried(grid, layout.bits) if grid else onnx_blocks.rounded(weight, layout.bits)
+            after = blocks.weight
+        parts = _arrays(layout, weight, blocks)
+        told = tensor_facts(_kind(layout), layout.own, (weight == 0).numpy(), (after == 0).numpy())
+        return b"".join(
+            _padded(parts[array.name].contiguous().numpy().astype(array.dtype)) for array in layout.arrays
+        ), told
+
+
+def _kind(layout: Layout) -> str:
+    return f"int{layout.bits}" if layout.bits else "float32"
+
+
+def _arrays(layout: Layout, weight: Tensor, blocks: Blocks | None) -> Mapping[str, Tensor]:
+    if blocks is None:
+        return {layout.name: weight, layout.name + TRANSPOSED: weight.T} if layout.linear else {layout.name: weight}
+    return {
+        layout.name + CODES: packed_codes(blocks),
+        layout.name + SCALE: blocks.scale,
+        layout.name + ZERO: packed_zeros(blocks),
+    }
+
+
+def _padded(array: np.ndarray) -> bytes:
+    return array.tobytes() + bytes(-array.nbytes % ALIGNMENT)
