@@ -2,16 +2,15 @@
 
 import contextlib
 import logging
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from pruning_core.export.onnx_packages import FILE
+from pruning_core.export.onnx_packages import FILE, quiet
 
 
 def to_int8(source: Path, out: Path) -> Path:
     """The float32 export with its matrices in int8, a scale per output; activations are rounded as they come."""
-    with _quiet():
+    with quiet(), _logging_kept():
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
         out.mkdir()
@@ -22,17 +21,12 @@ def to_int8(source: Path, out: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The quantizers tell of every node through a logger that they set up for the whole process when they are
-    imported."""
+def _logging_kept() -> Iterator[None]:
+    """The quantizers set up a logger for the whole process when they are imported."""
     root = logging.getLogger()
-    handlers, level, disabled = root.handlers[:], root.level, root.manager.disable
-    logging.disable(logging.WARNING)
+    handlers, level = root.handlers[:], root.level
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     finally:
-        logging.disable(disabled)
         root.handlers[:] = handlers
         root.setLevel(level)

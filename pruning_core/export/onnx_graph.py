@@ -5,10 +5,6 @@ width] float32; it gives `logits` [batch, tokens, vocabulary] and `present_key_i
 tokens. Batch, tokens and past are free, and past may be 0.
 """
 
-import contextlib
-import logging
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -17,6 +13,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PretrainedConfig
 
 from pruning_core.errors import InputError
+from pruning_core.export.onnx_packages import quiet
 from pruning_core.export.stored_grids import DENSE_FORMATS
 from pruning_core.structured.loading import from_config
 
@@ -62,7 +59,7 @@ def traced(config: PretrainedConfig) -> Traced:
     past = _empty_cache(model)
     names = [f"{part}_{block}" for block in range(len(past) // 2) for part in ("key", "value")]
     batch, tokens, before = (torch.export.Dim(name) for name in ("batch", "tokens", "past"))
-    with _quiet():
+    with quiet():
         program = torch.onnx.export(
             WithCache(model),
             (torch.zeros(2, 3, dtype=torch.long), *past),
@@ -137,16 +134,3 @@ def _strip(proto: "ModelProto") -> None:
     for part in (*proto.graph.node, *proto.graph.initializer, *values):
         part.doc_string = ""
         del part.metadata_props[:]
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter warns of its own deprecations."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)

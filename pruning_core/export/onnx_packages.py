@@ -1,6 +1,10 @@
 """What an ONNX export is called and needs."""
 
+import contextlib
 import importlib.util
+import logging
+import warnings
+from collections.abc import Iterator
 
 from pruning_core.errors import InputError
 
@@ -22,3 +26,16 @@ def check_installed(what: str) -> None:
     """Raises InputError where they cannot; `what` begins its sentence."""
     if not is_installed():
         raise InputError(f"{what} needs {', '.join(PACKAGES)}; install them with pip install 'espalier[onnx]'")
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without what these packages tell while they work, such as their own deprecations."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)

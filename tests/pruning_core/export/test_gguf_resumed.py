@@ -1,19 +1,15 @@
 """GGUF exports that are killed: the next one goes on at the tensor they were in."""
 
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from gguf_subjects import saved
+from killed_writes import behind, interrupted, killed
 from quantized_variants import exported, variant
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig
 
-from pruning_core import appended_file
 from pruning_core.export import FORMATS
 from pruning_core.export.gguf_architecture import gguf_name
 from pruning_core.export.gguf_encoder import Encoder
@@ -21,31 +17,8 @@ from pruning_core.export.gguf_header import read_gguf_header
 from pruning_core.progress import ignore_progress
 from pruning_core.stored_model import StoredModel
 
-ROOT = Path(__file__).resolve().parents[3]
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 1e4, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 LLAMA3["original_max_position_embeddings"] = 16
-KILLED = """
-import json, os, signal, sys
-from pathlib import Path
-from pruning_core import appended_file
-from pruning_core.export import FORMATS
-from pruning_core.progress import ignore_progress
-from pruning_core.stored_model import StoredModel
-
-source, out, spec, writes, torn = Path(sys.argv[1]), Path(sys.argv[2]), *map(json.loads, sys.argv[3:])
-append = appended_file._append
-
-def dying(path, content):
-    global writes
-    writes -= 1
-    if writes < 0:
-        append(path, content[: len(content) // 2] if torn else b"")
-        os.kill(os.getpid(), signal.SIGKILL)
-    append(path, content)
-
-appended_file._append = dying
-FORMATS.build(spec).write(StoredModel(source), out, ignore_progress)
-"""
 
 
 def form(kind: str):
@@ -60,46 +33,14 @@ def encodings(monkeypatch) -> list[str]:
     return seen
 
 
-def killed(source: Path, out: Path, kind: str, tensors: int, torn: bool) -> None:
-    """Leave what an export leaves that is killed when it writes the next tensor, or half of it, behind so many."""
-    out.mkdir(exist_ok=True)
-    spec = f'{{"name": "gguf", "type": "{kind}"}}'
-    # Head and first line of the journal; of every tensor its bytes and its line.
-    numbers = [str(2 + 2 * tensors), str(torn).lower()]
-    command = [sys.executable, "-c", KILLED, source, out, spec, *numbers]
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, timeout=120)
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    assert not (out / "model.gguf").exists()
-
-
-class Killed(BaseException):
-    """Nothing runs behind it."""
-
-
-def interrupted(model: StoredModel, out: Path, kind: str, tensors: int) -> None:
-    """As `killed` with half a tensor, in a moment."""
-    append, left = appended_file._append, [2 + 2 * tensors]
-
-    def dying(path: Path, content: bytes) -> None:
-        left[0] -= 1
-        append(path, content if left[0] >= 0 else content[: len(content) // 2])
-        if left[0] < 0:
-            raise Killed
-
-    out.mkdir()
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(appended_file, "_append", dying)
-        form(kind).write(model, out, ignore_progress)
-    assert {path.name for path in out.iterdir()} == {".model.gguf.partial", ".model.gguf.journal"}
-
-
 @pytest.mark.parametrize(("kind", "tensors", "torn"), [("f16", 7, False), ("q8_0", 12, True)])
 def test_after_kill_9_finished_tensors_are_not_encoded_again(tmp_path, encodings, kind, tensors, torn):
     model = StoredModel(saved(LlamaConfig, tmp_path / "in", rope_parameters=LLAMA3))
     facts = exported(form(kind), model, tmp_path / "whole")
     assert encodings == model.names()
     encodings.clear()
-    killed(model.directory, tmp_path / "out", kind, tensors, torn)
+    killed(model.directory, tmp_path / "out", {"name": "gguf", "type": kind}, tensors, torn)
+    assert not (tmp_path / "out" / "model.gguf").exists()
     assert form(kind).write(model, tmp_path / "out", ignore_progress) == facts
     assert encodings == model.names()[tensors:]
     assert (tmp_path / "out" / "model.gguf").read_bytes() == (tmp_path / "whole" / "model.gguf").read_bytes()
@@ -109,7 +50,7 @@ def test_after_kill_9_finished_tensors_are_not_encoded_again(tmp_path, encodings
 def test_killed_behind_the_last_of_the_model_only_the_rotary_factors_are_written(tmp_path, encodings):
     model = StoredModel(saved(LlamaConfig, tmp_path / "in", rope_parameters=LLAMA3))
     facts = exported(form("f16"), model, tmp_path / "whole")
-    interrupted(model, tmp_path / "out", "f16", len(model.names()))
+    interrupted(form("f16"), model, tmp_path / "out", behind(len(model.names())))
     encodings.clear()
     assert form("f16").write(model, tmp_path / "out", ignore_progress) == facts and encodings == []
     assert (tmp_path / "out" / "model.gguf").read_bytes() == (tmp_path / "whole" / "model.gguf").read_bytes()
@@ -118,7 +59,8 @@ def test_killed_behind_the_last_of_the_model_only_the_rotary_factors_are_written
 def test_an_altered_tensor_is_encoded_again_and_the_whole_ones_before_it_are_not(tmp_path, encodings):
     model = StoredModel(saved(LlamaConfig, tmp_path / "in"))
     exported(form("q8_0"), model, tmp_path / "whole")
-    interrupted(model, tmp_path / "out", "q8_0", 6)
+    interrupted(form("q8_0"), model, tmp_path / "out", behind(6))
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {".model.gguf.partial", ".model.gguf.journal"}
     encodings.clear()
     partial = tmp_path / "out" / ".model.gguf.partial"
     # Behind six tensors lies half of the next one.
@@ -153,7 +95,7 @@ def with_longer_context(source: Path, tmp_path: Path) -> StoredModel:
 @pytest.mark.parametrize("other", [other_weights, with_codes, with_longer_context])
 def test_an_export_of_another_model_begins_anew(tmp_path, encodings, other):
     source = saved(LlamaConfig, tmp_path / "in")
-    interrupted(StoredModel(source), tmp_path / "out", "q8_0", 6)
+    interrupted(form("q8_0"), StoredModel(source), tmp_path / "out", behind(6))
     model = other(source, tmp_path)
     facts = exported(form("q8_0"), model, tmp_path / "whole")
     encodings.clear()
@@ -165,7 +107,7 @@ def test_an_export_of_another_model_begins_anew(tmp_path, encodings, other):
 def test_an_export_of_another_type_begins_anew(tmp_path, encodings):
     model = StoredModel(saved(LlamaConfig, tmp_path / "in"))
     exported(form("q8_0"), model, tmp_path / "whole")
-    interrupted(model, tmp_path / "out", "f16", 6)
+    interrupted(form("f16"), model, tmp_path / "out", behind(6))
     encodings.clear()
     form("q8_0").write(model, tmp_path / "out", ignore_progress)
     assert encodings == model.names()

@@ -1,20 +1,16 @@
 """ONNX exports: integers carried as they are, zeros kept, damaged and crafted files refused, killed writes taken up."""
 
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from gguf_subjects import saved
+from killed_writes import behind, interrupted, killed
 from onnx_subjects import needs_onnx, traced_once
 from quantized_variants import coded, exported, variant
 from transformers import GPT2Config, LlamaConfig
 
-from pruning_core import appended_file
 from pruning_core.errors import InputError
 from pruning_core.export import FORMATS, onnx_assembly, onnx_blocks, onnx_packages
 from pruning_core.export.onnx_packages import DATA, FILE
@@ -23,27 +19,6 @@ from pruning_core.stored_model import StoredGrid, StoredModel
 
 ROOT = Path(__file__).resolve().parents[3]
 FORM = FORMATS.build({"name": "onnx"})
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from pruning_core import appended_file
-from pruning_core.export import FORMATS
-from pruning_core.progress import ignore_progress
-from pruning_core.stored_model import StoredModel
-
-source, out, writes = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-append = appended_file._append
-
-def dying(path, content):
-    global writes
-    writes -= 1
-    append(path, content if writes >= 0 else content[: len(content) // 2])
-    if writes < 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-appended_file._append = dying
-FORMATS.build({"name": "onnx", "type": "int8"}).write(StoredModel(source), out, ignore_progress)
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -158,16 +133,11 @@ def test_the_graph_tells_nothing_of_the_machine_it_was_traced_on(source, tmp_pat
 @needs_onnx
 @pytest.mark.slow
 def test_after_kill_9_an_export_ends_with_equal_bytes(source, tmp_path):
-    whole, out, held = tmp_path / "whole", tmp_path / "out", 5
-    form = FORMATS.build({"name": "onnx", "type": "int8"})
+    spec, whole, out, held = {"name": "onnx", "type": "int8"}, tmp_path / "whole", tmp_path / "out", 5
+    form, model = FORMATS.build(spec), StoredModel(source)
     whole.mkdir()
-    out.mkdir()
-    form.write(StoredModel(source), whole, ignore_progress)
-    # The empty head, the first line of the journal, and two writes for each tensor, came before the one that is torn.
-    command = [sys.executable, "-c", KILLED, str(source), str(out), str(2 + 2 * held)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
-    died = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert died.returncode == -signal.SIGKILL, died.stderr
+    form.write(model, whole, ignore_progress)
+    killed(source, out, spec, held, torn=True)
     assert not (out / DATA).exists() and (out / f".{DATA}.partial").is_file()
     # Traced in another process.
     assert (out / FILE).read_bytes() == (whole / FILE).read_bytes()
@@ -175,37 +145,26 @@ def test_after_kill_9_an_export_ends_with_equal_bytes(source, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         load = StoredModel.load
         patch.setattr(StoredModel, "load", lambda self, name: loaded.append(name) or load(self, name))
-        form.write(StoredModel(source), out, ignore_progress)
-    assert len(loaded) == len(StoredModel(source).names()) - held
-    assert {file.name: file.read_bytes() for file in out.iterdir()} == {
-        file.name: file.read_bytes() for file in whole.iterdir()
-    }
+        form.write(model, out, ignore_progress)
+    assert len(loaded) == len(model.names()) - held
+    assert contents(out) == contents(whole)
 
 
 @needs_onnx
 @pytest.mark.slow
-def test_torn_at_any_write_an_export_ends_with_equal_bytes(source, tmp_path, monkeypatch):
+def test_torn_at_any_write_an_export_ends_with_equal_bytes(source, tmp_path):
     model, whole = StoredModel(source), tmp_path / "whole"
     whole.mkdir()
     FORM.write(model, whole, ignore_progress)
-    append, turns = appended_file._append, 2 + 2 * len(model.names())
-    for turn in range(turns):
-        out, left = tmp_path / str(turn), [turn]
-        out.mkdir()
-
-        def torn(path, content, left=left):
-            left[0] -= 1
-            append(path, content if left[0] >= 0 else content[: len(content) // 2])
-            if left[0] < 0:
-                raise KeyboardInterrupt
-
-        monkeypatch.setattr(appended_file, "_append", torn)
-        with pytest.raises(KeyboardInterrupt):
-            FORM.write(model, out, ignore_progress)
-        monkeypatch.setattr(appended_file, "_append", append)
+    for writes in range(behind(len(model.names()))):
+        out = tmp_path / str(writes)
+        interrupted(FORM, model, out, writes)
         FORM.write(model, out, ignore_progress)
-        assert sorted(file.name for file in out.iterdir()) == [FILE, DATA]
-        assert all((out / name).read_bytes() == (whole / name).read_bytes() for name in (FILE, DATA))
+        assert contents(out) == contents(whole) and sorted(contents(out)) == [FILE, DATA]
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in directory.iterdir()}
 
 
 def told(proto, key: str, value: str) -> None:
