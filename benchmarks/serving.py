@@ -180,7 +180,7 @@ def page(facts: Mapping[str, Any]) -> str:
         f"its own, taking turns, the dense one first: a prompt of {load['prompt']} tokens, "
         f"{load['generated']} tokens decoded. `of dense` divides the medians. transformers computes in float32.",
         f"ONNX is the model with its cache as inputs and outputs; int8 and int4 have a scale per {ROUNDED} inputs, the "
-        "dynamic quantization one per output; all round activations as they come and leave the embedding in float32.",
+        "dynamic quantization one per output; all round activations as they come and leave the embedding in 16 bits.",
         "Peak MB is the resident memory of the whole process at its highest while it loads and runs the model at every "
         "batch, the pages of weights files that it maps included; in brackets what Python and its libraries had when "
         "loading began, torch among them, which llama.cpp and ONNX Runtime do not need.",

@@ -1,14 +1,22 @@
 """The graph of an ONNX export with its weights: where each lies in the file beside it, and what multiplies with it."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from pruning_core.errors import InputError
-from pruning_core.export.onnx_encoder import ALIGNMENT, CODES, SCALE, TRANSPOSED, ZERO, Layout, OnnxEncoder
+from pruning_core.export.onnx_encoder import (
+    ALIGNMENT,
+    CODES,
+    HALVES,
+    SCALE,
+    TRANSPOSED,
+    ZERO,
+    Array,
+    Layout,
+    OnnxEncoder,
+    Use,
+)
 from pruning_core.export.onnx_graph import Traced, traced
-from pruning_core.export.onnx_packages import BLOCKED, DATA, DOMAIN
+from pruning_core.export.onnx_packages import BLOCKED, DATA, DOMAIN, TORCH
 from pruning_core.export.stored_grids import DENSE_FORMATS
 from pruning_core.stored_model import StoredModel
 from pruning_core.stored_names import stored_places
@@ -16,8 +24,13 @@ from pruning_core.stored_names import stored_places
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
+NUMBERS = {dtype: number for number, dtype in TORCH.items()}
+ROWS = ".rows"
+"""Behind the name of what is looked up before it is float32."""
 TIED = "tied/"
 """Before the name of a head that is the embedding again: no tensor of the checkpoint."""
+USES = {("MatMul", 1): Use.PRODUCT, ("Gather", 0): Use.LOOKUP}
+"""Kind of a node and place among its inputs."""
 BY_INT8 = 4
 """The accuracy level at which ONNX Runtime rounds activations to int8 to multiply them with integers."""
 
@@ -34,7 +47,7 @@ def assembled(model: StoredModel, encoder: OnnxEncoder) -> tuple["ModelProto", l
     offset = 0
     for layout in layouts.values():
         for array in layout.arrays:
-            _declare(trace.proto, array.name, array.dtype, array.shape, offset, array.bytes)
+            _declare(trace.proto, array, offset)
             offset += -(-array.bytes // ALIGNMENT) * ALIGNMENT
     return trace.proto, list(layouts.values())
 
@@ -42,7 +55,7 @@ def assembled(model: StoredModel, encoder: OnnxEncoder) -> tuple["ModelProto", l
 def _layouts(model: StoredModel, encoder: OnnxEncoder, trace: Traced) -> dict[str, Layout]:
     """Parameter -> layout of its weight, in the order of the names in the file."""
     places, found = stored_places(trace.model, model.checkpoint), {}
-    linear = _linear(trace.proto)
+    uses = _uses(trace.proto)
     inputs = trace.model.get_input_embeddings()
     (embedding,) = (f"{name}.weight" for name, module in trace.model.named_modules() if module is inputs)
     for name, _ in trace.model.named_parameters(remove_duplicate=False):
@@ -51,28 +64,27 @@ def _layouts(model: StoredModel, encoder: OnnxEncoder, trace: Traced) -> dict[st
         if place is None:
             raise InputError(f"{model.directory} lacks the weight {name}")
         own = f"{TIED}{name}" if tied else place.name
-        found[name] = encoder.layout(own, place.name, name in linear, name == trace.head)
+        found[name] = encoder.layout(own, place.name, uses.get(name, Use.OTHER), name == trace.head)
     if unused := sorted(set(model.names()) - {layout.stored for layout in found.values()}):
         raise InputError(f"--format onnx has no place for the tensor {unused[0]}; use {DENSE_FORMATS}")
     return dict(sorted(found.items(), key=lambda item: item[1].name))
 
 
-def _linear(proto: "ModelProto") -> set[str]:
-    """The inputs of the graph that are transposed, and then nothing but multiplied with."""
-    flipped = {node.output[0]: node.input[0] for node in proto.graph.node if _is_flip(node)}
+def _uses(proto: "ModelProto") -> dict[str, Use]:
+    """Of the inputs of the graph that are transposed, and then nothing but multiplied with, and of those that nothing
+    but rows are looked up of."""
     names = {one.name for one in proto.graph.input}
-    other = {
-        value
-        for node in proto.graph.node
-        for index, value in enumerate(node.input)
-        if not (node.op_type == "MatMul" and index == 1)
-    }
-    uses = [value for node in proto.graph.node for value in node.input]
-    return {
-        source
-        for value, source in flipped.items()
-        if source in names and uses.count(source) == 1 and value not in other
-    }
+    uses: dict[str, set[Use]] = {}
+    flipped = {node.output[0]: node.input[0] for node in proto.graph.node if _is_flip(node)}
+    for node in proto.graph.node:
+        if _is_flip(node):
+            continue
+        for index, value in enumerate(node.input):
+            use = USES.get((node.op_type, index), Use.OTHER)
+            # A matrix that is multiplied with as it lies, or a table that is transposed, is none of either.
+            own = flipped if use is Use.PRODUCT else names
+            uses.setdefault(flipped.get(value, value), set()).add(use if value in own else Use.OTHER)
+    return {name: use for name, (use, *more) in uses.items() if name in names and not more}
 
 
 def _is_flip(node: "NodeProto") -> bool:
@@ -83,15 +95,20 @@ def _connect(proto: "ModelProto", layouts: dict[str, Layout]) -> None:
     """Take the weights away from the inputs of the graph, and let what multiplies do so with them as they lie."""
     from onnx import helper
 
-    linear = {name: layout for name, layout in layouts.items() if layout.linear}
+    linear = {name: layout for name, layout in layouts.items() if layout.use is Use.PRODUCT}
     flipped = {
         node.output[0]: linear[node.input[0]] for node in proto.graph.node if _is_flip(node) and node.input[0] in linear
     }
-    kept = [node for node in proto.graph.node if node.output[0] not in flipped]
-    for node in kept:
+    kept = []
+    for node in proto.graph.node:
+        if node.output[0] in flipped:
+            continue
+        kept.append(node)
         if node.op_type == "MatMul" and node.input[1] in flipped:
             _multiply(node, flipped[node.input[1]])
             continue
+        if node.op_type == "Gather" and node.input[0] in layouts and layouts[node.input[0]].dtype in HALVES:
+            kept.append(_widened(node))
         for index, value in enumerate(node.input):
             if value in layouts:
                 node.input[index] = layouts[value].name
@@ -101,6 +118,14 @@ def _connect(proto: "ModelProto", layouts: dict[str, Layout]) -> None:
     proto.graph.input.extend(inputs)
     if any(layout.bits for layout in layouts.values()):
         proto.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+
+
+def _widened(node: "NodeProto") -> "NodeProto":
+    """What makes float32 of the rows that `node` looks up."""
+    from onnx import TensorProto, helper
+
+    rows, node.output[0] = node.output[0], f"{node.output[0]}{ROWS}"
+    return helper.make_node("Cast", [node.output[0]], [rows], to=TensorProto.FLOAT)
 
 
 def _multiply(node: "NodeProto", layout: Layout) -> None:
@@ -118,13 +143,13 @@ def _multiply(node: "NodeProto", layout: Layout) -> None:
     node.attribute.extend(helper.make_attribute(key, value) for key, value in settings.items())
 
 
-def _declare(proto: "ModelProto", name: str, dtype: np.dtype, shape: Sequence[int], offset: int, length: int) -> None:
-    from onnx import TensorProto, helper
+def _declare(proto: "ModelProto", array: Array, offset: int) -> None:
+    from onnx import TensorProto
 
     tensor = proto.graph.initializer.add()
-    tensor.name, tensor.data_type = name, helper.np_dtype_to_tensor_dtype(dtype)
-    tensor.dims.extend(shape)
+    tensor.name, tensor.data_type = array.name, NUMBERS[array.dtype]
+    tensor.dims.extend(array.shape)
     tensor.data_location = TensorProto.EXTERNAL
-    for key, value in {"location": DATA, "offset": offset, "length": length}.items():
+    for key, value in {"location": DATA, "offset": offset, "length": array.bytes}.items():
         entry = tensor.external_data.add()
         entry.key, entry.value = key, str(value)

@@ -1,11 +1,12 @@
 """The weights of a model as an ONNX export has them: how each lies in the file, and its bytes."""
 
+import enum
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
+import torch
 from torch import Tensor
 
 from pruning_core.export import onnx_blocks
@@ -19,6 +20,16 @@ TYPES = {"int4": 4, "int8": 8}
 TRANSPOSED = ".transposed"
 """Behind the name of a matrix that lies as [inputs, outputs], which is how ONNX multiplies."""
 CODES, SCALE, ZERO = ".codes", ".scale", ".zero"
+HALVES = (torch.float16, torch.bfloat16)
+"""What rows of a table may be stored as; they become float32 when they are looked up."""
+
+
+class Use(enum.Enum):
+    """What a graph does with a weight."""
+
+    PRODUCT = "inputs are multiplied with it"
+    LOOKUP = "rows of it are looked up"
+    OTHER = "all else"
 
 
 @dataclass(frozen=True)
@@ -26,7 +37,7 @@ class Array:
     """One array of the file."""
 
     name: str
-    dtype: np.dtype
+    dtype: torch.dtype
     shape: tuple[int, ...]
 
     @property
@@ -41,13 +52,15 @@ class Layout:
 
     bits, size: of integers and of the blocks that share a scale; 0 of float32.
     own: whether the integers are the variant's.
-    linear: whether it is a matrix that inputs are multiplied with.
+    use: what the graph does with it.
+    dtype: of numbers that are no integers of a grid.
     """
 
     name: str
     stored: str
     shape: tuple[int, ...]
-    linear: bool
+    use: Use
+    dtype: torch.dtype = torch.float32
     bits: int = 0
     size: int = 0
     zeros: bool = False
@@ -56,9 +69,9 @@ class Layout:
     @property
     def arrays(self) -> list[Array]:
         """What it consists of, in order."""
-        floats, integers = np.dtype("<f4"), np.dtype("u1")
-        if not self.linear:
-            return [Array(self.name, floats, self.shape)]
+        floats, integers = torch.float32, torch.uint8
+        if self.use is not Use.PRODUCT:
+            return [Array(self.name, self.dtype, self.shape)]
         rows, columns = self.shape
         if not self.bits:
             return [Array(self.name + TRANSPOSED, floats, (columns, rows))]
@@ -83,15 +96,17 @@ class OnnxEncoder:
     type: str | None
     head: str | None
 
-    def layout(self, name: str, stored: str, linear: bool, is_head: bool) -> Layout:
+    def layout(self, name: str, stored: str, use: Use, is_head: bool) -> Layout:
         """Of a weight, from what is known without reading it.
 
         name: in the file. stored: of the checkpoint's tensor.
         """
         shape = self.model.checkpoint.shape(stored)
-        plain = Layout(name, stored, shape, linear)
+        if use is Use.LOOKUP and self.model.checkpoint.dtype(stored) in HALVES:
+            return Layout(name, stored, shape, use, self.model.checkpoint.dtype(stored))
+        plain = Layout(name, stored, shape, use)
         kind = self.head if is_head else self.type
-        if not linear or kind == "float32":
+        if use is not Use.PRODUCT or kind == "float32":
             return plain
         # A head that is tied to the embedding has no codes of its own either.
         matrix = self.model.whole.get(stored)
@@ -100,8 +115,8 @@ class OnnxEncoder:
             size, bits = block_size(group), TYPES.get(kind) or next(bits for bits in BITS if matrix.bits <= bits)
             if size is not None and matrix.bits <= bits:
                 symmetric = bool((zero == 2 ** (matrix.bits - 1)).all())
-                return Layout(name, stored, shape, linear, bits, size, not symmetric, own=True)
-        return plain if kind is None else Layout(name, stored, shape, linear, TYPES[kind], ROUNDED)
+                return Layout(name, stored, shape, use, bits=bits, size=size, zeros=not symmetric, own=True)
+        return plain if kind is None else Layout(name, stored, shape, use, bits=TYPES[kind], size=ROUNDED)
 
     def encoded(self, layout: Layout) -> tuple[bytes, dict[str, Any]]:
         """(bytes of all arrays, each padded; facts on it as `tensor_facts` tells them)."""
@@ -114,18 +129,16 @@ class OnnxEncoder:
             after = blocks.weight
         parts = _arrays(layout, weight, blocks)
         told = tensor_facts(_kind(layout), layout.own, (weight == 0).numpy(), (after == 0).numpy())
-        return b"".join(
-            _padded(parts[array.name].contiguous().numpy().astype(array.dtype)) for array in layout.arrays
-        ), told
+        return b"".join(_padded(parts[array.name].to(array.dtype)) for array in layout.arrays), told
 
 
 def _kind(layout: Layout) -> str:
-    return f"int{layout.bits}" if layout.bits else "float32"
+    return f"int{layout.bits}" if layout.bits else str(layout.dtype).removeprefix("torch.")
 
 
 def _arrays(layout: Layout, weight: Tensor, blocks: Blocks | None) -> Mapping[str, Tensor]:
     if blocks is None:
-        return {layout.name: weight, layout.name + TRANSPOSED: weight.T} if layout.linear else {layout.name: weight}
+        return {layout.name + TRANSPOSED: weight.T} if layout.use is Use.PRODUCT else {layout.name: weight}
     return {
         layout.name + CODES: packed_codes(blocks),
         layout.name + SCALE: blocks.scale,
@@ -133,5 +146,6 @@ def _arrays(layout: Layout, weight: Tensor, blocks: Blocks | None) -> Mapping[st
     }
 
 
-def _padded(array: np.ndarray) -> bytes:
-    return array.tobytes() + bytes(-array.nbytes % ALIGNMENT)
+def _padded(tensor: Tensor) -> bytes:
+    content = tensor.contiguous().view(torch.uint8).numpy().tobytes()
+    return content + bytes(-len(content) % ALIGNMENT)

@@ -28,7 +28,8 @@ class Onnx:
         scale per output and 32 inputs. Absent: the variant's integers as they are, and float32 where there are none.
     head: of the matrix that gives the logits; absent: `type`.
 
-    All else is float32. A head that is tied to the embedding is written a second time.
+    All else is float32, but for tables that rows are looked up of: these keep the 16 bits of the checkpoint. A head
+    that is tied to the embedding is written a second time.
     """
 
     type: Type | None = None

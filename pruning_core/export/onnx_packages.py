@@ -6,6 +6,8 @@ import logging
 import warnings
 from collections.abc import Iterator
 
+import torch
+
 from pruning_core.errors import InputError
 
 FILE = "model.onnx"
@@ -15,6 +17,8 @@ PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 BLOCKED = "MatMulNBits"
 """ONNX Runtime's product with integers that have a scale per block of inputs."""
 DOMAIN = "com.microsoft"
+TORCH = {1: torch.float32, 2: torch.uint8, 10: torch.float16, 16: torch.bfloat16}
+"""ONNX's number of a type -> torch's name of it; of those in our files."""
 
 
 def is_installed() -> bool:

@@ -5,21 +5,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from pruning_core.errors import InputError
 from pruning_core.export.onnx_assembly import TIED
 from pruning_core.export.onnx_blocks import BITS, Blocks, unpacked
-from pruning_core.export.onnx_encoder import CODES, SCALE, TRANSPOSED, ZERO
-from pruning_core.export.onnx_packages import BLOCKED, FILE, check_installed
+from pruning_core.export.onnx_encoder import CODES, HALVES, SCALE, TRANSPOSED, ZERO
+from pruning_core.export.onnx_packages import BLOCKED, FILE, TORCH, check_installed
 
 if TYPE_CHECKING:
     from onnx import NodeProto, TensorProto
 
-DTYPES = {1: np.dtype("<f4"), 2: np.dtype("u1")}
-"""ONNX's number of a type -> the same in the file."""
 LARGEST = 2**31
 """Bytes of a graph: protobuf takes no more."""
 
@@ -29,7 +26,7 @@ class Placed:
     """Where an array lies."""
 
     file: Path
-    dtype: np.dtype
+    dtype: torch.dtype
     shape: tuple[int, ...]
     offset: int
 
@@ -94,8 +91,12 @@ class OnnxWeights:
         if name in self._products:
             return self.blocks(name).weight
         if name in self._arrays:
-            return self._array(name, np.dtype("<f4"))
-        return self._array(f"{name}{TRANSPOSED}", np.dtype("<f4")).T.contiguous()
+            return self._array(name, torch.float32, *HALVES).float()
+        return self._array(f"{name}{TRANSPOSED}", torch.float32).T.contiguous()
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Of the numbers of a tensor that is stored as it is; float32 of all others."""
+        return self._arrays[name].dtype if name in self._arrays else torch.float32
 
     def blocks(self, name: str) -> Blocks:
         """The integers of a matrix.
@@ -105,28 +106,28 @@ class OnnxWeights:
         """
         one = self._products[name]
         count = -(-one.columns // one.size)
-        codes = self._array(f"{name}{CODES}", np.dtype("u1"), (one.rows, count, one.size * one.bits // 8))
-        scale = self._array(f"{name}{SCALE}", np.dtype("<f4"), (one.rows, count))
+        codes = self._array(f"{name}{CODES}", torch.uint8, shape=(one.rows, count, one.size * one.bits // 8))
+        scale = self._array(f"{name}{SCALE}", torch.float32, shape=(one.rows, count))
         zero = torch.full((one.rows, count), 2 ** (one.bits - 1), dtype=torch.uint8)
         if f"{name}{ZERO}" in self._arrays:
-            packed = self._array(f"{name}{ZERO}", np.dtype("u1"), (one.rows, -(-count * one.bits // 8)))
+            packed = self._array(f"{name}{ZERO}", torch.uint8, shape=(one.rows, -(-count * one.bits // 8)))
             zero = unpacked(packed, one.bits, count)
         return Blocks(unpacked(codes.flatten(1), one.bits, one.columns), scale, zero, one.bits, one.size)
 
-    def _array(self, name: str, dtype: np.dtype, shape: tuple[int, ...] | None = None) -> Tensor:
+    def _array(self, name: str, *dtypes: torch.dtype, shape: tuple[int, ...] | None = None) -> Tensor:
         at = self._arrays.get(name)
-        if at is None or at.dtype != dtype or shape not in (None, at.shape):
+        if at is None or at.dtype not in dtypes or shape not in (None, at.shape):
             raise InputError(
                 f"{self.path}: the parts of {name.rpartition('.')[0]} do not fit together; export it again"
             )
         with at.file.open("rb") as file:
             file.seek(at.offset)
-            data = bytearray(file.read(math.prod(at.shape) * dtype.itemsize))
-        return torch.from_numpy(np.frombuffer(data, dtype=dtype).reshape(at.shape))
+            data = bytearray(file.read(math.prod(at.shape) * at.dtype.itemsize))
+        return torch.frombuffer(data, dtype=at.dtype).reshape(at.shape)
 
     def _placed(self, tensor: "TensorProto") -> Placed:
         told = {entry.key: entry.value for entry in tensor.external_data}
-        location, dtype = told.get("location", ""), DTYPES.get(tensor.data_type)
+        location, dtype = told.get("location", ""), TORCH.get(tensor.data_type)
         # One elsewhere would let a downloaded graph read any file of this machine.
         if not location or Path(location).name != location:
             raise InputError(f"{self.path} names the file {location!r}; its weights must lie beside it")

@@ -30,6 +30,7 @@ from pruning_core.stored_model import StoredModel
 pytestmark = [needs_onnx, pytest.mark.slow]
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 1e4, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 LLAMA3["original_max_position_embeddings"] = 16
+TABLE = "model.embed_tokens.weight"
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 16}
 
 
@@ -90,6 +91,17 @@ def test_batch_and_lengths_are_free(source, tmp_path, batch, length):
 def test_blocks_may_differ_in_width(tmp_path, kind):
     directory = mixed(kind, tmp_path)
     agree(directory, written(StoredModel(directory), tmp_path / "out"))
+
+
+@pytest.mark.parametrize("kind", [GemmaConfig, LlamaConfig], ids=lambda kind: kind.model_type)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_a_table_that_rows_are_looked_up_of_keeps_its_sixteen_bits(tmp_path, kind, dtype):
+    directory = saved(kind, tmp_path / "source", head_dim=16, dtype=dtype)
+    out = written(StoredModel(directory), tmp_path / "out")
+    agree(directory, out)
+    own, weights = StoredModel(directory), FORMATS.build({"name": "onnx"}).read(out)
+    assert own.checkpoint.dtype(TABLE) == dtype and weights.dtype(TABLE) == dtype
+    assert all(torch.equal(weights.load(name), own.load(name).float()) for name in own.names())
 
 
 def with_exact_activations(out: Path) -> Path:
