@@ -95,6 +95,7 @@ def commands_of(start_warm, checkout) -> Callable[[Path, bool], tuple[int, Calla
     return run
 
 
+@pytest.mark.timeout(120 * KILLS)
 def test_whatever_the_instant_a_kill_costs_at_most_one_step_and_changes_no_bit(
     shipped, commands_of, undisturbed: Undisturbed, draw: random.Random, figures
 ):
