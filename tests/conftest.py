@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 
 # Triton reads it when it is first imported, which transformers does: the kernels are then interpreted, on the CPU.
 os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -21,6 +22,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Pr
 from tasks import prefect_settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # A shell has what it starts in the background ignore Ctrl-C, commands that tests start and stop with it too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # Prefect reads its environment when it is imported, which the test modules do.
 PREFECT_WORKSPACE = tempfile.TemporaryDirectory(prefix="espalier-tests-", ignore_cleanup_errors=True)
 prefect_settings.apply(Path(PREFECT_WORKSPACE.name))

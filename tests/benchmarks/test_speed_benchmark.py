@@ -136,9 +136,9 @@ def test_the_published_loops_agree_with_this_project_in_their_order_of_work(
     assert first_block_losses(shipped, theirs) == pytest.approx(first_block_losses(shipped, ours), rel=0.01)
     folders = {name: entry.out(name, setting.name) for name in ("published", "espalier")}
     judged = qualities(shipped, folders, {"published": "espalier"})
-    dense, other = (judged["published"][name][0] for name in ("to_dense", "to_reference"))
-    # Rounding order moves single weights to the next code, and with them the loss by some thousandths of a nat.
-    assert judged["espalier"]["to_dense"][0] == pytest.approx(dense, rel=0.05, abs=0.004)
+    dense, (other, error) = judged["published"]["to_dense"][0], judged["published"]["to_reference"]
+    # Rounding order, another on each processor, moves single weights to the next code: a difference like any noise.
+    assert judged["espalier"]["to_dense"][0] == pytest.approx(dense, rel=0, abs=max(4 * error, 1e-12))
     assert dense - judged["espalier"]["to_dense"][0] == pytest.approx(other, abs=1e-12)
 
 

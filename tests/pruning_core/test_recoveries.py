@@ -108,7 +108,8 @@ def test_sparse_finetuning_takes_the_steps_of_the_formulas(tiny_directory: Path,
                 expected[name] *= subject.masks[name.removesuffix(".weight")]
     method.recover(subject)
     for name, value in weights(subject).items():
-        torch.testing.assert_close(value.double(), expected[name], rtol=0, atol=2e-5)
+        # Adam divides by the root of a square: a gradient near zero, noise in float32, moves its weight as a large one.
+        torch.testing.assert_close(value.double(), expected[name], rtol=0, atol=2e-4)
 
 
 def test_a_mask_in_the_product_takes_the_steps_of_one_that_is_projected(tiny_directory: Path, tmp_path: Path):

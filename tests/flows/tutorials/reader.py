@@ -16,6 +16,8 @@ FENCE = re.compile(r"^```(?P<info>[^\n`]*)\n(?P<text>.*?)^```$", re.MULTILINE | 
 DECIMAL = re.compile(r"\d+(?:,\d{3})*\.\d+")
 CLOSE = 0.25
 """By what share a decimal fraction may differ from the page's: another Python has another manual."""
+NEAR = 0.01
+"""By how much it may differ in any case: a loss near zero is rounding, which is another one on each processor."""
 GIT = {f"GIT_{role}_{what}": "reader@localhost" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
 """git knows its user's name."""
 SHELL = set("|&;<>()$`*?#~")
@@ -54,7 +56,7 @@ def agrees(shown: str, printed: str) -> bool:
     """Whether a command printed what the page shows.
 
     Spaces and blank lines do not count. `...` stands for anything in its line, alone in a line for any lines; decimal
-    fractions may differ by a quarter, everything else is as shown.
+    fractions may differ by a quarter or a hundredth, everything else is as shown.
     """
     pattern, expected = "", []
     for line in _lines(shown):
@@ -70,7 +72,8 @@ def agrees(shown: str, printed: str) -> bool:
         pattern += "\n"
     found = re.fullmatch(pattern, "".join(f"{line}\n" for line in _lines(printed)))
     return found is not None and all(
-        abs(_number(group) - value) <= CLOSE * abs(value) for group, value in zip(found.groups(), expected, strict=True)
+        abs(_number(group) - value) <= max(CLOSE * abs(value), NEAR)
+        for group, value in zip(found.groups(), expected, strict=True)
     )
 
 

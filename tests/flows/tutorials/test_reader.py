@@ -29,6 +29,13 @@ def test_what_may_differ_is_dots_and_a_quarter_of_a_decimal_fraction(printed: st
     assert agrees(TABLE, printed) is same
 
 
+@pytest.mark.parametrize(
+    ("printed", "same"), [("+0.017 ± 0.004", True), ("+0.034 ± 0.004", False), ("-0.023 ± 0.004", False)]
+)
+def test_what_is_nearly_nothing_may_differ_by_a_hundredth(printed: str, same: bool):
+    assert agrees("+0.023 ± 0.004\n", f"{printed}\n") is same
+
+
 @pytest.fixture
 def page(tmp_path: Path, monkeypatch) -> Callable[[str], list]:
     """page(text): a page of that text, the only one there is."""
