@@ -18,7 +18,7 @@ def shard_workers(workspace: Workspace) -> Iterator[None]:
     # A stage of DVC that has no such workers needs no Prefect, which takes seconds to import.
     from flows.shard_team import Team
 
-    team = Team(replace(settings.shard_workers, count=settings.shards - 1), workspace)
+    team = Team(replace(settings.shard_workers, count=settings.shards - 1))
     with distributed.summoned_by(team.gather):
         try:
             yield

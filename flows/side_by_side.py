@@ -4,7 +4,6 @@ A worker opens the workspace by its path and makes one variant in the shared sto
 took. Two workers that want one step compute it once, for the second waits.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,15 @@ from prefect.cache_policies import NO_CACHE
 from prefect.futures import as_completed
 
 from flows.expanding import Axes, swept
-from flows.task_runners import task_runner
 from pruning_core.errors import ComputationError, InputError
 from tasks import temporary_servers
 from tasks.building import full_disk
 from tasks.pipeline import Pipeline
 from tasks.prefect_tasks import prefect_run
+from tasks.staying import Here
 from tasks.step import Context
 from tasks.steps_seen import StepsSeen
+from tasks.task_runners import task_runner
 from tasks.workspace import Workspace
 
 
@@ -51,7 +51,7 @@ def make_variants(workspace: Workspace, names: list[str], seen: StepsSeen, axes:
             else:
                 seen.add(found)
 
-    here = _Here(make_all)
+    here = Here(make_all)
 
     @flow(name="variants side by side", task_runner=task_runner(workers), persist_result=False)
     def side_by_side() -> None:
@@ -60,19 +60,6 @@ def make_variants(workspace: Workspace, names: list[str], seen: StepsSeen, axes:
     with temporary_servers.shared():
         side_by_side()
     return failed
-
-
-class _Here:
-    """What only this process does. Workers are sent the flow that holds it, and get it empty.
-
-    They could not read all that it needs: methods of a workspace's plugins are known where the workspace was opened.
-    """
-
-    def __init__(self, work: Callable[[], None] | None = None) -> None:
-        self.work = work
-
-    def __reduce__(self) -> tuple[type["_Here"], tuple[()]]:
-        return _Here, ()
 
 
 @task(name="variant", task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False)

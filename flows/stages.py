@@ -7,6 +7,7 @@ from flows.planning import check_room
 from flows.shard_workers import shard_workers
 from pruning_core.errors import InputError
 from pruning_core.recipe import BASELINE
+from tasks import owners, prefect_settings
 from tasks.pipeline import Pipeline
 from tasks.step import Context
 from tasks.steps_seen import StepsSeen
@@ -27,6 +28,9 @@ def run_stage(name: str, variant: str | None, overrides: list[str] | None) -> li
     if (variant is None) != (name == "tokens"):
         raise InputError(f"stage {name!r} {'takes no' if name == 'tokens' else 'needs a'} variant")
     workspace = Workspace.open(None, overrides)
+    # For workers of `compute`, which are Prefect's.
+    prefect_settings.apply(workspace.root)
+    owners.claim()
     if name == "prune" and variant != BASELINE:
         check_room(workspace, [variant], evaluates=False)
     plain = workspace.context()

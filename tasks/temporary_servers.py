@@ -34,18 +34,22 @@ def start() -> threading.Thread | None:
 
 
 @contextlib.contextmanager
-def shared() -> Iterator[None]:
+def shared(url: str | None = None) -> Iterator[None]:
     """Inside the block workers of a task runner use this process's temporary server: each would start one of its own,
-    which takes as long as making a small variant."""
+    which takes as long as making a small variant.
+
+    Args:
+        url: of the server that the thread which began this one uses, where it uses one.
+    """
     from prefect.server.api.server import SubprocessASGIServer
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    if PREFECT_API_URL.value():
-        yield
-        return
-    server = SubprocessASGIServer()
-    server.start()
-    with temporary_settings({PREFECT_API_URL: server.api_url}):
+    known = url or PREFECT_API_URL.value()
+    if not known:
+        server = SubprocessASGIServer()
+        server.start()
+        known = server.api_url
+    with temporary_settings({PREFECT_API_URL: known}):
         yield
 
 

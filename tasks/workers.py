@@ -1,10 +1,9 @@
 """Where pieces of work run side by side: threads, processes, or a cluster; what travels is JSON and paths."""
 
 import contextlib
-import multiprocessing
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import torch
@@ -36,49 +35,17 @@ def workers(settings: Workers) -> Iterator[Submit]:
     """
     threads = torch.get_num_threads()
     try:
-        with _KINDS[settings.name](settings) as submit:
-            yield submit
+        if settings.name == "threads":
+            with ThreadPoolExecutor(settings.number, "search") as pool:
+                yield pool.submit
+        else:
+            # It imports Prefect, which takes seconds.
+            from tasks.search_tasks import crowd
+
+            with crowd(settings) as submit:
+                yield submit
     finally:
         torch.set_num_threads(threads)
-
-
-@contextlib.contextmanager
-def _threads(settings: Workers) -> Iterator[Submit]:
-    with ThreadPoolExecutor(settings.number, "search") as pool:
-        yield pool.submit
-
-
-@contextlib.contextmanager
-def _processes(settings: Workers) -> Iterator[Submit]:
-    # A forked copy of a process whose libraries run threads may hang.
-    with ProcessPoolExecutor(settings.number, multiprocessing.get_context("spawn")) as pool:
-        yield pool.submit
-
-
-@contextlib.contextmanager
-def _dask(settings: Workers) -> Iterator[Submit]:
-    try:
-        from distributed import Client
-    except ImportError:
-        raise missing("dask") from None
-    own = {"n_workers": settings.number, "threads_per_worker": 1, "dashboard_address": None}
-    with Client(settings.address, **({} if settings.address else own)) as client, client.get_executor() as pool:
-        yield pool.submit
-
-
-@contextlib.contextmanager
-def _ray(settings: Workers) -> Iterator[Submit]:
-    quiet_ray()
-    try:
-        import ray
-    except ImportError:
-        raise missing("ray") from None
-    own = {"num_cpus": settings.number, "include_dashboard": False}
-    ray.init(address=settings.address, **({} if settings.address else own))
-    try:
-        yield lambda function, *arguments: ray.remote(function).remote(*arguments).future()
-    finally:
-        ray.shutdown()
 
 
 def missing(name: str) -> InputError:
@@ -89,6 +56,3 @@ def missing(name: str) -> InputError:
 def quiet_ray() -> None:
     """Keep Ray from telling its makers how it is used; to be called before it is imported."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-
-
-_KINDS = {"threads": _threads, "processes": _processes, "dask": _dask, "ray": _ray}

@@ -15,7 +15,13 @@ OWNERS = {
     "prefect": {
         *("tasks/prefect_tasks.py", "tasks/prefect_cache.py", "tasks/temporary_servers.py", "tasks/flow_runs.py"),
         *("flows/variants.py", "flows/side_by_side.py", "flows/sweeping.py", "flows/scheduled.py", "flows/serving.py"),
-        *("flows/exporting.py", "flows/task_runners.py", "flows/shard_team.py"),
+        *(
+            "flows/exporting.py",
+            "flows/shard_team.py",
+            "tasks/task_runners.py",
+            "tasks/staying.py",
+            "tasks/search_tasks.py",
+        ),
     },
 }
 PICKLES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}

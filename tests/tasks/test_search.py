@@ -123,7 +123,7 @@ def test_the_variant_made_with_the_found_shares_holds_the_stored_levels_bit_for_
 
 
 @pytest.mark.parametrize("compute", [{"count": 2}, {"name": "processes", "count": 2}])
-def test_the_result_is_the_same_whoever_works(prepared, compute: dict):
+def test_the_result_is_the_same_whoever_works(prepared, prefect_server, compute: dict):
     root = prepared()
     alone = searched(root)
     forget(root, alone)
@@ -134,8 +134,8 @@ def test_the_result_is_the_same_whoever_works(prepared, compute: dict):
     assert torch.get_num_threads() == threads
 
 
-@pytest.mark.parametrize(("name", "package"), [("dask", "distributed"), ("ray", "ray")])
-def test_workers_of_a_cluster_give_the_same_result(prepared, name: str, package: str):
+@pytest.mark.parametrize(("name", "package"), [("dask", "prefect_dask"), ("ray", "prefect_ray")])
+def test_workers_of_a_cluster_give_the_same_result(prepared, prefect_server, name: str, package: str):
     pytest.importorskip(package, reason=f"{package} is not installed")
     root = prepared()
     alone = searched(root)
@@ -146,7 +146,7 @@ def test_workers_of_a_cluster_give_the_same_result(prepared, name: str, package:
 
 @pytest.mark.parametrize("name", ["dask", "ray"])
 def test_a_runner_that_is_not_installed_is_told_with_the_command(prepared, monkeypatch, name: str):
-    monkeypatch.setitem(sys.modules, "distributed" if name == "dask" else "ray", None)
+    monkeypatch.setitem(sys.modules, f"prefect_{name}", None)
     with pytest.raises(InputError, match="pip install"):
         searched(prepared({"workers": {"name": name}}))
 
