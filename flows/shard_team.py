@@ -11,7 +11,7 @@ from prefect.cache_policies import NO_CACHE
 from pruning_core.compute import Workers
 from tasks import distributed
 from tasks.meeting import Meeting
-from tasks.staying import Staying
+from tasks.staying import Staying, end_with_parent
 
 POLL_SECONDS = 0.05
 
@@ -19,6 +19,7 @@ POLL_SECONDS = 0.05
 @task(name="calibration shard", task_run_name="calibration shard {rank}", cache_policy=NO_CACHE, persist_result=False)
 def hold(meeting: Meeting, rank: int, threads: int) -> None:
     """Follow the first process through its steps, in whatever process this is."""
+    end_with_parent()
     # The last bits of a result depend on the number of threads.
     torch.set_num_threads(threads)
     distributed.join(meeting.store(), rank, meeting.count)

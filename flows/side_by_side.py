@@ -18,7 +18,7 @@ from tasks import temporary_servers
 from tasks.building import full_disk
 from tasks.pipeline import Pipeline
 from tasks.prefect_tasks import prefect_run
-from tasks.staying import Here
+from tasks.staying import Here, end_with_parent
 from tasks.step import Context
 from tasks.steps_seen import StepsSeen
 from tasks.task_runners import task_runner
@@ -65,6 +65,7 @@ def make_variants(workspace: Workspace, names: list[str], seen: StepsSeen, axes:
 @task(name="variant", task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False)
 def make(root: str, overrides: list[str], axes: Axes | None, name: str, threads: int) -> list[dict[str, Any]]:
     """Make and judge one variant, in whatever process this is; the records of its steps."""
+    end_with_parent()
     torch.set_num_threads(threads)
     workspace = Workspace.open(Path(root), overrides)
     if axes is not None:

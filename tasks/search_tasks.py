@@ -18,7 +18,7 @@ from torch.distributed import TCPStore
 
 from pruning_core.compute import Workers
 from tasks.meeting import Meeting
-from tasks.staying import Staying
+from tasks.staying import Staying, end_with_parent
 from tasks.workers import Future, Submit
 
 POLL_SECONDS = 0.002
@@ -31,6 +31,7 @@ STOP = "null"
 @task(name="search worker", task_run_name="search worker {number}", cache_policy=NO_CACHE, persist_result=False)
 def work(meeting: Meeting, number: int) -> None:
     """Do the pieces that no other worker has taken until there are no more, in whatever process this is."""
+    end_with_parent()
     store = meeting.store()
     while True:
         piece = store.add(TAKEN, 1) - 1

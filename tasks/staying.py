@@ -1,8 +1,13 @@
 """Tasks of Prefect's runners that stay with this process for as long as it has work for them."""
 
+import multiprocessing
+import os
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
+from multiprocessing.connection import wait
 from typing import Any
 
 from prefect import Task, flow
@@ -26,6 +31,23 @@ class Here:
 
     def __reduce__(self) -> tuple[type["Here"], tuple[()]]:
         return Here, ()
+
+
+@cache
+def end_with_parent() -> None:
+    """In a process of a pool: end once the process that began it is gone, which kill -9 does not let it tell.
+
+    Otherwise it would wait for its next task for ever, with all that it has in memory.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 class Staying:

@@ -47,3 +47,29 @@ def test_a_worker_that_ends_is_told_and_holds_nobody_up(function, argument, told
     ended = pytest.raises(ComputationError, match=rf"a worker of compute\.workers ended: .*{told}")
     with ended, workers(PROCESSES) as submit:
         submit(function, argument).result()
+
+
+KILLED = """
+import os
+import sys
+
+os.environ["PREFECT_API_URL"] = sys.argv[1]
+
+from pruning_core.compute import Workers
+from tasks.workers import workers
+
+with workers(Workers("processes", 1)) as submit:
+    print(submit(os.getpid).result(), flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_no_worker_outlives_a_killed_command(start):
+    from prefect.settings import PREFECT_API_URL
+
+    command = start(KILLED, PREFECT_API_URL.value())
+    worker = psutil.Process(int(command.stdout.readline()))
+    assert worker.is_running()
+    command.kill()
+    gone, _ = psutil.wait_procs([worker], timeout=30)
+    assert gone == [worker]
