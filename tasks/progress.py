@@ -45,7 +45,8 @@ def reporting(sink: Sink) -> Iterator[None]:
 def progress(label: str) -> Progress:
     """A `progress(done, total)` for a function of the core that shows up as `label` in the current sink.
 
-    The bar begins at the first call, which is when the total is known; a new total begins a new bar.
+    The bar begins at the first call, which is when the total is known; a new total, or a call after the
+    last unit, begins a new bar.
     """
     sink = current()
     update: Callable[[int], None] | None = None
@@ -56,5 +57,8 @@ def progress(label: str) -> Progress:
         if update is None or total != known:
             update, known = sink.start(label, total), total
         update(done)
+        if done >= total:
+            # That bar is gone.
+            update = None
 
     return report

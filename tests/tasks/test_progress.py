@@ -28,6 +28,15 @@ def test_a_new_total_begins_a_new_bar():
     assert notes.seen == [("blocks", 2), 2, ("blocks", 5), 1]
 
 
+def test_a_call_after_the_last_unit_begins_a_new_bar():
+    notes = Notes()
+    with reporting(notes):
+        report = progress("blocks")
+        for done in (2, 2, 1):
+            report(done, 2)
+    assert notes.seen == [("blocks", 2), 2, ("blocks", 2), 2, ("blocks", 2), 1]
+
+
 def test_outside_of_reporting_nothing_is_shown_and_nothing_fails():
     notes = Notes()
     with reporting(notes):

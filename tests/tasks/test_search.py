@@ -14,6 +14,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from flows.bars import shown_bars
 from flows.searching import search_variant
 from pruning_core.errors import InputError
 from pruning_core.recipe import parse_settings
@@ -132,6 +133,13 @@ def test_the_result_is_the_same_whoever_works(prepared, prefect_server, compute:
     other = searched(root)
     assert not other.hit and other.key == alone.key and other.digest == alone.digest
     assert torch.get_num_threads() == threads
+
+
+def test_a_search_that_runs_all_its_generations_shows_them_and_ends(prepared):
+    root = prepared(generations=2, patience=2)
+    with shown_bars():
+        found = searched(root)
+    assert len(json.loads((found.path / RESULT).read_text())["history"]) == 2
 
 
 @pytest.mark.parametrize(("name", "package"), [("dask", "prefect_dask"), ("ray", "prefect_ray")])
