@@ -1,7 +1,7 @@
 # make demo   set up, compress the shipped model to several variants, compare them
 # make test   set up, run the tests
-# make chaos       set up, kill, fill, damage and lock what a run needs, and write docs/reliability.md (a quarter of an
-#                  hour on two cores; SEED=1234 repeats a run's random choices)
+# make chaos       set up, kill, fill, damage and lock what a run needs, and write docs/reliability.md (twenty minutes on
+#                  two cores; SEED=1234 repeats a run's random choices)
 # make benchmark   set up, measure speed and quality beside llm-compressor, write docs/benchmarks.md (an hour)
 # make results     set up, compress and judge the shipped model by every method and allocation, and study what the papers
 #                  leave open; write docs/results.md (hours, see below; what is done is found again)
