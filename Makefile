@@ -26,7 +26,7 @@ test: setup
 chaos: export CHAOS_SEED = $(SEED)
 chaos: setup
 	python -m pytest tests/flows/chaos -m chaos -s
-	python -m benchmarks.reliability
+	python -m benchmarks.robustness
 
 benchmark: setup
 	python -m benchmarks.speed
@@ -37,16 +37,16 @@ benchmark: setup
 results: export OMP_WAIT_POLICY = PASSIVE
 results: setup
 	python -m benchmarks.quality
-	python -m benchmarks.ladder
-	python -m benchmarks.starts
+	python -m benchmarks.allocation
+	python -m benchmarks.allocation.starts
 	python -m benchmarks.studies calibration-size
 	python -m benchmarks.studies probes
 	python -m benchmarks.studies fisher-hessian
 	python -m benchmarks.studies domain
 	python -m benchmarks.recovery
 	python -m benchmarks.structured
-	python -m benchmarks.structured_accuracy
-	python -m benchmarks.structured_speed
+	python -m benchmarks.structured.accuracy
+	python -m benchmarks.structured.speed
 	python -m benchmarks.stack
 
 lint: setup

@@ -8,20 +8,20 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed, State
 
-from flows.planning import check_room
-from flows.running import open_scheduled
-from flows.shard_workers import shard_workers
-from flows.variants import run_variants
+from flows.compress import run_variants
+from flows.launch import open_scheduled
+from flows.plan.fit import check_room
 from pruning_core.errors import ComputationError, InputError
-from tasks.deciding import decide, known_decision, scheduled_names
-from tasks.decisions import Decision, markdown, reasons, sentence
-from tasks.flow_runs import owned_run
-from tasks.pipeline import Pipeline
-from tasks.prefect_tasks import prefect_run
-from tasks.step import Context
-from tasks.steps_seen import CACHED, listening
+from tasks.engine.step import Context
+from tasks.engine.step_log import CACHED, listening
+from tasks.orchestration.flow_runs import owned_run
+from tasks.orchestration.step_tasks import prefect_run
+from tasks.parallel.shard_workers import shard_workers
+from tasks.pipeline.variant import Pipeline
+from tasks.promotion.decide import decide, known_decision, scheduled_names
+from tasks.promotion.decision_log import Decision, markdown, reasons, sentence
 from tasks.versioning import is_repository, push
-from tasks.workspace import Workspace
+from tasks.workspace.workspace import Workspace
 
 
 @flow(name="scheduled", persist_result=False)

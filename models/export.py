@@ -21,7 +21,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from pruning_core.errors import InputError
 from pruning_core.evaluation.perplexity import perplexity
 from pruning_core.text import Documents
-from pruning_core.text.windows import evaluation_windows
+from pruning_core.text.tokenized.windows import evaluation_windows
 
 DTYPES = (torch.float16, torch.bfloat16)
 EVALUATION_ROWS = 8

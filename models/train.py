@@ -25,7 +25,7 @@ from training import Settings, State, checkpoints, fresh, restore, train
 
 from pruning_core.errors import ComputationError, InputError
 from pruning_core.text import TEXTS, Documents
-from pruning_core.text.windows import evaluation_windows
+from pruning_core.text.tokenized.windows import evaluation_windows
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 DirectoryOption = Annotated[Path, typer.Option(help="Where tokenizer and checkpoints are kept.")]

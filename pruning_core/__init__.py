@@ -4,16 +4,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pruning_core.method import CompressedLayer
-    from pruning_core.method_settings import compress_layer
-    from pruning_core.statistics import LayerStatistics
+    from pruning_core.calibration.statistics import LayerStatistics
+    from pruning_core.compress.method import CompressedLayer
+    from pruning_core.settings.method import compress_layer
 
 __all__ = ["CompressedLayer", "LayerStatistics", "compress_layer"]
 
 _HOMES = {
-    "CompressedLayer": "pruning_core.method",
-    "LayerStatistics": "pruning_core.statistics",
-    "compress_layer": "pruning_core.method_settings",
+    "CompressedLayer": "pruning_core.compress.method",
+    "LayerStatistics": "pruning_core.calibration.statistics",
+    "compress_layer": "pruning_core.settings.method",
 }
 
 

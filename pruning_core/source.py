@@ -14,13 +14,13 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from pruning_core.checkpoint import file_sha256
-from pruning_core.context_length import context_length
+from pruning_core.checkpoint.durable_files import file_sha256
+from pruning_core.checkpoint.hub_snapshot import REMOTE_CODE, is_hub_id, snapshot
+from pruning_core.checkpoint.model_files import first_line, read_config, read_tokenizer
 from pruning_core.errors import ComputationError, InputError
-from pruning_core.exported import check_weights, format_of, pretrained_arguments, weight_files
-from pruning_core.hub_snapshot import REMOTE_CODE, is_hub_id, snapshot
-from pruning_core.model_files import first_line, read_config, read_tokenizer
-from pruning_core.structured.loading import model_class
+from pruning_core.export.stored.recognise import check_weights, format_of, pretrained_arguments, weight_files
+from pruning_core.model.context_length import context_length
+from pruning_core.model.narrowed import model_class
 
 VOCABULARIES = (
     "tokenizer.json",

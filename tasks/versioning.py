@@ -15,14 +15,14 @@ from typing import Any
 
 import yaml
 
+from pruning_core.checkpoint.durable_files import replace_bytes
 from pruning_core.errors import InputError
 from pruning_core.progress import Progress, ignore_progress
-from pruning_core.recipe import BASELINE
-from tasks.artifact import Artifact
-from tasks.canonical import replace_bytes
-from tasks.directories import MANIFEST
-from tasks.evaluate import losses_of
-from tasks.store import Store
+from pruning_core.settings.recipe import BASELINE
+from tasks.steps.evaluate import losses_of
+from tasks.store.artifact import Artifact
+from tasks.store.directories import MANIFEST
+from tasks.store.store import Store
 
 OUTPUTS = Path("artifacts")
 WAIT_SECONDS = 600.0

@@ -2,48 +2,23 @@
 
 import ast
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+from source_tree import BENCHMARKS, FILES, PACKAGES, ROOT, imports, named, tree_of
 
-ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("pruning_core", "tasks", "flows")
 ALLOWED = {"pruning_core": {"pruning_core"}, "tasks": {"pruning_core", "tasks"}, "flows": set(PACKAGES)}
 OWNERS = {
-    "mlflow": {"tasks/tracking.py"},
+    "mlflow": {"tasks/tracking/runs.py"},
     "dvc": {"tasks/versioning.py"},
     "prefect": {
-        *("tasks/prefect_tasks.py", "tasks/prefect_cache.py", "tasks/temporary_servers.py", "tasks/flow_runs.py"),
-        *("flows/variants.py", "flows/side_by_side.py", "flows/sweeping.py", "flows/scheduled.py", "flows/serving.py"),
-        *(
-            "flows/exporting.py",
-            "flows/shard_team.py",
-            "tasks/task_runners.py",
-            "tasks/staying.py",
-            "tasks/search_tasks.py",
-        ),
+        *(f"tasks/orchestration/{name}.py" for name in ("step_tasks", "store_view", "temporary_servers", "flow_runs")),
+        *(f"tasks/parallel/{name}.py" for name in ("task_runners", "resident_tasks", "prefect_pool", "shard_team")),
+        *(f"flows/{name}.py" for name in ("compress", "parallel_variants", "sweep", "scheduled", "export")),
+        "flows/actions/serve.py",
     },
 }
 PICKLES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 LONGEST = 300
-FILES = sorted(file for package in PACKAGES for file in (ROOT / package).rglob("*.py"))
-# A peer's virtual environment may lie below this folder.
-BENCHMARKS = sorted((ROOT / "benchmarks").glob("*.py"))
-
-
-def named(file: Path) -> str:
-    return file.relative_to(ROOT).as_posix()
-
-
-def imports(tree: ast.AST) -> Iterator[str]:
-    """Every dotted name that is imported anywhere, inside functions too."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert not node.level, "imports are absolute"
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def at_import(tree: ast.Module) -> ast.Module:
@@ -92,7 +67,7 @@ def test_imports_go_from_flows_to_tasks_to_the_core_and_never_back():
     wrong = [
         f"{named(file)} imports {name}"
         for file in FILES
-        for name in imports(ast.parse(file.read_bytes()))
+        for name in imports(tree_of(file))
         if name.partition(".")[0] in PACKAGES and name.partition(".")[0] not in ALLOWED[file.relative_to(ROOT).parts[0]]
     ]
     assert FILES and wrong == []
@@ -101,28 +76,25 @@ def test_imports_go_from_flows_to_tasks_to_the_core_and_never_back():
 @pytest.mark.parametrize("library", OWNERS)
 def test_each_orchestrator_is_imported_in_its_own_files_only(library: str):
     importers = {
-        named(file)
-        for file in FILES
-        if any(name.partition(".")[0] == library for name in imports(ast.parse(file.read_bytes())))
+        named(file) for file in FILES if any(name.partition(".")[0] == library for name in imports(tree_of(file)))
     }
     assert importers == OWNERS[library]
 
 
 def test_slow_libraries_are_imported_when_they_are_needed_only():
-    for file in ("tasks/tracking.py", "tasks/versioning.py"):
+    for file in ("tasks/tracking/runs.py", "tasks/versioning.py"):
         roots = {name.partition(".")[0] for name in imports(at_import(ast.parse((ROOT / file).read_bytes())))}
         assert not roots & {"mlflow", "dvc", "prefect"}
-    light = ("json", "os", "sys", "pathlib", "typing", "typer", "flows", "flows.commands", "flows.options")
-    for file in ("cli", "commands", "options"):
-        found = imports(at_import(ast.parse((ROOT / "flows" / f"{file}.py").read_bytes())))
-        assert [
-            name for name in found if name not in light and name.rpartition(".")[0] not in {*light} - {"flows"}
-        ] == []
+    light = {"json", "os", "sys", "pathlib", "typing", "typer", "flows.commands"}
+    commands = sorted((ROOT / "flows" / "commands").glob("*.py"))
+    for file in (ROOT / "flows" / "cli.py", *commands):
+        roots = {name for name in imports(at_import(tree_of(file))) if not name.startswith("flows.commands.")}
+        assert {name for name in roots if name not in light and name.partition(".")[0] not in light} == set()
 
 
 def test_nothing_is_pickled_and_no_handler_swallows_a_bug():
     files = FILES + BENCHMARKS
-    assert [f"{named(file)} {what}" for file in files for what in unsafe(ast.parse(file.read_bytes()))] == []
+    assert [f"{named(file)} {what}" for file in files for what in unsafe(tree_of(file))] == []
 
 
 def test_no_file_is_longer_than_a_person_reads_at_once():

@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from pruning_core.budget import kept_counts, zero_counts
+from pruning_core.budget.counts import kept_counts, zero_counts
+from pruning_core.compress.shares import Matrix, Shares, Unit
 from pruning_core.registry import Registry
-from pruning_core.shares import Matrix, Shares, Unit
 
 if TYPE_CHECKING:
-    from pruning_core.levels import Levels
+    from pruning_core.budget.levels import Levels
     from pruning_core.sensitivity import Profile
 
 

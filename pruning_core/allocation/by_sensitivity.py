@@ -7,9 +7,9 @@ import numpy as np
 from pydantic import Field
 
 from pruning_core.allocation import ALLOCATIONS, Request
-from pruning_core.budget import bounds_around, shifted
+from pruning_core.budget.counts import bounds_around, shifted
+from pruning_core.compress.shares import Shares, Unit
 from pruning_core.errors import InputError
-from pruning_core.shares import Shares, Unit
 
 
 @ALLOCATIONS.register("by_sensitivity")

@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from pruning_core.allocation import ALLOCATIONS, Request
-from pruning_core.budget import bounds_around
+from pruning_core.budget.counts import bounds_around
+from pruning_core.budget.levels import Levels, n_of_m_levels, unstructured_levels
+from pruning_core.compress.shares import Shares, Unit
 from pruning_core.errors import ComputationError, InputError
-from pruning_core.levels import Levels, n_of_m_levels, unstructured_levels
-from pruning_core.shares import Shares, Unit
 
 INITIAL = (
     {"name": "owl"},

@@ -6,12 +6,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from pruning_core.allocation import ALLOCATIONS, Request
-from pruning_core.budget import bounds_around
+from pruning_core.budget.counts import bounds_around
+from pruning_core.budget.knapsack_solver import knapsack
+from pruning_core.budget.level_errors import ErrorKind, level_errors
+from pruning_core.budget.levels import Levels, n_of_m_levels, unstructured_levels
+from pruning_core.compress.shares import Shares, Unit
 from pruning_core.errors import InputError
-from pruning_core.knapsack import knapsack
-from pruning_core.level_errors import ErrorKind, level_errors
-from pruning_core.levels import Levels, n_of_m_levels, unstructured_levels
-from pruning_core.shares import Shares, Unit
 
 PER_WEIGHT = ("fisher", "hutchinson")
 
@@ -84,7 +84,7 @@ class Knapsack:
         return self.errors != "fisher"
 
     def errors_of(self, measured: Sequence[Mapping[str, Any]], request: Request) -> list[list[float]]:
-        """Per matrix of the request the errors of its levels, from what is known of them (`pruning_core.levels`)."""
+        """Per matrix of the request the errors of its levels, as measured (`pruning_core.budget.levels`)."""
         known = {facts["name"]: facts for facts in measured}
         ordered = [known[matrix.name] for matrix in request.matrices]
         return level_errors(ordered, self.errors, request.profile and request.profile.matrices)

@@ -7,8 +7,8 @@ from pydantic import Field
 
 from pruning_core.allocation import ALLOCATIONS, Request
 from pruning_core.allocation.by_sensitivity import unit_interval
-from pruning_core.budget import shifted
-from pruning_core.shares import Shares, Unit
+from pruning_core.budget.counts import shifted
+from pruning_core.compress.shares import Shares, Unit
 
 
 @ALLOCATIONS.register("owl")

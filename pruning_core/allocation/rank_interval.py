@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from pruning_core.allocation import ALLOCATIONS, Request
-from pruning_core.budget import shifted
+from pruning_core.budget.counts import shifted
+from pruning_core.compress.shares import Shares, Unit
 from pruning_core.errors import InputError
-from pruning_core.selection import rounded_count
-from pruning_core.shares import Shares, Unit
+from pruning_core.numerics.selection import rounded_count
 
 
 @ALLOCATIONS.register("rank_interval")

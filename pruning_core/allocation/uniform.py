@@ -1,7 +1,7 @@
 """The same share of every matrix."""
 
 from pruning_core.allocation import ALLOCATIONS, Request
-from pruning_core.shares import Shares, Unit
+from pruning_core.compress.shares import Shares, Unit
 
 
 @ALLOCATIONS.register("uniform")

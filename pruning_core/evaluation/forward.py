@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from pruning_core.context_length import check_fits
 from pruning_core.errors import InputError
+from pruning_core.model.context_length import check_fits
 
 LOGITS_BYTES = 2**30
 CHUNK_NUMBERS = 2**24

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from pruning_core.context_length import context_length
 from pruning_core.errors import ComputationError, InputError
 from pruning_core.evaluation.protocol import Agreement
+from pruning_core.model.context_length import context_length
 from pruning_core.progress import Progress, ignore_progress
 
 

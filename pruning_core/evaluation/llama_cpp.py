@@ -15,7 +15,7 @@ from pruning_core.errors import InputError
 from pruning_core.evaluation.perplexity import Perplexity, window_loss
 from pruning_core.evaluation.serving import Load
 from pruning_core.evaluation.speed import Rate, Speed, counted
-from pruning_core.export.gguf_header import read_gguf_header
+from pruning_core.export.gguf.header import read_gguf_header
 from pruning_core.progress import Progress, ignore_progress
 
 BATCH = 512
@@ -38,7 +38,7 @@ def perplexity(
     Keys and values are kept in float32, so that what differs from transformers is the file, and not the cache.
 
     Args:
-        path: a GGUF file.
+        path: a GGUF file, or the folder of an export that holds one.
         windows: [windows, length] int64 token ids.
         scored: predictions at the end of a window that count; all length - 1 when absent.
         threads: torch's number when absent.
@@ -51,6 +51,8 @@ def perplexity(
         raise InputError(f"evaluation needs at least one window of at least 2 tokens, got shape {list(windows.shape)}")
     scored = scored or windows.shape[1] - 1
     losses = torch.empty(len(windows), dtype=torch.float64)
+    if path.is_dir():
+        (path,) = path.glob("*.gguf")
     with _running(path, windows.shape[1], threads, exact=True) as model:
         if int(windows.min()) < 0 or int(windows.max()) >= model.n_vocab():
             raise InputError(f"the windows hold tokens outside 0 to {model.n_vocab() - 1}, which {path} knows")

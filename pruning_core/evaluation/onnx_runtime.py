@@ -14,8 +14,8 @@ from pruning_core.errors import InputError
 from pruning_core.evaluation.perplexity import Perplexity, window_loss
 from pruning_core.evaluation.serving import Load
 from pruning_core.evaluation.speed import counted
-from pruning_core.export.onnx_packages import FILE
-from pruning_core.export.onnx_weights import OnnxWeights
+from pruning_core.export.onnx.packages import FILE
+from pruning_core.export.onnx.weights import OnnxWeights
 from pruning_core.progress import Progress, ignore_progress
 
 if TYPE_CHECKING:

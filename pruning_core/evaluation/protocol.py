@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from pruning_core.errors import InputError
-from pruning_core.text.windows import Windows
+from pruning_core.text.tokenized.windows import Windows
 
 
 @dataclass(frozen=True)

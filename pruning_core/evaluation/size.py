@@ -7,10 +7,10 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from pruning_core.checkpoint import Checkpoint
+from pruning_core.checkpoint.checkpoint import Checkpoint
 from pruning_core.errors import InputError
 from pruning_core.export import Tensors
-from pruning_core.exported import format_of, is_plain, weight_bytes
+from pruning_core.export.stored.recognise import format_of, is_plain, weight_bytes
 from pruning_core.progress import Progress, ignore_progress
 
 

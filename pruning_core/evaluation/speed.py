@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruning_core.context_length import context_length
 from pruning_core.errors import InputError
+from pruning_core.model.context_length import context_length
 from pruning_core.progress import Progress, ignore_progress
 
 

@@ -6,11 +6,11 @@ from typing import Any, ClassVar, Protocol
 import yaml
 from torch import Tensor
 
+from pruning_core.checkpoint.stored_model import StoredModel
 from pruning_core.errors import InputError
-from pruning_core.foreseen_model import ForeseenModel
+from pruning_core.export.stored.previewed_model import ForeseenModel
 from pruning_core.progress import Progress
 from pruning_core.registry import Registry
-from pruning_core.stored_model import StoredModel
 
 
 class Tensors(Protocol):
@@ -67,8 +67,8 @@ class Format(Protocol):
 
         It goes on from what an interrupted write of the same export left in `out`, whose files then are byte for byte
         those of a write that was not interrupted; what such a write leaves there has names that begin with a dot, and
-        is gone when this returns. `pruning_core.streamed_writer.write_streamed` does so for shards, and
-        `pruning_core.appended_file.AppendedFile` for a single file.
+        is gone when this returns. `pruning_core.checkpoint.streamed_writer.write_streamed` does so for shards, and
+        `pruning_core.checkpoint.appended_file.AppendedFile` for a single file.
 
         Args:
             progress: called with (tensors done, tensors in all).

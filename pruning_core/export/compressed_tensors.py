@@ -7,18 +7,18 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from pruning_core.checkpoint import Checkpoint
+from pruning_core.checkpoint.checkpoint import Checkpoint
+from pruning_core.checkpoint.stored_model import StoredGrid, StoredModel
 from pruning_core.errors import InputError
 from pruning_core.export import FORMATS
-from pruning_core.export.bit_streams import WORD, unpacked, words_of
-from pruning_core.export.linears import other_linears
-from pruning_core.export.packed_matrices import packed_matrix, write_packed
-from pruning_core.export.quantization_config import quantization_config, set_quantization_config
-from pruning_core.export.stored_grids import DENSE_FORMATS, Grids, common_grids, whole_matrices
-from pruning_core.foreseen_model import ForeseenModel
+from pruning_core.export.packing.bit_streams import WORD, unpacked, words_of
+from pruning_core.export.packing.linears import other_linears
+from pruning_core.export.packing.packed_matrices import packed_matrix, write_packed
+from pruning_core.export.packing.quantization_config import quantization_config, set_quantization_config
+from pruning_core.export.packing.stored_grids import DENSE_FORMATS, Grids, common_grids, whole_matrices
+from pruning_core.export.stored.previewed_model import ForeseenModel
+from pruning_core.model.widths import structure_of
 from pruning_core.progress import Progress
-from pruning_core.stored_model import StoredGrid, StoredModel
-from pruning_core.structured.structure import structure_of
 
 METHOD = "compressed-tensors"
 PACKED = "weight_packed"

@@ -5,19 +5,19 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
+from pruning_core.checkpoint.shard_files import SHARD_BYTES
+from pruning_core.checkpoint.stored_model import StoredMatrix, StoredModel
+from pruning_core.checkpoint.streamed_writer import write_streamed
 from pruning_core.errors import InputError
 from pruning_core.export import FORMATS
-from pruning_core.foreseen_model import ForeseenModel
+from pruning_core.export.stored.previewed_model import ForeseenModel
 from pruning_core.progress import Progress
-from pruning_core.shard_files import SHARD_BYTES
 from pruning_core.sparse_container import INDEX
 from pruning_core.sparse_container.choice import Encoding, candidates, smallest
 from pruning_core.sparse_container.entry import Entry, Matrix
 from pruning_core.sparse_container.n_of_m import GROUPS
 from pruning_core.sparse_container.reader import SparseContainer
 from pruning_core.sparse_container.writer import SparseContainerWriter
-from pruning_core.stored_model import StoredMatrix, StoredModel
-from pruning_core.streamed_writer import write_streamed
 
 CANNOT = {
     "dense": "",

@@ -4,8 +4,8 @@ from typing import ClassVar, Protocol
 
 from torch import Tensor
 
+from pruning_core.column_sweep import Choice
 from pruning_core.registry import Registry
-from pruning_core.sweep import Choice
 
 
 class Pattern(Protocol):

@@ -5,8 +5,8 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor
 
+from pruning_core.column_sweep import Choice
 from pruning_core.patterns import PATTERNS
-from pruning_core.sweep import Choice
 
 WIDEST = 0.8
 """No row loses more than this share of its score."""

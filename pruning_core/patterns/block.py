@@ -6,9 +6,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from pruning_core.column_sweep import Choice
+from pruning_core.numerics.selection import rounded_count
 from pruning_core.patterns import PATTERNS
-from pruning_core.selection import rounded_count
-from pruning_core.sweep import Choice
 
 
 @PATTERNS.register("block")

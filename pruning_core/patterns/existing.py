@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
+from pruning_core.column_sweep import Choice
 from pruning_core.patterns import PATTERNS
-from pruning_core.sweep import Choice
 
 
 @PATTERNS.register("existing")

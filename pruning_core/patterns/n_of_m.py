@@ -6,10 +6,10 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from pruning_core.column_sweep import Choice
 from pruning_core.errors import InputError
+from pruning_core.numerics.selection import smallest
 from pruning_core.patterns import PATTERNS
-from pruning_core.selection import smallest
-from pruning_core.sweep import Choice
 
 
 @PATTERNS.register("n_of_m")

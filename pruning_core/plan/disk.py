@@ -2,9 +2,9 @@
 
 from dataclasses import asdict, dataclass, replace
 
-from pruning_core.plan.anatomy import Anatomy, Block
-from pruning_core.recipe import Recipe
-from pruning_core.shares import target_of, unit_of
+from pruning_core.compress.shares import target_of, unit_of
+from pruning_core.plan.model_shape import Anatomy, Block
+from pruning_core.settings.recipe import Recipe
 
 FLOAT = 4
 MAPPED = "mapped"

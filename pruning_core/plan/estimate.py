@@ -7,17 +7,17 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig
 
-from pruning_core.hidden_states import micro_batch
-from pruning_core.plan.anatomy import Anatomy, anatomy
+from pruning_core.calibration.hidden_states import micro_batch
+from pruning_core.model.skeleton import Skeleton
 from pruning_core.plan.disk import Disk, disk_of, disk_of_recovered, disk_of_smaller, masks
+from pruning_core.plan.flops import Work, work_of
+from pruning_core.plan.machine_speed import START_SECONDS, Speed
 from pruning_core.plan.memory import Memory, MemoryModel, evaluation
-from pruning_core.plan.shrinking import Shrinking
-from pruning_core.plan.skeleton import Skeleton
-from pruning_core.plan.smaller import smaller
-from pruning_core.plan.speed import START_SECONDS, Speed
-from pruning_core.plan.training import schooling
-from pruning_core.plan.work import Work, work_of
-from pruning_core.recipe import Recipe, Settings
+from pruning_core.plan.model_shape import Anatomy, anatomy
+from pruning_core.plan.recovery_cost import schooling
+from pruning_core.plan.structured_cost import Shrinking
+from pruning_core.plan.structured_widths import smaller
+from pruning_core.settings.recipe import Recipe, Settings
 
 
 @dataclass(frozen=True)

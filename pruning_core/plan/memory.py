@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass, replace
 
+from pruning_core.checkpoint.shard_files import SHARD_BYTES
 from pruning_core.evaluation.forward import CHUNK_NUMBERS, LOGITS_BYTES
-from pruning_core.plan.anatomy import Anatomy, Block, Group
 from pruning_core.plan.disk import FLOAT, MAPPED, codes, masks, moments
-from pruning_core.plan.work import pooled_tokens
-from pruning_core.recipe import Recipe, parse_recipe
-from pruning_core.shard_files import SHARD_BYTES
+from pruning_core.plan.flops import pooled_tokens
+from pruning_core.plan.model_shape import Anatomy, Block, Group
+from pruning_core.settings.recipe import Recipe, parse_recipe
 
 BASE = {"cpu": 600_000_000, "cuda": 2_000_000_000}
 """A process that imported everything and computed nothing yet, math library and compiled kernels included."""

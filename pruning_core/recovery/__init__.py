@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Protocol
 
-from pruning_core.recovery.subject import Recovered, Subject
+from pruning_core.recovery.training.subject import Recovered, Subject
 from pruning_core.registry import Registry
 
 

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from pruning_core.errors import InputError
 from pruning_core.recovery import RECOVERIES
-from pruning_core.recovery.block_outputs import BlockObjective, Streams
-from pruning_core.recovery.language import required_teacher
-from pruning_core.recovery.parametrizations import own_layout
-from pruning_core.recovery.runs import checkpoints_of, freeze, trainable
-from pruning_core.recovery.settings import Training
-from pruning_core.recovery.subject import Recovered, Subject, check_masks, require_zeros
-from pruning_core.recovery.training import train
+from pruning_core.recovery.training.block_objective import BlockObjective, Streams
+from pruning_core.recovery.training.language_objective import required_teacher
+from pruning_core.recovery.training.loop import train
+from pruning_core.recovery.training.parametrizations import own_layout
+from pruning_core.recovery.training.settings import Training
+from pruning_core.recovery.training.setup import checkpoints_of, freeze, trainable
+from pruning_core.recovery.training.subject import Recovered, Subject, check_masks, require_zeros
 
 ATTENTION = ("attn", "attention")
 """What the name of every supported architecture's attention module holds."""

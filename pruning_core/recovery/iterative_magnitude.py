@@ -8,18 +8,18 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from pruning_core.decoder import matrix
 from pruning_core.errors import InputError
+from pruning_core.model.decoder import matrix
 from pruning_core.patterns import PATTERNS, Pattern
 from pruning_core.recovery import RECOVERIES
-from pruning_core.recovery.gradual import Gradual, gradual_pattern
-from pruning_core.recovery.input_norms import input_norms
-from pruning_core.recovery.language import LanguageObjective
-from pruning_core.recovery.parametrizations import own_layout
-from pruning_core.recovery.runs import checkpoints_of, freeze, trainable
-from pruning_core.recovery.settings import LanguageTraining, Training
-from pruning_core.recovery.subject import Recovered, Subject, check_masks, require_zeros
-from pruning_core.recovery.training import train
+from pruning_core.recovery.training.gradual_schedule import Gradual, gradual_pattern
+from pruning_core.recovery.training.input_norms import input_norms
+from pruning_core.recovery.training.language_objective import LanguageObjective
+from pruning_core.recovery.training.loop import train
+from pruning_core.recovery.training.parametrizations import own_layout
+from pruning_core.recovery.training.settings import LanguageTraining, Training
+from pruning_core.recovery.training.setup import checkpoints_of, freeze, trainable
+from pruning_core.recovery.training.subject import Recovered, Subject, check_masks, require_zeros
 
 
 @RECOVERIES.register("iterative_magnitude")

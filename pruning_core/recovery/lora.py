@@ -10,11 +10,11 @@ from transformers.pytorch_utils import Conv1D
 
 from pruning_core.errors import InputError
 from pruning_core.recovery import RECOVERIES
-from pruning_core.recovery.language import LanguageObjective
-from pruning_core.recovery.runs import checkpoints_of
-from pruning_core.recovery.settings import LanguageTraining
-from pruning_core.recovery.subject import Recovered, Subject
-from pruning_core.recovery.training import seeded, train
+from pruning_core.recovery.training.language_objective import LanguageObjective
+from pruning_core.recovery.training.loop import seeded, train
+from pruning_core.recovery.training.settings import LanguageTraining
+from pruning_core.recovery.training.setup import checkpoints_of
+from pruning_core.recovery.training.subject import Recovered, Subject
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "down_proj", "up_proj")
 

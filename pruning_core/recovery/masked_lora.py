@@ -9,12 +9,12 @@ from torch import nn
 
 from pruning_core.errors import InputError
 from pruning_core.recovery import RECOVERIES
-from pruning_core.recovery.language import LanguageObjective
-from pruning_core.recovery.parametrizations import MaskedLowRank, own_layout, parametrized
-from pruning_core.recovery.runs import checkpoints_of
-from pruning_core.recovery.settings import LanguageTraining
-from pruning_core.recovery.subject import Recovered, Subject, check_masks, require_zeros
-from pruning_core.recovery.training import seeded, train
+from pruning_core.recovery.training.language_objective import LanguageObjective
+from pruning_core.recovery.training.loop import seeded, train
+from pruning_core.recovery.training.parametrizations import MaskedLowRank, own_layout, parametrized
+from pruning_core.recovery.training.settings import LanguageTraining
+from pruning_core.recovery.training.setup import checkpoints_of
+from pruning_core.recovery.training.subject import Recovered, Subject, check_masks, require_zeros
 
 
 @RECOVERIES.register("masked_lora")

@@ -5,12 +5,12 @@ from contextlib import contextmanager
 from typing import Literal
 
 from pruning_core.recovery import RECOVERIES
-from pruning_core.recovery.language import LanguageObjective
-from pruning_core.recovery.parametrizations import Masked, own_layout, parametrized
-from pruning_core.recovery.runs import checkpoints_of, freeze, trainable
-from pruning_core.recovery.settings import LanguageTraining
-from pruning_core.recovery.subject import Recovered, Subject, check_masks, require_zeros
-from pruning_core.recovery.training import train
+from pruning_core.recovery.training.language_objective import LanguageObjective
+from pruning_core.recovery.training.loop import train
+from pruning_core.recovery.training.parametrizations import Masked, own_layout, parametrized
+from pruning_core.recovery.training.settings import LanguageTraining
+from pruning_core.recovery.training.setup import checkpoints_of, freeze, trainable
+from pruning_core.recovery.training.subject import Recovered, Subject, check_masks, require_zeros
 
 
 @RECOVERIES.register("sparse_finetune")

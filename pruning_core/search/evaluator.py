@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from pruning_core.decoder import Decoder, matrix, set_matrix
-from pruning_core.levels import Genome
-from pruning_core.resumed_forward import ResumedForward
+from pruning_core.budget.levels import Genome
+from pruning_core.calibration.resumed_forward import ResumedForward
+from pruning_core.compress.shares import matrices_of
+from pruning_core.model.decoder import Decoder, matrix, set_matrix
 from pruning_core.search.level_store import LevelStore
 from pruning_core.search.targets import Targets
-from pruning_core.shares import matrices_of
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class Evaluator:
     result depends on the order: a shared prefix is the same computation.
 
     Args:
-        decoder: whole, with dense weights (`pruning_core.whole_model.load_whole`); it is the evaluator's own from now.
+        decoder: whole, with dense weights (`pruning_core.model.whole_model.load_whole`); it is the evaluator's own
+            from now.
         store: the levels of all its matrices.
     """
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from pruning_core.allocation.evolutionary import Evolutionary
-from pruning_core.knapsack import knapsack
-from pruning_core.levels import Genome
+from pruning_core.budget.knapsack_solver import knapsack
+from pruning_core.budget.levels import Genome
 from pruning_core.search.operators import Operators
 from pruning_core.search.probing import near_probes, probed_errors, spread_probes
 

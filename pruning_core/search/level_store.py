@@ -15,16 +15,16 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from pruning_core.bit_masks import packed, unpacked
-from pruning_core.blocks import BlockCompressor
-from pruning_core.decoder import Decoder, matrix
+from pruning_core.calibration.staged_forward import InputGroup
+from pruning_core.calibration.statistics import LayerStatistics
+from pruning_core.checkpoint.bit_masks import packed, unpacked
+from pruning_core.compress.block import BlockCompressor
+from pruning_core.compress.invariants import check_layer
+from pruning_core.compress.method import Method
+from pruning_core.compress.shares import Shares
 from pruning_core.errors import ComputationError, InputError
-from pruning_core.invariants import check_layer
-from pruning_core.method import Method
+from pruning_core.model.decoder import Decoder, matrix
 from pruning_core.progress import Progress, ignore_progress
-from pruning_core.shares import Shares
-from pruning_core.staging import InputGroup
-from pruning_core.statistics import LayerStatistics
 
 MOST = 255
 """Levels that a byte per weight can tell apart."""
@@ -58,8 +58,8 @@ def compress_levels(
 ) -> BlockLevels:
     """Compress every matrix of a loaded block at every level, from dense statistics; the block stays as it is.
 
-    A level is bit for bit what `pruning_core.blocks.compress_block_from` makes of the same share, so that levels of
-    different matrices can be put together to a variant (EvoPress, arXiv:2410.14649).
+    A level is bit for bit what `pruning_core.compress.block.compress_block_from` makes of the same share, so that
+    levels of different matrices can be put together to a variant (EvoPress, arXiv:2410.14649).
 
     Args:
         statistics: of every input group, as the method needs them.

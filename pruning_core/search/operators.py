@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pruning_core.levels import Genome, Levels
-from pruning_core.repair import repaired
+from pruning_core.budget.levels import Genome, Levels
+from pruning_core.budget.repair import repaired
 
 MOST_EXCHANGES = 3
 EQUAL_SIZES = 0.7

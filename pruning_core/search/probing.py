@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from pruning_core.levels import Genome, Levels
+from pruning_core.budget.levels import Genome, Levels
 
 RADIUS = 2
 """Levels up and down that are measured around a candidate."""

@@ -6,13 +6,13 @@ from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
-from pruning_core.decoder import Decoder
-from pruning_core.method import Method
+from pruning_core.calibration.staged_forward import InputGroup
+from pruning_core.calibration.statistics import LayerStatistics
+from pruning_core.compress.method import Method
+from pruning_core.compress.shares import Matrix
+from pruning_core.model.decoder import Decoder
 from pruning_core.progress import Progress
 from pruning_core.registry import Registry
-from pruning_core.shares import Matrix
-from pruning_core.staging import InputGroup
-from pruning_core.statistics import LayerStatistics
 
 Statistics = Callable[[int], list[tuple[InputGroup, LayerStatistics]]]
 """Index of a block -> the input groups of the dense model with what is known of their inputs."""

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from pruning_core.progress import Progress, ignore_progress
 from pruning_core.sensitivity import SENSITIVITIES, Profile, Subject
-from pruning_core.sensitivity.gradients import (
+from pruning_core.sensitivity.estimation.gradients import (
     checked_windows,
     each_gradient,
     prediction_logits,
     weights_of,
 )
-from pruning_core.sensitivity.samples import Normalise, half_sample_correlation, profile_of
+from pruning_core.sensitivity.estimation.repeated_measurements import Normalise, half_sample_correlation, profile_of
 
 
 @SENSITIVITIES.register("fisher")

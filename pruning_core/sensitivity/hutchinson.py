@@ -10,9 +10,9 @@ from torch import Tensor
 from pruning_core.errors import InputError
 from pruning_core.progress import Progress, ignore_progress
 from pruning_core.sensitivity import SENSITIVITIES, Profile, Subject
-from pruning_core.sensitivity.curvature import differences, double_backward, probe
-from pruning_core.sensitivity.gradients import checked_windows, weights_of
-from pruning_core.sensitivity.samples import (
+from pruning_core.sensitivity.estimation.curvature import differences, double_backward, probe
+from pruning_core.sensitivity.estimation.gradients import checked_windows, weights_of
+from pruning_core.sensitivity.estimation.repeated_measurements import (
     Normalise,
     half_sample_correlation,
     profile_of,

@@ -6,17 +6,17 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from pruning_core.blocks import compress_block_from, ungrouped
-from pruning_core.calibration import propagate
-from pruning_core.decoder import Decoder
+from pruning_core.calibration.collect import propagate
+from pruning_core.calibration.hidden_states import HiddenStates, micro_batch
+from pruning_core.calibration.resumed_forward import ResumedForward
+from pruning_core.compress.block import compress_block_from, ungrouped
 from pruning_core.evaluation.forward import window_batches
 from pruning_core.evaluation.perplexity import window_loss
-from pruning_core.hidden_states import HiddenStates, micro_batch
+from pruning_core.model.decoder import Decoder
 from pruning_core.progress import Progress, ignore_progress
-from pruning_core.resumed_forward import ResumedForward
 from pruning_core.sensitivity import SENSITIVITIES, Profile, Subject, wants_statistics
-from pruning_core.sensitivity.gradients import checked_windows
-from pruning_core.sensitivity.samples import (
+from pruning_core.sensitivity.estimation.gradients import checked_windows
+from pruning_core.sensitivity.estimation.repeated_measurements import (
     Normalise,
     half_sample_correlation,
     profile_of,

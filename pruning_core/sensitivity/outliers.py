@@ -8,8 +8,8 @@ from torch import Tensor
 
 from pruning_core.progress import Progress, ignore_progress
 from pruning_core.sensitivity import SENSITIVITIES, Profile, Statistics, Subject
-from pruning_core.sensitivity.loaded import loaded_matrices
-from pruning_core.sensitivity.samples import per_block_profile
+from pruning_core.sensitivity.estimation.loaded_matrices import loaded_matrices
+from pruning_core.sensitivity.estimation.repeated_measurements import per_block_profile
 
 
 @SENSITIVITIES.register("outliers")

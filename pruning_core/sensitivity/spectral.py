@@ -5,7 +5,7 @@ from torch import Tensor
 
 from pruning_core.progress import Progress, ignore_progress
 from pruning_core.sensitivity import SENSITIVITIES, Profile, Subject
-from pruning_core.sensitivity.loaded import loaded_matrices
+from pruning_core.sensitivity.estimation.loaded_matrices import loaded_matrices
 
 BINS = 100
 """Of the histogram of the logarithms of the eigenvalues, whose peak says where the tail may begin."""

@@ -7,7 +7,7 @@ import pydantic.dataclasses
 import torch
 from torch import Tensor
 
-from pruning_core.bit_masks import packed, unpacked
+from pruning_core.checkpoint.bit_masks import packed, unpacked
 from pruning_core.errors import InputError
 from pruning_core.registry import STRICT
 from pruning_core.sparse_container.bit_stream import check_unused

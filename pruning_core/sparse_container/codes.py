@@ -8,13 +8,13 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from pruning_core.bit_masks import packed
+from pruning_core.checkpoint.bit_masks import packed
+from pruning_core.checkpoint.stored_model import StoredGrid
 from pruning_core.errors import InputError
 from pruning_core.registry import STRICT
 from pruning_core.sparse_container.bit_stream import packed_stream, stream_bytes, unpacked_stream
 from pruning_core.sparse_container.bitmask import mask_part, read_mask
 from pruning_core.sparse_container.entry import Count, Matrix, MatrixEntry, Part, narrowest, row_blocks
-from pruning_core.stored_model import StoredGrid
 
 
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -12,11 +12,11 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from pruning_core.checkpoint.safetensors_format import CODES, DTYPES
+from pruning_core.checkpoint.stored_model import StoredGrid
 from pruning_core.errors import ComputationError
 from pruning_core.registry import STRICT
-from pruning_core.safetensors_format import CODES, DTYPES
 from pruning_core.sparse_container import EXPANSION
-from pruning_core.stored_model import StoredGrid
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}

@@ -11,9 +11,9 @@ import pydantic
 import pydantic.dataclasses
 from pydantic import Field, StringConstraints, TypeAdapter
 
+from pruning_core.checkpoint.safetensors_format import ADVICE
 from pruning_core.errors import InputError
 from pruning_core.registry import STRICT
-from pruning_core.safetensors_format import ADVICE
 from pruning_core.sparse_container import FORMAT, INDEX, SHARD_NAME, VERSION
 from pruning_core.sparse_container.bitmask import Bitmask
 from pruning_core.sparse_container.codes import Codes

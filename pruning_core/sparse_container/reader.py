@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pruning_core.checkpoint import Checkpoint
+from pruning_core.checkpoint.checkpoint import Checkpoint
+from pruning_core.checkpoint.safetensors_format import ADVICE
 from pruning_core.errors import InputError
-from pruning_core.safetensors_format import ADVICE
 from pruning_core.sparse_container import INDEX
 from pruning_core.sparse_container.entry import Entry, Part
 from pruning_core.sparse_container.index import read_index

@@ -4,12 +4,12 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from pruning_core.checkpoint.shard_files import SHARD_BYTES
+from pruning_core.checkpoint.streamed_writer import StreamedWriter
 from pruning_core.errors import ComputationError
-from pruning_core.shard_files import SHARD_BYTES
 from pruning_core.sparse_container import INDEX
 from pruning_core.sparse_container.entry import Entry, Matrix
 from pruning_core.sparse_container.index import entry_of, index_json
-from pruning_core.streamed_writer import StreamedWriter
 
 
 class SparseContainerWriter(StreamedWriter):

@@ -3,8 +3,8 @@
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
+from pruning_core.model.coupled_groups import Member, Site
 from pruning_core.progress import Progress, ignore_progress
-from pruning_core.structured.groups import Member, Site
 from pruning_core.structured.subject import Subject, input_squares
 
 

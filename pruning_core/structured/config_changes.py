@@ -9,12 +9,12 @@ import torch
 from accelerate import init_empty_weights
 from transformers import PretrainedConfig
 
+from pruning_core.checkpoint.model_files import first_line, read_config
 from pruning_core.errors import InputError
-from pruning_core.model_files import first_line, read_config
-from pruning_core.structured.groups import Site
-from pruning_core.structured.loading import from_config
-from pruning_core.structured.plan import Plan
-from pruning_core.structured.structure import KEY, narrowed, structure_of
+from pruning_core.model.coupled_groups import Site
+from pruning_core.model.narrowed import from_config
+from pruning_core.model.widths import KEY, narrowed, structure_of
+from pruning_core.structured.kept_groups import Plan
 
 CHANNELS = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size")
 KEY_VALUE_HEADS = ("num_key_value_heads", "num_kv_heads")

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pruning_core.decoder import BlockCall, Decoder
 from pruning_core.errors import InputError
-from pruning_core.structured.groups import Site
+from pruning_core.model.coupled_groups import Site
+from pruning_core.model.decoder import BlockCall, Decoder
 from pruning_core.structured.subject import loaded
 
 TOLERANCE = 1e-4

@@ -6,8 +6,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from pruning_core.rank_correlation import rank_correlation
-from pruning_core.structured.groups import Site
+from pruning_core.model.coupled_groups import Site
+from pruning_core.numerics.rank_correlation import rank_correlation
 
 Fusion = Literal["probes_and_prior", "probes", "prior", "half", "fine", "coarse"]
 FIXED = {"half": (0.5, 0.5), "fine": (1.0, 0.0), "coarse": (0.0, 1.0)}

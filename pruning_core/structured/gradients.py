@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pruning_core.errors import ComputationError
+from pruning_core.model.coupled_groups import Site
 from pruning_core.progress import Progress, ignore_progress
-from pruning_core.structured.groups import Site
 
 
 def window_gradients(

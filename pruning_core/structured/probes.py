@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor
 
-from pruning_core.calibration import propagate
+from pruning_core.calibration.collect import propagate
+from pruning_core.calibration.hidden_states import HiddenStates, micro_batch
+from pruning_core.calibration.resumed_forward import ResumedForward
 from pruning_core.evaluation.perplexity import window_loss
-from pruning_core.hidden_states import HiddenStates, micro_batch
+from pruning_core.model.coupled_groups import Site
 from pruning_core.progress import Progress, ignore_progress
-from pruning_core.resumed_forward import ResumedForward
-from pruning_core.structured.groups import Site
 from pruning_core.structured.subject import Subject
 
 

@@ -11,9 +11,9 @@ from pydantic import Field
 from torch import Tensor
 
 from pruning_core.errors import InputError
+from pruning_core.model.coupled_groups import Site
 from pruning_core.registry import STRICT
-from pruning_core.structured.groups import Site
-from pruning_core.structured.plan import Mode, Plan
+from pruning_core.structured.kept_groups import Mode, Plan
 from pruning_core.structured.scores import Scores
 
 
@@ -42,7 +42,7 @@ class Ranking:
     of: model: of all stored parameters, embeddings included; blocks: of those inside the blocks.
     scope: local: every site loses the same share of its groups; global: those of the lowest score per parameter go,
         wherever they are.
-    mode: see `pruning_core.structured.plan.Mode`.
+    mode: see `pruning_core.structured.kept_groups.Mode`.
     protect_first, protect_last: blocks that lose nothing; None protects an eighth of the blocks at the start and a
         sixteenth at the end, at least one each, where the mode lets blocks differ.
     multiple: of which the channels of a block are one, for fast kernels and for the groups of a quantizer.

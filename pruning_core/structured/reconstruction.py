@@ -11,14 +11,14 @@ from pydantic import Field
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from pruning_core.decoder import Decoder, matrix
+from pruning_core.calibration.hidden_states import HiddenStates, micro_batch
 from pruning_core.errors import InputError
-from pruning_core.hidden_states import HiddenStates, micro_batch
+from pruning_core.model.coupled_groups import Site
+from pruning_core.model.decoder import Decoder, matrix
 from pruning_core.progress import Progress, ignore_progress
 from pruning_core.registry import STRICT
-from pruning_core.structured.groups import Site
+from pruning_core.structured.kept_groups import Plan
 from pruning_core.structured.least_squares import Moments, Refit, refit, relative_error
-from pruning_core.structured.plan import Plan
 from pruning_core.structured.subject import loaded
 from pruning_core.structured.surgery import Replacements, kept_slices, mask_groups
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pruning_core.errors import ComputationError, InputError
-from pruning_core.structured.groups import Site
+from pruning_core.model.coupled_groups import Site
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from pruning_core.calibration import collect
-from pruning_core.decoder import Decoder
+from pruning_core.calibration.collect import collect
+from pruning_core.calibration.hidden_states import HiddenStates, micro_batch
 from pruning_core.errors import InputError
-from pruning_core.hidden_states import HiddenStates, micro_batch
+from pruning_core.model.coupled_groups import Site
+from pruning_core.model.decoder import Decoder
 from pruning_core.progress import Progress, ignore_progress
-from pruning_core.structured.groups import Site
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,10 +19,10 @@ class Subject:
     """A model whose groups are to be scored.
 
     Args:
-        decoder: by `pruning_core.whole_model.load_whole` for importances that need "whole".
+        decoder: by `pruning_core.model.whole_model.load_whole` for importances that need "whole".
         sites: its groups.
         windows: calibration windows [sequences, tokens] int64, for importances that need "tokens".
-        batch: sequences per forward; None takes `pruning_core.hidden_states.micro_batch`.
+        batch: sequences per forward; None takes `pruning_core.calibration.hidden_states.micro_batch`.
     """
 
     decoder: Decoder

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruning_core.decoder import Decoder
+from pruning_core.checkpoint.sharded_writer import ShardedWriter
 from pruning_core.errors import ComputationError
+from pruning_core.model.coupled_groups import Site
+from pruning_core.model.decoder import Decoder
 from pruning_core.progress import Progress, ignore_progress
-from pruning_core.sharded_writer import ShardedWriter
 from pruning_core.structured.config_changes import changed_settings, write_config
-from pruning_core.structured.groups import Site
-from pruning_core.structured.plan import Plan
+from pruning_core.structured.kept_groups import Plan
 
 
 @dataclass

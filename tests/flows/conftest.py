@@ -16,7 +16,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from flows.cli import SAFE
-from tasks import prefect_settings, tracking
+from tasks.orchestration import prefect_settings
+from tasks.tracking import runs
 
 ROOT = Path(__file__).resolve().parents[2]
 VOCABULARY = 50
@@ -114,7 +115,7 @@ def start(environment, tmp_path_factory) -> Callable[..., Command]:
 def start_warm(environment, tmp_path_factory) -> Iterator[Callable[..., Command]]:
     """start_warm(root, *arguments): an espalier command under way, its imports done."""
     home = tmp_path_factory.mktemp("prefect")
-    quiet = tracking.QUIET | prefect_settings.QUIET | SAFE
+    quiet = runs.QUIET | prefect_settings.QUIET | SAFE
     commands.preload(environment | quiet | {"PREFECT_HOME": str(home)})
 
     def run(root: Path, *arguments: str) -> Command:

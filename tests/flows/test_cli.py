@@ -11,7 +11,7 @@ import pytest
 import typer
 import yaml
 
-from flows.cli import app
+from flows.commands.options import app
 
 pytestmark = pytest.mark.slow
 

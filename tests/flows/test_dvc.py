@@ -12,10 +12,10 @@ import yaml
 
 from pruning_core.errors import InputError
 from tasks import versioning
-from tasks.pipeline import Pipeline
-from tasks.step import Context
-from tasks.steps_seen import CACHED, StepsSeen
-from tasks.workspace import Workspace
+from tasks.engine.step import Context
+from tasks.engine.step_log import CACHED, StepsSeen
+from tasks.pipeline.variant import Pipeline
+from tasks.workspace.workspace import Workspace
 
 pytestmark = pytest.mark.slow
 

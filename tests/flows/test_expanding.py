@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows.expanding import axes_of, swept
+from flows.sweep_variants import axes_of, swept
 from pruning_core.errors import InputError
-from tasks.workspace import Workspace
+from tasks.workspace.workspace import Workspace
 
 TWO_OF_FOUR = {"name": "n_of_m", "n": 2, "m": 4}
 

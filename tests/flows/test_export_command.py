@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from tracked import make
 
-from pruning_core.export import onnx_packages
-from pruning_core.stored_model import StoredModel
-from tasks.pipeline import Pipeline
-from tasks.report import write_report
-from tasks.tracking import find_runs
-from tasks.workspace import Workspace
+from pruning_core.checkpoint.stored_model import StoredModel
+from pruning_core.export.onnx import packages
+from tasks.pipeline.variant import Pipeline
+from tasks.report.page import write_report
+from tasks.tracking.runs import find_runs
+from tasks.workspace.workspace import Workspace
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -155,7 +155,7 @@ def test_an_encoding_that_cannot_hold_the_variant_ends_with_one_that_can(espalie
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.skipif(not onnx_packages.is_installed(), reason="ONNX Runtime is not installed (the extra onnx)")
+@pytest.mark.skipif(not packages.is_installed(), reason="ONNX Runtime is not installed (the extra onnx)")
 def test_an_onnx_export_is_judged_and_timed_by_onnx_runtime_and_read_by_ourselves(espalier, root: Path, record):
     done = espalier(root, "export", VARIANT, "--format", "onnx", "--json")
     assert done.code == 0, done
@@ -171,7 +171,7 @@ def test_an_onnx_export_is_judged_and_timed_by_onnx_runtime_and_read_by_ourselve
     assert again.code == 0 and json.loads(again.out)["quality"]["perplexity"] == variant, again
 
 
-@pytest.mark.skipif(onnx_packages.is_installed(), reason="ONNX Runtime is installed")
+@pytest.mark.skipif(packages.is_installed(), reason="ONNX Runtime is installed")
 def test_without_onnx_runtime_its_format_is_refused_before_anything_is_made(espalier, fresh: Path):
     before = {file: file.stat().st_mtime_ns for file in fresh.rglob("*")}
     done = espalier(fresh, "export", VARIANT, "--format", "onnx")

@@ -13,9 +13,9 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from safetensors.torch import load_file, save_file
 
-from flows.variants import compress
-from tasks.pipeline import Pipeline
-from tasks.workspace import Workspace
+from flows.compress import compress
+from tasks.pipeline.variant import Pipeline
+from tasks.workspace.workspace import Workspace
 
 pytestmark = pytest.mark.slow
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from tasks import temporary_servers
-from tasks.artifact import Artifact
-from tasks.owners import VARIABLE, Owner
-from tasks.pipeline import Pipeline
-from tasks.store import Store
-from tasks.workspace import Workspace
+from tasks.machine.process_identity import VARIABLE, Owner
+from tasks.orchestration import temporary_servers
+from tasks.pipeline.variant import Pipeline
+from tasks.store.artifact import Artifact
+from tasks.store.store import Store
+from tasks.workspace.workspace import Workspace
 
 pytestmark = pytest.mark.slow
 

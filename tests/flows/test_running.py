@@ -8,7 +8,7 @@ import httpx
 import pytest
 import yaml
 
-from flows import running
+from flows import launch
 
 REQUEST = httpx.Request("POST", "http://127.0.0.1:4200/api/flow_runs/")
 
@@ -30,8 +30,8 @@ def run(make_workspace, monkeypatch):
             raise error
 
         module = contextlib.nullcontext(SimpleNamespace(compress=flow))
-        monkeypatch.setattr(running, "prepared", lambda *given: module)
-        running.run_flow("compress", True, None, variant="magnitude-50")
+        monkeypatch.setattr(launch, "prepared", lambda *given: module)
+        launch.run_flow("compress", True, None, variant="magnitude-50")
 
     return fails
 
@@ -45,9 +45,7 @@ def run(make_workspace, monkeypatch):
     ],
 )
 def test_a_lost_server_is_told_with_what_to_do(run, error: Exception, word: str):
-    with pytest.raises(
-        running.ServerLost, match=f"Prefect's server {word} during the run; .* the same command goes on"
-    ):
+    with pytest.raises(launch.ServerLost, match=f"Prefect's server {word} during the run; .* the same command goes on"):
         run(error)
 
 

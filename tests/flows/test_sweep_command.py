@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.tracking import find_runs
+from tasks.tracking.runs import find_runs
 
 pytestmark = pytest.mark.slow
 

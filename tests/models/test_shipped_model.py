@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from pruning_core.checkpoint import Checkpoint
+from pruning_core.checkpoint.checkpoint import Checkpoint
 from pruning_core.evaluation.perplexity import perplexity
 from pruning_core.source import load_model, resolve
 from pruning_core.text import TEXTS
-from pruning_core.text.windows import evaluation_windows
-from tasks.workspace import Workspace
+from pruning_core.text.tokenized.windows import evaluation_windows
+from tasks.workspace.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "models" / "stdlib-2.8m"

@@ -6,12 +6,12 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from pruning_core.blocks import compress_block
-from pruning_core.decoder import Decoder
-from pruning_core.hidden_states import HiddenStates
-from pruning_core.method_settings import build_method
-from pruning_core.selection import smallest
-from pruning_core.statistics import LayerStatistics
+from pruning_core.calibration.hidden_states import HiddenStates
+from pruning_core.calibration.statistics import LayerStatistics
+from pruning_core.compress.block import compress_block
+from pruning_core.model.decoder import Decoder
+from pruning_core.numerics.selection import smallest
+from pruning_core.settings.method import build_method
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 SPECS = {

@@ -149,7 +149,7 @@ def test_every_failure_of_the_hub_becomes_one_sentence(monkeypatch, failure, sen
     def fail(*_, **__):
         raise failure
 
-    monkeypatch.setattr("pruning_core.hub_snapshot.snapshot_download", fail)
+    monkeypatch.setattr("pruning_core.checkpoint.hub_snapshot.snapshot_download", fail)
     with pytest.raises(InputError, match=sentence):
         resolve("org/name@v1")
 
@@ -161,7 +161,7 @@ def test_pickles_are_not_downloaded_and_code_only_when_it_is_trusted(monkeypatch
         asked.append((name, settings["revision"], settings["allow_patterns"]))
         return str(tiny_directory)
 
-    monkeypatch.setattr("pruning_core.hub_snapshot.snapshot_download", download)
+    monkeypatch.setattr("pruning_core.checkpoint.hub_snapshot.snapshot_download", download)
     resolve("org/name@v1")
     resolve("org/name", trust_remote_code=True)
     (name, revision, plain), (_, latest, trusting) = asked

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tasks.params import read_params
+from tasks.workspace.params import read_params
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -7,10 +7,10 @@ import slow
 import torch
 import yaml
 
-from pruning_core.method import CompressedLayer
-from pruning_core.recipe import parse_recipe, parse_settings
-from pruning_core.statistics import LayerStatistics
-from tasks.params import read_params
+from pruning_core.calibration.statistics import LayerStatistics
+from pruning_core.compress.method import CompressedLayer
+from pruning_core.settings.recipe import parse_recipe, parse_settings
+from tasks.workspace.params import read_params
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "recipes").glob("*.yaml"))

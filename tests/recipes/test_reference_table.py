@@ -8,14 +8,14 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoTokenizer
 
-from pruning_core.blocks import compress_block, compress_block_from, ungrouped
-from pruning_core.decoder import Decoder
+from pruning_core.calibration.hidden_states import HiddenStates
+from pruning_core.compress.block import compress_block, compress_block_from, ungrouped
 from pruning_core.evaluation.perplexity import perplexity
-from pruning_core.hidden_states import HiddenStates
-from pruning_core.recipe import Recipe, parse_recipe
+from pruning_core.model.decoder import Decoder
+from pruning_core.settings.recipe import Recipe, parse_recipe
 from pruning_core.source import load_model
 from pruning_core.text import TEXTS
-from pruning_core.text.windows import calibration_windows, evaluation_windows
+from pruning_core.text.tokenized.windows import calibration_windows, evaluation_windows
 
 METHODS = {
     "magnitude": ("magnitude-50", {"name": "unstructured", "scope": "matrix", "rounding": "published"}),

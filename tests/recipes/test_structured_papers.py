@@ -9,12 +9,12 @@ import yaml
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from pruning_core.recipe import Recipe, parse_recipe
-from tasks.artifact import Artifact
-from tasks.params import read_params
-from tasks.pipeline import Pipeline
-from tasks.states import load_tokens
-from tasks.workspace import Workspace
+from pruning_core.settings.recipe import Recipe, parse_recipe
+from tasks.pipeline.variant import Pipeline
+from tasks.steps.hidden_states import load_tokens
+from tasks.store.artifact import Artifact
+from tasks.workspace.params import read_params
+from tasks.workspace.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOCKS, CHANNELS, KEY_HEADS, PER_KEY = 4, 24, 4, 2

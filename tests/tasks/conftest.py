@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.step import Context
-from tasks.store import Store
+from tasks.engine.step import Context
+from tasks.store.store import Store
 
 ROOT = Path(__file__).resolve().parents[2]
 

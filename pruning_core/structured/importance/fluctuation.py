@@ -4,11 +4,11 @@ import torch
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
+from pruning_core.model.coupled_groups import Site
 from pruning_core.progress import Progress, ignore_progress
-from pruning_core.structured.groups import Site
 from pruning_core.structured.importance import IMPORTANCES
+from pruning_core.structured.input_variance import Spread, consumer_inputs
 from pruning_core.structured.scores import Scores
-from pruning_core.structured.spread import Spread, consumer_inputs
 from pruning_core.structured.subject import Subject
 
 

@@ -6,8 +6,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from pruning_core.model.coupled_groups import Site
+from pruning_core.numerics.rank_correlation import ranks
 from pruning_core.progress import Progress, ignore_progress
-from pruning_core.rank_correlation import ranks
 from pruning_core.structured.fusion import (
     Fusion,
     correlations,
@@ -16,7 +17,6 @@ from pruning_core.structured.fusion import (
     relative_savings,
 )
 from pruning_core.structured.gradients import GradientMoments, gate_slopes, gradient_moments
-from pruning_core.structured.groups import Site
 from pruning_core.structured.importance import IMPORTANCES
 from pruning_core.structured.probes import measured_losses, probe_groups
 from pruning_core.structured.scores import Scores, mean_one

@@ -6,9 +6,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from pruning_core.model.coupled_groups import Member, Site
 from pruning_core.progress import Progress, ignore_progress
 from pruning_core.structured.gradients import GradientMoments, gradient_moments
-from pruning_core.structured.groups import Member, Site
 from pruning_core.structured.importance import IMPORTANCES
 from pruning_core.structured.scores import Scores
 from pruning_core.structured.subject import Subject

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from faults import SWEEP, Undisturbed, digests, labels
 
-from benchmarks.machine import machine
+from benchmarks.common.machine import machine
 
 ROOT = Path(__file__).resolve().parents[3]
 # Large enough for a block to take some tenths of a second, small enough for a sweep in some ten seconds.

@@ -15,14 +15,14 @@ from typing import Any
 
 from commands import BIN, Finished
 
-from flows.expanding import swept
-from pruning_core.recipe import BASELINE
-from tasks.directories import MANIFEST, RUN
-from tasks.flow_runs import RUNS
-from tasks.locks import is_locked
-from tasks.pipeline import Pipeline
-from tasks.tracking_index import database
-from tasks.workspace import Workspace
+from flows.sweep_variants import swept
+from pruning_core.settings.recipe import BASELINE
+from tasks.orchestration.flow_runs import RUNS
+from tasks.pipeline.variant import Pipeline
+from tasks.store.directories import MANIFEST, RUN
+from tasks.store.locks import is_locked
+from tasks.tracking.run_index import database
+from tasks.workspace.workspace import Workspace
 
 SPARSITIES = [0.5]
 SWEEP = ("sweep", "--sparsities", ",".join(map(str, SPARSITIES)))

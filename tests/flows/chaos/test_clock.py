@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from faults import SWEEP, Undisturbed, begin, digests, finish, left_over, published, shown, tracked
 
-from tasks.service_process import wait_until
+from flows.servers.server_process import wait_until
 
 JUMPS = {"+1 day": 86400, "-1 day": -86400, "+1 year": 365 * 86400, "-1 year": -365 * 86400}
 SOURCE = Path(__file__).with_name("clock.c")

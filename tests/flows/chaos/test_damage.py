@@ -6,10 +6,9 @@ from pathlib import Path
 
 from faults import SWEEP, Undisturbed, digests, manifests, sentences, shown
 
-from tasks.canonical import write_json
-from tasks.directories import signature
-from tasks.signatures import Signatures
-from tasks.store import Store
+from tasks.store.canonical_json import write_json
+from tasks.store.directories import Signatures, signature
+from tasks.store.store import Store
 
 WAYS = ("a byte flipped", "cut short")
 

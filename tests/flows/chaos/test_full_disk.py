@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from faults import SWEEP, Undisturbed, begin, digests, finish, left_over, published, sentences, shown
 
-from tasks.store import Store
+from tasks.store.store import Store
 
 ROOM = "400m"
 TIMES = 3

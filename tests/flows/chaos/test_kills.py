@@ -27,8 +27,8 @@ from faults import (
     under_way,
 )
 
-from tasks import temporary_servers
-from tasks.service_process import wait_until
+from flows.servers.server_process import wait_until
+from tasks.orchestration import temporary_servers
 
 KILLS = 20
 ALONE = 5

@@ -8,9 +8,9 @@ import psutil
 import pytest
 from faults import SWEEP, Undisturbed, begin, digests, finish, left_over, published, sentences, shown
 
-from tasks import services
-from tasks.service_process import wait_until
-from tasks.temporary_servers import SERVER
+from flows.servers import ui_servers
+from flows.servers.server_process import wait_until
+from tasks.orchestration.temporary_servers import SERVER
 
 
 @pytest.mark.parametrize("kind", ["temporary", "espalier up"])
@@ -20,7 +20,7 @@ def test_a_lost_server_is_told_and_the_next_command_goes_on(
     root = shipped()
     own = {name: value for name, value in checkout.items() if name != "PREFECT_API_URL"}
     if kind == "espalier up":
-        services.start(root, ["prefect"])
+        ui_servers.start(root, ["prefect"])
     process = begin(root, *SWEEP, environment=own)
     wanted = draw.randrange(4, len(undisturbed.labels) // 2)
     assert wait_until(lambda: len(published(root)) >= wanted or process.poll() is not None, 180, every=0.02)
@@ -35,7 +35,7 @@ def test_a_lost_server_is_told_and_the_next_command_goes_on(
     before = {undisturbed.labels[key] for key in published(root)}
 
     done = finish(begin(root, *SWEEP, environment=own), root)
-    services.stop(root)
+    ui_servers.stop(root)
     assert done.code == 0, done.err
     assert "was left by a process that is gone: Crashed" in done.err
     assert not before & set(shown(done, "computed"))
@@ -53,7 +53,7 @@ def test_a_lost_server_is_told_and_the_next_command_goes_on(
 def _servers(root: Path, pid: int, kind: str) -> list[psutil.Process]:
     """The processes of the server that the run uses."""
     if kind == "espalier up":
-        first = psutil.Process(services.status(root)["prefect"]["pid"])
+        first = psutil.Process(ui_servers.status(root)["prefect"]["pid"])
         return [first, *first.children(recursive=True)]
     family = psutil.Process(pid).children(recursive=True)
     found = [process for process in family if SERVER in process.cmdline()]

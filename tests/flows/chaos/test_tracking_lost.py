@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from faults import SWEEP, Undisturbed, digests, sentences, tracked
 
-from tasks.tracking_index import database
+from tasks.tracking.run_index import database
 
 SHORT, LONG = 5.0, 75.0
 """Seconds of a lock: less and more than MLflow and we wait."""

@@ -13,11 +13,11 @@ from quantized_variants import WIDE, coded, exported, slow_values, variant
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, MixtralConfig
 
-from pruning_core.checkpoint import Checkpoint
+from pruning_core.checkpoint.checkpoint import Checkpoint
+from pruning_core.checkpoint.stored_model import StoredModel
 from pruning_core.errors import InputError
 from pruning_core.export import FORMATS
 from pruning_core.source import load_model
-from pruning_core.stored_model import StoredModel
 
 FORM = FORMATS.build({"name": "compressed_tensors"})
 GRIDS = [(4, 8, False), (4, None, True), (3, 8, False), (8, 8, True), (5, None, False), (2, 4, True)]

@@ -12,9 +12,9 @@ from quantized_variants import WIDE, coded, exported, variant
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from pruning_core.checkpoint.stored_model import StoredModel
 from pruning_core.errors import InputError
 from pruning_core.export import FORMATS
-from pruning_core.stored_model import StoredModel
 
 FORM = FORMATS.build({"name": "gptq"})
 V2 = FORMATS.build({"name": "gptq", "checkpoint_format": "gptq_v2"})

@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
-from pruning_core.bit_masks import packed
+from pruning_core.checkpoint.bit_masks import packed
+from pruning_core.checkpoint.stored_model import StoredModel
 from pruning_core.errors import InputError
 from pruning_core.export import FORMATS
-from pruning_core.method_settings import compress_layer
 from pruning_core.progress import ignore_progress
-from pruning_core.stored_model import StoredModel
+from pruning_core.settings.method import compress_layer
 
 HALF = {"saliency": {"name": "magnitude"}, "pattern": {"name": "unstructured", "scope": "matrix"}, "sparsity": 0.5}
 MOST = HALF | {"sparsity": 0.97}

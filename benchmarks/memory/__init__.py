@@ -1,0 +1,1 @@
+"""docs/memory.md: peak memory, planned and measured."""

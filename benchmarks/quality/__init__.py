@@ -1,0 +1,1 @@
+"""docs/results.md: every method on the shipped model."""

@@ -1,0 +1,1 @@
+"""docs/results.md: training back."""

@@ -1,0 +1,1 @@
+"""docs/serving.md: what is faster on a processor."""

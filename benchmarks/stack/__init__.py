@@ -1,0 +1,1 @@
+"""docs/results.md: prune and quantize, jointly and one after the other."""

@@ -1,0 +1,1 @@
+"""docs/results.md: structured pruning."""

@@ -1,0 +1,1 @@
+"""docs/results.md: studies of what the papers leave open."""

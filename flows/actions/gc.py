@@ -1,0 +1,139 @@
+"""`espalier gc`: remove what nothing names any more, after saying what that is and why the rest stays."""
+
+from dataclasses import asdict, replace
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from flows.console.progress_bars import shown_bars
+from flows.sweep_variants import swept
+from pruning_core.errors import InputError
+from pruning_core.settings.recipe import BASELINE
+from tasks.engine.step import Context, Step
+from tasks.lineage.gc import Item, planned, remove
+from tasks.lineage.gc_roots import Root, roots
+from tasks.pipeline.variant import Pipeline
+from tasks.store.artifact import Artifact
+from tasks.store.temporary_dirs import Builds
+from tasks.workspace.workspace import Workspace
+
+SHOWN_REASONS = 12
+MB = 1e6
+
+
+def collect(keep_statistics: bool, older_than: float, dry_run: bool, yes: bool, quiet: bool) -> dict[str, Any]:
+    """Find what may go, and remove it where that was asked for.
+
+    Returns:
+        goes (items), kept {why: {"artifacts", "bytes"}}, bytes (that go, or went), removed (items; None: only looked).
+
+    Raises:
+        InputError: params.yaml, dvc.lock or a registered model cannot be understood: nothing is removed then.
+    """
+    if older_than < 0:
+        raise InputError(f"--older-than is a number of days, 0 or more, got {older_than:g}")
+    workspace = Workspace.open(None)
+    store = workspace.store
+    # First of all: who came before this is either seen here, or has told of its results in what is read below.
+    since = store.presence.since()
+    with shown_bars(quiet) as (_, bars):
+        done = bars.waiting("finding out what is named")
+        named, scratch = _wanted(workspace)
+        plan = planned(store, [*roots(workspace.root), *named], scratch, since, keep_statistics, older_than)
+        done()
+        removed = None
+        if yes and not dry_run:
+            done = bars.waiting("removing")
+            removed = remove(store, plan.goes, since)
+            _builds(workspace).sweep()
+            done()
+    kept = {why: {"artifacts": len(items), "bytes": _size(items)} for why, items in plan.kept.items()}
+    return {
+        "goes": [asdict(item) for item in plan.goes],
+        "kept": kept,
+        "bytes": _size(plan.goes if removed is None else removed),
+        "removed": None if removed is None else [asdict(item) for item in removed],
+    }
+
+
+def print_collection(found: dict[str, Any]) -> None:
+    """What goes, by kind, and why the rest stays."""
+    console = Console()
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for item in found["goes"]:
+        groups.setdefault(item["kind"] or item["place"], []).append(item)
+    table = _table("goes" if found["removed"] is None else "went")
+    for kind, items in sorted(groups.items()):
+        table.add_row(kind, str(len(items)), _mb(sum(item["size"] for item in items)))
+    table.add_row("total", str(len(found["goes"])), _mb(found["bytes"]), style="bold")
+    console.print(table)
+    table = _table("stays because of")
+    reasons = sorted(found["kept"].items(), key=lambda entry: -entry[1]["bytes"])
+    for why, held in reasons[:SHOWN_REASONS]:
+        table.add_row(why, str(held["artifacts"]), _mb(held["bytes"]))
+    rest = [held for _, held in reasons[SHOWN_REASONS:]]
+    if rest:
+        counts = sum(held["artifacts"] for held in rest), sum(held["bytes"] for held in rest)
+        table.add_row(f"{len(rest)} others (see --json)", str(counts[0]), _mb(counts[1]))
+    console.print("", table, sep="\n")
+    spared = len(found["goes"]) - len(found["removed"] or found["goes"])
+    if spared:
+        console.print(f"\n{spared} came into use meanwhile and stay", highlight=False)
+
+
+def require_consent(found: dict[str, Any], dry_run: bool) -> None:
+    """Raise InputError where something would go, and nobody said that it may."""
+    if found["goes"] and found["removed"] is None and not dry_run:
+        raise InputError("nothing was removed; add --yes to remove what goes, or --dry-run to look only")
+
+
+def _wanted(workspace: Workspace) -> tuple[list[Root], set[str]]:
+    """What the variants of params.yaml and of its sweep are made of, and the keys that would be computed next."""
+    variants = workspace.settings.variants
+    if workspace.settings.sweep is not None:
+        variants = variants | swept(workspace, {})[0].settings.variants
+    found, following = [], set()
+    seen: list[str] = []
+
+    def look(step: Step, params: dict[str, Any], inputs: dict[str, Artifact | None], label: str = "") -> Any:
+        if not all(inputs.values()):
+            return None
+        key = step.key(params, inputs)
+        seen.append(key)
+        artifact, _ = plain.store.check(key)
+        if artifact is None:
+            following.add(key)
+        return artifact
+
+    plain = workspace.context()
+    settings = replace(workspace.settings, variants=variants)
+    pipeline = Pipeline(Context(plain.store, plain.workspace, look), settings, enforce=False)
+    for name in (BASELINE, *variants):
+        pipeline.evaluated(name)
+        pipeline.measured(name)
+        pipeline.task_evaluated(name)
+        pipeline.written(name)
+        found.append(Root(f"params.yaml: {name}", tuple(dict.fromkeys(seen))))
+        seen.clear()
+    return found, following
+
+
+def _builds(workspace: Workspace) -> Builds:
+    return Builds(workspace.hidden / "reproductions", gate=workspace.hidden / "locks" / "reproductions")
+
+
+def _table(title: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column(title, overflow="fold")
+    for column in ("number", "size"):
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
+def _size(items: list[Item]) -> int:
+    return sum(item.size for item in items)
+
+
+def _mb(size: int) -> str:
+    return f"{size / MB:,.2f} MB"

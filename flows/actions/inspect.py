@@ -1,0 +1,142 @@
+"""Commands that look: evaluate any model, explain what would run, trace where a variant comes from."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flows.console.progress_bars import shown_bars
+from flows.plan.fit import model_directory
+from pruning_core.checkpoint.model_files import read_config
+from pruning_core.errors import InputError
+from pruning_core.model.coupled_groups import sites_of
+from pruning_core.model.skeleton import Skeleton
+from pruning_core.settings.recipe import BASELINE
+from pruning_core.settings.structured import DEFAULT_FAMILIES
+from pruning_core.structured.kept_groups import groups_table
+from tasks.engine.step import Context, Step
+from tasks.lineage.collect_record import block_entries, making_chain, texts_of
+from tasks.pipeline.variant import Pipeline
+from tasks.store.artifact import Artifact
+from tasks.workspace.workspace import Workspace
+
+
+def evaluate_directory(path: Path, overrides: list[str] | None, quiet: bool) -> dict[str, Any]:
+    """Quality, size and speed of a model directory; with its own tokenizer, on the evaluation text of params.yaml."""
+    if not path.is_dir():
+        raise InputError(f"there is no model directory {path}; give the folder that holds its config.json")
+    given = [*(overrides or []), f"model={json.dumps(str(path.resolve()))}"]
+    workspace = Workspace.open(None, given)
+    pipeline = Pipeline(workspace.context(), workspace.settings)
+    with shown_bars(quiet):
+        quality = pipeline.evaluated(BASELINE)
+        answers = pipeline.task_evaluated(BASELINE)
+        speed = pipeline.measured(BASELINE)
+    metrics = {name: quality.facts[name] for name in ("perplexity", "mean_loss", "standard_error", "windows", "tokens")}
+    return {
+        "model": str(pipeline.source.path),
+        "digest": pipeline.source.digest,
+        "quality": metrics | {"protocol": quality.facts["protocol"]},
+        "tasks": answers.facts["tasks"] if answers else {},
+        "size": speed.facts["size"],
+        "speed": speed.facts["speed"],
+    }
+
+
+def explain_variant(name: str, overrides: list[str] | None) -> list[dict[str, Any]]:
+    """Per step of a variant: label, cached, reason; nothing is computed or changed."""
+    workspace = Workspace.open(None, overrides)
+    plain = workspace.context()
+    seen: dict[str, dict[str, Any]] = {}
+
+    def look(
+        step: Step, params: dict[str, Any], inputs: dict[str, Artifact | None], label: str = ""
+    ) -> Artifact | None:
+        found = step.explain(plain.store, params, inputs)
+        seen[label] = {"label": label, **found}
+        return plain.store.check(found["key"])[0] if found["cached"] else None
+
+    pipeline = Pipeline(Context(plain.store, plain.workspace, look), workspace.settings, enforce=False)
+    pipeline.evaluated(name)
+    pipeline.task_evaluated(name)
+    pipeline.written(name)
+    return list(seen.values())
+
+
+def lineage_of(name: str, overrides: list[str] | None) -> dict[str, Any]:
+    """Source checkpoint, texts, blocks, code and libraries of a variant, its evaluation and its MLflow run.
+
+    Raises:
+        InputError: the variant was not computed yet.
+    """
+    missing = [step["label"] for step in explain_variant(name, overrides) if not step["cached"]]
+    if missing:
+        raise InputError(
+            f"{name} is not computed with the present settings ({missing[0]} is missing); "
+            f"run: espalier {'compare' if name == BASELINE else f'compress {name}'}"
+        )
+    workspace = Workspace.open(None, overrides)
+    pipeline = Pipeline(workspace.context(), workspace.settings)
+    model, quality = pipeline.model(name), pipeline.evaluated(name)
+    chain = [_link("source checkpoint", pipeline.source)]
+    if name != BASELINE:
+        texts = texts_of(pipeline, name)
+        made_from = making_chain(pipeline, name)
+        compressed = made_from.pop("compressed", None)
+        chain += [_link("calibration tokens", texts["calibration"])] if "calibration" in texts else []
+        chain += [_link(kind, artifact) for kind, artifact in made_from.items()]
+        chain += [_link(key, _stored(pipeline, entry)) for key, entry in block_entries(pipeline, name)]
+        chain += [_link("compressed", compressed)] if compressed else []
+        chain += [_link("recovery tokens", texts["recovery"])] if "recovery" in texts else []
+        chain.append(_link("variant", model))
+    chain += [_link("evaluation tokens", pipeline.evaluation), _link("evaluation", quality)]
+    if (answers := pipeline.task_evaluated(name)) is not None:
+        chain.append(_link("tasks", answers))
+    if (continuations := pipeline.written(name)) is not None:
+        chain.append(_link("samples", continuations))
+    made = quality if name == BASELINE else model
+    return {
+        "variant": name,
+        "recipe": {} if name == BASELINE else pipeline.settings.recipe(name).spec,
+        "chain": chain,
+        "code": made.manifest["source"],
+        "versions": made.manifest["versions"],
+        "git_commit": workspace.git_commit(),
+        "run_id": _run_id(workspace, model, quality),
+    }
+
+
+def _stored(pipeline: Pipeline, entry: dict[str, str]) -> Artifact:
+    return Artifact.from_reference({**entry, "path": str(pipeline.context.store.objects / entry["key"])})
+
+
+def _link(what: str, artifact: Artifact) -> dict[str, str]:
+    return {"what": what, "digest": artifact.digest, "path": str(artifact.path)}
+
+
+def _run_id(workspace: Workspace, model: Artifact, quality: Artifact) -> str | None:
+    from tasks.tracking.runs import find_runs
+
+    keys = {"variant_key": model.key, "evaluation_key": quality.key}
+    for run in find_runs(workspace.root):
+        if keys.items() <= run["tags"].items():
+            return run["run_id"]
+    return None
+
+
+def groups_of_model(families: list[str] | None, overrides: list[str] | None) -> dict[str, Any]:
+    """The coupled groups of each site, as rows for machines and as a table for people.
+
+    Raises:
+        InputError: an unknown family, or a model whose channels and heads are not known.
+    """
+    workspace = Workspace.open(None, overrides)
+    trust = workspace.settings.trust_remote_code
+    skeleton = Skeleton(read_config(model_directory(workspace), trust_remote_code=trust), torch.float32, trust)
+    sites = sites_of(skeleton.blocks, skeleton.block_prefix, families or DEFAULT_FAMILIES)
+    rows = [
+        {"site": site.name, "family": site.family, "groups": site.groups, "parameters_each": site.group_size}
+        for site in sites
+    ]
+    return {"sites": rows, "table": groups_table(sites)}

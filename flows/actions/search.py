@@ -1,0 +1,92 @@
+"""The search of an allocation on its own: the same step as in a variant whose recipe says `evolutionary`."""
+
+from dataclasses import replace
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from flows.console.progress_bars import shown_bars
+from pruning_core.settings.recipe import Recipe, parse_recipe
+from tasks.engine.step import Context
+from tasks.pipeline.allocation import allocate
+from tasks.pipeline.variant import Pipeline
+from tasks.steps.search import EVENT, PAGE
+from tasks.store.artifact import Artifact
+from tasks.workspace.workspace import Workspace
+
+EVOLUTIONARY = "evolutionary"
+
+
+def search_variant(name: str, overrides: list[str] | None, quiet: bool) -> dict[str, Any]:
+    """Search the allocation of a variant; with the search's defaults where its recipe has another allocation or none.
+
+    Returns:
+        variant, target, sparsity, fitness (KL to dense on the validation windows, nats per token), initial (label and
+        fitness of every start, best first), generations, tokens, tokens_per_second (of the process that finished it,
+        None where unknown), forwards_saved, ledger, path and page.
+    """
+    workspace = Workspace.open(None, overrides)
+    recipe = searching(workspace.settings.recipe(name), workspace.settings.compute.target)
+    settings = replace(workspace.settings, variants={**workspace.settings.variants, name: recipe})
+    context = workspace.context()
+    with shown_bars(quiet):
+        artifact = allocate(Pipeline(context, settings), recipe)
+    return described(name, artifact, pace(context, artifact))
+
+
+def searching(recipe: Recipe, device: str) -> Recipe:
+    """The recipe itself where its allocation is a search, otherwise with a search of the default settings."""
+    if recipe.allocation is not None and recipe.allocation.name == EVOLUTIONARY:
+        return recipe
+    return parse_recipe(recipe.name, {**recipe.spec, "allocation": {"name": EVOLUTIONARY}}, device)
+
+
+def pace(context: Context, artifact: Artifact) -> float | None:
+    """Tokens judged per second by the process that finished a search."""
+    seen = [event for event in context.store.events.everyones() if event["event"] == EVENT]
+    own = [event for event in seen if event["key"] == artifact.key and float(event["seconds"]) > 0]
+    return int(own[-1]["tokens"]) / float(own[-1]["seconds"]) if own else None
+
+
+def described(name: str, artifact: Artifact, speed: float | None) -> dict[str, Any]:
+    """What the command says of a search; see `search_variant`."""
+    facts = artifact.facts
+    known = dict(facts["search"])
+    starts = sorted(known.pop("initial"), key=lambda start: start["fitness"])
+    return {
+        "variant": name,
+        "target": facts["target"],
+        "sparsity": facts["sparsity"],
+        "initial": starts,
+        **known,
+        "tokens_per_second": speed,
+        "ledger": facts["ledger"],
+        "cached": artifact.hit,
+        "path": str(artifact.path),
+        "page": str(artifact.path / PAGE),
+    }
+
+
+def print_search(found: dict[str, Any]) -> None:
+    """The ladder of starts, the result and where it is."""
+    console = Console()
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("allocation", no_wrap=True)
+    table.add_column("KL to dense", justify="right")
+    for start in reversed(found["initial"]):
+        table.add_row(start["label"], f"{start['fitness']:.4f}")
+    if found["fitness"] is not None:
+        table.add_row("[bold]searched[/]", f"[bold]{found['fitness']:.4f}[/]")
+    console.print(table)
+    rate = found["tokens_per_second"]
+    speed = f", {rate:,.0f} tokens per second" if rate else ""
+    console.print(
+        f"\n{found['generations']} generations, {found['tokens']:,} tokens evaluated{speed}; "
+        f"prefixes saved {found['forwards_saved']:.1%} of the block forwards",
+        highlight=False,
+    )
+    for entry in found["ledger"]:
+        console.print(f"{entry['event']}: {entry['what']}; rule {entry['rule']}", highlight=False)
+    console.print(f"sparsity   {found['sparsity']:.4%} of the prunable weights, {found['target']:.4%} asked for")
+    console.print(f"result     {found['path']}\nplots      {found['page']}", soft_wrap=True, highlight=False)

@@ -1,0 +1,1 @@
+"""Signatures of the commands; heavy packages are imported inside them."""

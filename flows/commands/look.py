@@ -1,0 +1,91 @@
+"""Commands that look and compute no variant. Heavy packages are imported inside."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.commands.options import JsonOption, RecipeArgument, SetOption, VariantArgument, app, as_json, say
+
+
+@app.command(epilog="Example: `espalier evaluate artifacts/models/wanda-50`")
+def evaluate(
+    path: Annotated[Path, typer.Argument(help="Any Hugging Face model directory, ours or not.")],
+    set_: SetOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Perplexity, size and speed of a model directory, by the protocol in params.yaml."""
+    from flows.actions.inspect import evaluate_directory
+    from flows.console.tables import print_facts
+
+    facts = evaluate_directory(path, set_, json_)
+    if json_:
+        as_json(facts)
+    else:
+        print_facts(facts)
+
+
+@app.command(epilog="Example: `espalier explain sparsegpt-50`")
+def explain(variant: VariantArgument, set_: SetOption = None, json_: JsonOption = False) -> None:
+    """Per step of a variant: cached or not, and if not, which input changed. Computes nothing."""
+    from flows.actions.inspect import explain_variant
+    from flows.console.tables import print_explanation
+
+    steps = explain_variant(variant, set_)
+    if json_:
+        as_json(steps)
+    else:
+        print_explanation(variant, steps)
+
+
+@app.command(epilog="Example: `espalier lineage sparsegpt-50 --json`")
+def lineage(variant: VariantArgument, set_: SetOption = None, json_: JsonOption = False) -> None:
+    """The chain from source checkpoint, text, code and libraries to a variant, with digests."""
+    from flows.actions.inspect import lineage_of
+    from flows.console.tables import print_lineage
+
+    found = lineage_of(variant, set_)
+    if json_:
+        as_json(found)
+    else:
+        print_lineage(found)
+
+
+@app.command(epilog="Example: `espalier groups --families mlp`")
+def groups(
+    families: Annotated[list[str] | None, typer.Option(help="mlp, attention or query; may be repeated.")] = None,
+    set_: SetOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """The channels and heads of the model that structured pruning removes together, from its configuration alone."""
+    from flows.actions.inspect import groups_of_model
+
+    found = groups_of_model(families, set_)
+    if json_:
+        as_json(found["sites"])
+    else:
+        say(found["table"])
+
+
+@app.command(epilog="Example: `espalier plan sparsegpt-50 --set calibration.sequences=128`")
+def plan(
+    variant: RecipeArgument,
+    set_: SetOption = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(help="Floating point operations per second of matrix products, e.g. 5e10; default: measured."),
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Memory, disk, work and time of a variant, from the configuration alone; exit code 2 where it cannot fit."""
+    from flows.plan.fit import plan_variant
+    from flows.plan.table import print_plan
+    from pruning_core.errors import InputError
+
+    found = plan_variant(variant, set_, rate)
+    if json_:
+        as_json(found)
+    else:
+        print_plan(found)
+    if found["refused"]:
+        raise InputError(found["refused"])

@@ -1,0 +1,38 @@
+"""The application, the options that many commands share, and how commands print. Imports nothing heavy."""
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="espalier",
+    help="Compress language models as a workflow: cached, versioned, tracked.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a key of params.yaml, e.g. calibration.sequences=32. @FILE takes whole sections from a file, "
+        "e.g. @recipes/papers.yaml.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines, no tables, no progress bars.")]
+RecipeArgument = Annotated[str, typer.Argument(metavar="VARIANT", help="A name under `variants` in params.yaml.")]
+VariantArgument = Annotated[str, typer.Argument(help="A name under `variants` in params.yaml, or `dense`.")]
+
+
+def say(text: str) -> None:
+    """Print a line for people."""
+    typer.echo(text)
+
+
+def as_json(value: Any) -> None:
+    """Print a value for machines."""
+    typer.echo(json.dumps(value, indent=1, sort_keys=True))

@@ -1,0 +1,124 @@
+"""The flows: compress one variant, or all of them side by side; every step is a cached Prefect task."""
+
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+
+from flows.parallel_variants import make_variants
+from pruning_core.errors import ComputationError
+from pruning_core.settings.recipe import BASELINE
+from tasks.engine.step import Context
+from tasks.engine.step_log import StepsSeen
+from tasks.lineage.collect_record import small_files, variant_record
+from tasks.orchestration.flow_runs import owned_run
+from tasks.orchestration.step_tasks import prefect_run
+from tasks.parallel.shard_workers import shard_workers
+from tasks.pipeline.opened import judge
+from tasks.pipeline.variant import Pipeline
+from tasks.progress import progress
+from tasks.report.page import write_report
+from tasks.tracking.comparison_run import track_comparison
+from tasks.tracking.runs import track_variant
+from tasks.versioning import (
+    StageOutput,
+    commit,
+    evaluation_output,
+    is_repository,
+    model_output,
+    place,
+    place_figures,
+    tokens_outputs,
+)
+from tasks.workspace.workspace import Workspace
+
+REPORT = Path("reports") / "comparison.html"
+
+
+@flow(name="compress", flow_run_name="compress {variant}")
+def compress(variant: str, root: str = ".", overrides: list[str] | None = None) -> list[dict[str, Any]]:
+    """Compress, evaluate, measure and track one variant; returns the records of the baseline and the variant.
+
+    Args:
+        variant: its name in params.yaml.
+        root: the folder of params.yaml.
+        overrides: "a.b=value" on top of it.
+    """
+    workspace = Workspace.open(Path(root), overrides)
+    with owned_run(workspace.root), shard_workers(workspace):
+        return run_variants(workspace, [variant])
+
+
+@flow(name="compare")
+def compare(root: str = ".", overrides: list[str] | None = None) -> list[dict[str, Any]]:
+    """Compress every variant of params.yaml and write the report; returns the records, the baseline first.
+
+    Args:
+        root: the folder of params.yaml.
+        overrides: "a.b=value" on top of it.
+    """
+    workspace = Workspace.open(Path(root), overrides)
+    with owned_run(workspace.root), shard_workers(workspace):
+        records = run_variants(workspace, list(workspace.settings.variants))
+        page = write_report(records, workspace.hidden / REPORT, workspace.root)
+        track_comparison(workspace.root, page, records)
+        return records
+
+
+def run_variants(workspace: Workspace, names: list[str], failed: dict[str, str] | None = None) -> list[dict[str, Any]]:
+    """Make, evaluate, measure, version and track variants; their records, the baseline first.
+
+    Args:
+        failed: where given, a variant that cannot be computed is entered here with the reason and left out, instead
+            of ending the run.
+    """
+    for name in names:
+        workspace.settings.recipe(name)
+    plain = workspace.context()
+    seen = StepsSeen(prefect_run(plain))
+    pipeline = Pipeline(Context(plain.store, plain.workspace, seen), workspace.settings)
+    judge(pipeline, BASELINE)
+    if workspace.settings.compute.variants is not None and len(names) > 1:
+        broken = make_variants(workspace, names, seen)
+        if broken and failed is None:
+            raise ComputationError("; ".join(f"{name}: {why}" for name, why in broken.items()))
+        (failed if failed is not None else {}).update(broken)
+    for name in names:
+        if name in (failed or {}):
+            continue
+        try:
+            judge(pipeline, name)
+        except ComputationError as error:
+            if failed is None:
+                raise
+            failed[name] = str(error)
+    names = [name for name in names if name not in (failed or {})]
+    everything = [BASELINE, *names]
+    # Speeds are measured one after another, when nothing else of this run is at work.
+    for name in everything:
+        pipeline.measured(name)
+    if is_repository(workspace.root) and not workspace.overrides:
+        _version(workspace, pipeline, names)
+    records = [variant_record(workspace, pipeline, name, seen.about(name)) for name in everything]
+    shown = progress("recording in MLflow")
+    for done, record in enumerate(records):
+        shown(done, len(records))
+        record["run_id"] = track_variant(workspace.root, record, small_files(pipeline, record["name"])).run_id
+    shown(len(records), len(records))
+    return records
+
+
+def _version(workspace: Workspace, pipeline: Pipeline, names: list[str]) -> None:
+    """Record the results as outputs of the DVC stages; with overrides they would not be those of params.yaml."""
+    outputs: list[StageOutput] = tokens_outputs(pipeline.calibration, pipeline.evaluation)
+    outputs.append(evaluation_output(BASELINE, pipeline.evaluated(BASELINE)))
+    for name in names:
+        outputs += [
+            model_output(name, pipeline.model(name)),
+            evaluation_output(name, pipeline.evaluated(name)),
+        ]
+    place(workspace.root, workspace.store, outputs)
+    for name in (BASELINE, *names):
+        place_figures(workspace.root, name, *pipeline.figures(name))
+    stages = list(dict.fromkeys(output.stage for output in outputs))
+    commit(workspace.root, stages, progress("versioning with DVC"))

@@ -1,0 +1,70 @@
+"""A sweep for the terminal: what each variant costs and keeps, and which of them no other beats."""
+
+from typing import Any
+
+from rich.console import Console
+
+from flows.console.column_blocks import Columns
+from pruning_core.errors import ComputationError
+from tasks.records.comparison import comparable, row
+from tasks.records.pareto import fronts
+
+TITLES = ("variant", "ppl", "loss vs dense", "removed", "MB", "packed", "tok/s", "front")
+NOTE = (
+    "Loss in nats per token above dense, ± paired standard error. MB: as stored, and with zeros behind a bitmask. "
+    "front: no other variant has both a lower loss and less of this (packed or stored bytes, or decoding time; times "
+    "whose quartiles overlap count as equal)."
+)
+
+
+def print_sweep(found: dict[str, Any]) -> None:
+    """The table, what was left out, and where the report is.
+
+    Args:
+        found: what the flow returned.
+    """
+    variants = comparable(found["records"])
+    on = fronts(variants)
+    cells = [[*_cells(row(variant)), ", ".join(on[variant.name])] for variant in variants]
+    columns = dict(zip(TITLES, zip(*cells, strict=True), strict=True))
+    console = Console()
+    styles = ["" if on[variant.name] else "dim" for variant in variants]
+    Columns(columns, frozenset({"front"}), styles).print(console)
+    console.print(f"\n{NOTE}", style="dim")
+    for title, entries in (("skipped", found["skipped"]), ("failed", found["failed"].items())):
+        for what, why in entries:
+            console.print(f"{title:10} {what}: {why}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"report     {found['report']}", highlight=False, markup=False, soft_wrap=True)
+
+
+def require_all(found: dict[str, Any]) -> None:
+    """Raise ComputationError where variants failed: the command's last word, after the table."""
+    failed, made = found["failed"], len(found["records"]) - 1
+    if failed:
+        raise ComputationError(
+            f"{len(failed)} of {made + len(failed)} variants failed ({', '.join(failed)}); the others are stored, and "
+            "the same command goes on with what is missing"
+        )
+
+
+def _cells(known: dict[str, Any]) -> list[str]:
+    return [
+        known["name"],
+        _number(known["perplexity"], ".2f"),
+        _difference(known),
+        "-" if known["sparsity"] is None else f"{100 * known['sparsity']:.1f} %",
+        _number(known["size_bytes"] and known["size_bytes"] / 1e6, ",.2f"),
+        _number(known["packed_bytes"] and known["packed_bytes"] / 1e6, ",.2f"),
+        _number(known["decode_tokens_per_second"], ",.0f"),
+    ]
+
+
+def _difference(known: dict[str, Any]) -> str:
+    if known["baseline"] or known["loss_increase"] is None:
+        return "-"
+    error = known["loss_increase_error"]
+    return f"{known['loss_increase']:+.3f}" + (f" ± {error:.3f}" if error is not None else "")
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)

@@ -1,0 +1,146 @@
+"""Starting a flow from the command line: Prefect's settings, a running server if there is one, progress."""
+
+import contextlib
+import importlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import httpx
+
+from flows.console.progress_bars import shown_bars
+from flows.sweep_variants import swept
+from pruning_core.errors import ComputationError, InputError
+from pruning_core.settings.recipe import BASELINE
+from tasks.engine.step_log import CACHED, listening
+from tasks.machine import process_identity
+from tasks.orchestration import flow_runs, prefect_settings, temporary_servers
+from tasks.tracking import runs
+from tasks.workspace.workspace import HIDDEN, Workspace
+
+FLOWS = {
+    "compress": "flows.compress",
+    "compare": "flows.compress",
+    "sweep": "flows.sweep",
+    "scheduled": "flows.scheduled",
+    "export": "flows.export",
+}
+"""Flow -> its module, which imports Prefect and is imported late."""
+
+
+def run_flow(name: str, quiet: bool, overrides: list[str] | None, **parameters: Any) -> Any:
+    """Run the flow of that name in the current folder, showing each step; returns what it returns."""
+    # Bad settings are told before a server is started.
+    workspace = open_scheduled(None, overrides) if name == "scheduled" else Workspace.open(None, overrides)
+    if "axes" in parameters:
+        workspace, _ = swept(workspace, parameters["axes"])
+    with prepared(workspace, _named(workspace, name, parameters), FLOWS[name], quiet) as module:
+        try:
+            return getattr(module, name)(root=str(workspace.root), overrides=overrides or [], **parameters)
+        except httpx.HTTPError as error:
+            failed = isinstance(error, httpx.HTTPStatusError) and error.response.is_server_error
+            if not failed and not isinstance(error, httpx.TransportError):
+                raise
+            raise ServerLost(
+                f"Prefect's server {'failed' if failed else 'stopped answering'} during the run; what was done is "
+                "stored, and the same command goes on from there"
+            ) from error
+
+
+class ServerLost(ComputationError):
+    """The flow cannot go on without its server."""
+
+
+def _named(workspace: Workspace, flow: str, parameters: dict[str, Any]) -> list[str]:
+    """The variants that a flow makes."""
+    if parameters.get("variant") == BASELINE:
+        return []
+    if "variant" in parameters:
+        return [workspace.settings.recipe(parameters["variant"]).name]
+    scheduled = workspace.settings.schedule.variants if flow == "scheduled" else None
+    return scheduled or list(workspace.settings.variants)
+
+
+def open_scheduled(root: Path | None, overrides: list[str] | None) -> Workspace:
+    """The workspace, which must have a section `schedule`."""
+    workspace = Workspace.open(root, overrides)
+    if workspace.settings.schedule is None:
+        raise InputError(
+            "params.yaml has no section schedule; add one, such as "
+            "schedule: {cron: 0 3 * * *, gates: {perplexity: 1.05}}"
+        )
+    return workspace
+
+
+@contextlib.contextmanager
+def prepared(workspace: Workspace, named: list[str], module: str, quiet: bool) -> Iterator[ModuleType]:
+    """Inside the block a flow of these variants may run: there is a server and room, and each step is shown.
+
+    What killed processes left RUNNING is told to be Crashed first. Yields the flow's imported module.
+    """
+    prefect_settings.apply(workspace.root)
+    temporary_servers.stop_orphans()
+    process_identity.claim()
+    _use_running_server(workspace.root)
+    with shown_bars(quiet) as (console, bars):
+        ready = bars.waiting("starting Prefect")
+        begun = [ready]
+
+        def show(record: dict[str, Any]) -> None:
+            while begun:
+                begun.pop()()
+            colour = "dim" if record["state"] == CACHED else "green"
+            console.print(
+                f"[{colour}]{_word(record):8} {record['seconds']:7.1f} s  {record['label']}[/]",
+                highlight=False,
+            )
+
+        server = temporary_servers.start()
+        # Importing what computes takes as long as the server takes to start: both at once.
+        from flows import launch
+        from flows.plan.fit import check_room
+
+        flows = importlib.import_module(module)
+
+        check_room(workspace, named, evaluates=True)
+        if server:
+            server.join()
+        for what in launch.reconcile(workspace.root):
+            console.print(what, highlight=False)
+        with listening(show):
+            yield flows
+
+
+def report_path() -> Path:
+    """Where the report of the current folder is written."""
+    from flows.compress import REPORT
+
+    return Path.cwd() / HIDDEN / REPORT
+
+
+def _word(record: dict[str, Any]) -> str:
+    return "cached" if record["state"] == CACHED else "computed"
+
+
+def _use_running_server(root: Path) -> None:
+    from flows.servers import ui_servers
+
+    url = ui_servers.api_url(root)
+    if url and "PREFECT_API_URL" not in os.environ:
+        os.environ["PREFECT_API_URL"] = url
+
+
+def reconcile(workspace: Path) -> list[str]:
+    """Mark the flow runs and the MLflow runs whose process is gone; a sentence for each.
+
+    Those of living processes and of other machines are left alone.
+    """
+    flow_sentences = [
+        f"flow run {run} was left by a process that is gone: Crashed" for run in flow_runs.reconcile(workspace)
+    ]
+    mlflow_sentences = [
+        f"MLflow run {run} was left by a process that is gone: KILLED" for run in runs.end_abandoned(workspace)
+    ]
+    return flow_sentences + mlflow_sentences

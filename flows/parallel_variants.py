@@ -1,0 +1,89 @@
+"""Variants made side by side by the workers of a Prefect task runner: threads, processes, Dask or Ray.
+
+A worker opens the workspace by its path and makes one variant in the shared store; what comes back is which steps it
+took. Two workers that want one step compute it once, for the second waits.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.futures import as_completed
+
+from flows.sweep_variants import Axes, swept
+from pruning_core.errors import ComputationError, InputError
+from tasks.engine.step import Context
+from tasks.engine.step_log import StepsSeen
+from tasks.orchestration import temporary_servers
+from tasks.orchestration.step_tasks import prefect_run
+from tasks.parallel.resident_tasks import Here, end_with_parent
+from tasks.parallel.task_runners import task_runner
+from tasks.pipeline.opened import judge
+from tasks.pipeline.variant import Pipeline
+from tasks.store.temporary_dirs import full_disk
+from tasks.workspace.workspace import Workspace
+
+
+def make_variants(workspace: Workspace, names: list[str], seen: StepsSeen, axes: Axes | None = None) -> dict[str, str]:
+    """Make and judge variants on the workers of `compute.variants`; those that failed, with the reason.
+
+    What was done is noted in `seen` as each variant is finished.
+
+    Args:
+        names: variants; dense is judged already.
+        axes: of a sweep, whose variants are not those of params.yaml.
+
+    Raises:
+        InputError: Dask or Ray is not installed.
+    """
+    workers = workspace.settings.compute.variants
+    failed: dict[str, str] = {}
+
+    def make_all() -> None:
+        given = str(workspace.root), list(workspace.overrides), axes
+        # The last bits of a result depend on the number of threads: a worker has as many as this process would use.
+        begun = {make.submit(*given, name, torch.get_num_threads()): name for name in names}
+        for future in as_completed(list(begun)):
+            found = future.result(raise_on_failure=False)
+            if isinstance(found, BaseException):
+                failed[begun[future]] = reason(found, workspace.hidden)
+            else:
+                seen.add(found)
+
+    here = Here(make_all)
+
+    @flow(name="variants side by side", task_runner=task_runner(workers), persist_result=False)
+    def side_by_side() -> None:
+        here.work()
+
+    with temporary_servers.shared():
+        side_by_side()
+    return failed
+
+
+@task(name="variant", task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False)
+def make(root: str, overrides: list[str], axes: Axes | None, name: str, threads: int) -> list[dict[str, Any]]:
+    """Make and judge one variant, in whatever process this is; the records of its steps."""
+    end_with_parent()
+    torch.set_num_threads(threads)
+    workspace = Workspace.open(Path(root), overrides)
+    if axes is not None:
+        workspace, _ = swept(workspace, axes)
+    plain = workspace.context()
+    seen = StepsSeen(prefect_run(plain))
+    judge(Pipeline(Context(plain.store, plain.workspace, seen), workspace.settings), name)
+    return seen.records
+
+
+def reason(error: BaseException, place: Path) -> str:
+    """What went wrong, in a sentence: our own errors are one, of others the kind is told too.
+
+    Args:
+        place: where the run writes; a full disk is told with it.
+    """
+    if sentence := full_disk(error, place):
+        return sentence
+    text = str(error).strip() or repr(error)
+    return text if isinstance(error, ComputationError | InputError) else f"{type(error).__name__}: {text}"

@@ -1,0 +1,1 @@
+"""`espalier plan`: whether a variant fits this machine."""

@@ -1,0 +1,1 @@
+"""The MLflow and Prefect servers of `espalier up`."""

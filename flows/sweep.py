@@ -1,0 +1,69 @@
+"""The flow of a sweep: many variants over shared statistics, one after another, and none of them stops the others."""
+
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+
+from flows.parallel_variants import make_variants, reason
+from flows.sweep_variants import Axes, swept
+from pruning_core.settings.recipe import BASELINE
+from tasks.engine.step import Context
+from tasks.engine.step_log import StepsSeen
+from tasks.lineage.collect_record import small_files, variant_record
+from tasks.orchestration.flow_runs import owned_run
+from tasks.orchestration.step_tasks import prefect_run
+from tasks.parallel.shard_workers import shard_workers
+from tasks.pipeline.opened import judge
+from tasks.pipeline.variant import Pipeline
+from tasks.report.page import write_report
+from tasks.tracking.comparison_run import track_comparison
+from tasks.tracking.runs import track_variant
+from tasks.workspace.workspace import Workspace
+
+REPORT = Path("reports") / "sweep.html"
+
+
+@flow(name="sweep")
+def sweep(root: str = ".", overrides: list[str] | None = None, axes: Axes | None = None) -> dict[str, Any]:
+    """Make every combination of the axes; each is evaluated, measured and tracked as soon as it is made.
+
+    Args:
+        root: the folder of params.yaml.
+        overrides: "a.b=value" on top of it.
+        axes: methods, sparsities, patterns and bits; see `pruning_core.settings.sweep.Sweep`.
+
+    Returns:
+        records (the baseline first), skipped [(combination, reason)], failed {name: reason}, report (its path).
+    """
+    workspace, skipped = swept(Workspace.open(Path(root), overrides), axes or {})
+    with owned_run(workspace.root), shard_workers(workspace):
+        plain = workspace.context()
+        seen = StepsSeen(prefect_run(plain))
+        pipeline = Pipeline(Context(plain.store, plain.workspace, seen), workspace.settings)
+        records = [_finished(workspace, pipeline, seen, BASELINE)]
+        names = list(workspace.settings.variants)
+        side_by_side = workspace.settings.compute.variants is not None and len(names) > 1
+        failed = make_variants(workspace, names, seen, axes or {}) if side_by_side else {}
+
+        # A run of its own for each variant: whatever ends it, Prefect keeps the state and the sweep goes on.
+        @flow(name="variant of a sweep", flow_run_name="{name}", persist_result=False)
+        def variant(name: str) -> None:
+            with owned_run(workspace.root):
+                records.append(_finished(workspace, pipeline, seen, name))
+
+        for name in [name for name in names if name not in failed]:
+            state = variant(name, return_state=True)
+            if not state.is_completed():
+                failed[name] = reason(state.result(raise_on_failure=False), workspace.hidden)
+        report = write_report(records, workspace.hidden / REPORT, workspace.root)
+        track_comparison(workspace.root, report, records)
+    return {"records": records, "skipped": skipped, "failed": failed, "report": str(report)}
+
+
+def _finished(workspace: Workspace, pipeline: Pipeline, seen: StepsSeen, name: str) -> dict[str, Any]:
+    """Make a variant and all that is known of it; its speed is measured while nothing else of the sweep is at work."""
+    judge(pipeline, name)
+    pipeline.measured(name)
+    record = variant_record(workspace, pipeline, name, seen.about(name))
+    return record | {"run_id": track_variant(workspace.root, record, small_files(pipeline, name)).run_id}

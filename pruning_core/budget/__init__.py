@@ -1,0 +1,1 @@
+"""Exact counts of zeros, levels of sparsity, and allocations repaired to a budget."""

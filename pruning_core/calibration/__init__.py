@@ -1,0 +1,1 @@
+"""From token windows to the statistics of every linear layer, block by block."""

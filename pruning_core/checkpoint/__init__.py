@@ -1,0 +1,1 @@
+"""Model files on disk: read one tensor at a time, written durably."""

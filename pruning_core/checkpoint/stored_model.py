@@ -1,0 +1,152 @@
+"""A compressed model as it lies in its directory: tensors, masks, codes and grids, read one at a time."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from transformers import PretrainedConfig
+
+from pruning_core.checkpoint.bit_masks import unpacked
+from pruning_core.checkpoint.checkpoint import Checkpoint
+from pruning_core.checkpoint.file_names import CODES, MASKS
+from pruning_core.checkpoint.model_files import read_config
+from pruning_core.errors import InputError
+
+
+@dataclass(frozen=True)
+class StoredMatrix:
+    """What the facts of a variant tell of one compressed matrix."""
+
+    name: str
+    """Of its module."""
+    stored: str
+    """The tensor of the weights file that holds it."""
+    rows: int
+    """Outputs."""
+    columns: int
+    """Inputs."""
+    removed: int
+    bits: int | None = None
+    """Of a code, where quantized."""
+    groups: int | None = None
+    """Grids per row, where quantized."""
+
+    @classmethod
+    def of(cls, layer: Mapping[str, Any]) -> "StoredMatrix":
+        """From an entry of the facts' `layers`."""
+        return cls(**{key: layer.get(key) for key in cls.__dataclass_fields__})
+
+
+@dataclass(frozen=True)
+class StoredGrid:
+    """The integers of a quantized matrix: weight = scale[:, group] * (codes - zero[:, group])."""
+
+    codes: Tensor = field(repr=False)
+    """[rows, columns] uint8; of a removed weight the zero point of its grid."""
+    scale: Tensor = field(repr=False)
+    """[rows, groups] float32."""
+    zero: Tensor = field(repr=False)
+    """[rows, groups] float32 holding integers within the codes."""
+    group: Tensor = field(repr=False)
+    """[columns] int32: the grid of each column."""
+    bits: int = 8
+
+    @property
+    def weight(self) -> Tensor:
+        """[rows, columns] float32."""
+        group = self.group.long()
+        return self.scale[:, group] * (self.codes.float() - self.zero[:, group])
+
+
+class StoredModel:
+    """The model directory that a variant is, with what is known of its matrices.
+
+    Args:
+        directory: Hugging Face directory; masks.safetensors and quantized.safetensors beside the weights where the
+            variant has them.
+        layers: the `layers` of the variant's facts; none of a dense model.
+
+    Raises:
+        InputError: no model, or not the one that `layers` tells of.
+    """
+
+    def __init__(self, directory: Path | str, layers: Sequence[Mapping[str, Any]] = ()) -> None:
+        self.directory = Path(directory)
+        self.checkpoint = Checkpoint(self.directory)
+        self.matrices = tuple(StoredMatrix.of(layer) for layer in layers)
+        for matrix in self.matrices:
+            self.checkpoint.shape(matrix.stored)
+        self._masks = self._beside(MASKS)
+        self._codes = self._beside(CODES)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """config.json."""
+        return json.loads((self.directory / "config.json").read_text(encoding="utf-8"))
+
+    @property
+    def architecture(self) -> PretrainedConfig:
+        """The same as transformers reads it; InputError where it cannot."""
+        return read_config(self.directory)
+
+    @cached_property
+    def quantized(self) -> tuple[StoredMatrix, ...]:
+        """The matrices that have codes."""
+        return tuple(matrix for matrix in self.matrices if matrix.bits is not None)
+
+    @cached_property
+    def whole(self) -> dict[str, StoredMatrix]:
+        """Stored name -> matrix, of those that are a tensor [rows, columns] of their own.
+
+        Not among them: parts of fused experts, and all matrices of a model that stores them as [inputs, outputs]
+        (GPT-2's Conv1D).
+        """
+        shapes = {matrix: self.checkpoint.shape(matrix.stored) for matrix in self.matrices}
+        # Square ones do not tell which way they lie, but no model lays some one way and some the other.
+        if any(shape == (one.columns, one.rows) != (one.rows, one.columns) for one, shape in shapes.items()):
+            return {}
+        return {one.stored: one for one, shape in shapes.items() if shape == (one.rows, one.columns)}
+
+    def names(self) -> list[str]:
+        """All tensors of the weights files, sorted."""
+        return self.checkpoint.names()
+
+    def load(self, name: str) -> Tensor:
+        """A tensor of the weights files, as stored."""
+        return self.checkpoint.load(name)
+
+    def keep(self, matrix: StoredMatrix) -> Tensor | None:
+        """[rows, columns] bool, True where a weight survives; None where the variant has no masks."""
+        if self._masks is None:
+            return None
+        return unpacked(self._masks.load(matrix.name), matrix.columns)
+
+    def grid(self, matrix: StoredMatrix) -> StoredGrid | None:
+        """The codes of a matrix; None where it is not quantized.
+
+        Raises:
+            InputError: the codes are missing.
+        """
+        if matrix.bits is None:
+            return None
+        return StoredGrid(self._code_part(matrix, "codes"), *self.scales(matrix), bits=matrix.bits)
+
+    def scales(self, matrix: StoredMatrix) -> tuple[Tensor, Tensor, Tensor]:
+        """(scale, zero, group) of a quantized matrix as `StoredGrid` has them, without reading its codes.
+
+        Raises:
+            InputError: they are missing.
+        """
+        return tuple(self._code_part(matrix, part) for part in ("scale", "zero", "group"))
+
+    def _code_part(self, matrix: StoredMatrix, part: str) -> Tensor:
+        if self._codes is None:
+            raise InputError(f"{self.directory} has no {CODES}, which holds the codes of {matrix.name}")
+        return self._codes.load(f"{matrix.name}.{part}")
+
+    def _beside(self, file: str) -> Checkpoint | None:
+        return Checkpoint(self.directory, file) if (self.directory / file).is_file() else None

@@ -1,0 +1,187 @@
+"""Compression of one block: the unit of work that a run can be killed and resumed at."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from pruning_core.calibration.collect import collect, collect_in_stages, propagate
+from pruning_core.calibration.expert_statistics import PooledStatistics
+from pruning_core.calibration.hidden_states import HiddenStates
+from pruning_core.calibration.shards import WHOLE, Shards
+from pruning_core.calibration.staged_forward import InputGroup
+from pruning_core.calibration.statistics import LayerStatistics
+from pruning_core.compress.invariants import check_layer
+from pruning_core.compress.method import CompressedLayer, Method, Prepared
+from pruning_core.compress.shares import Shares
+from pruning_core.compress.stack import stacks
+from pruning_core.errors import ComputationError, InputError
+from pruning_core.model.decoder import Decoder, matrix, set_matrix
+from pruning_core.numerics.freed_memory import return_freed_memory
+from pruning_core.progress import Progress, ignore_progress
+
+Propagation = Literal["dense", "blockwise", "compressed"]
+PROPAGATIONS: tuple[str, ...] = ("dense", "blockwise", "compressed")
+WIDE = 4096
+"""Inputs from which on a Hessian is so large (64 MiB) that freed memory is given back before it is factored."""
+
+
+@dataclass
+class BlockOutcome:
+    """A compressed block, ready to be stored."""
+
+    weights: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    """Stored name -> tensor in the checkpoint's dtype and layout; matrices only."""
+    keep: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    """Layer name -> [out, in] bool."""
+    quantized: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    """"<layer>.codes" uint8 [out, in], ".scale" and ".zero" float32 [out, groups], ".group" int32 [in]."""
+    layers: list[dict] = field(default_factory=list)
+    """Per layer: name, stored name, rows, columns, removed, zeros, loss; tokens that reached it in calibration, where
+    there was one; where quantized, bits of a code and groups of a row."""
+    ledger: list[dict] = field(default_factory=list)
+
+
+class BlockCompressor:
+    """Compresses the matrices of one loaded block with one method, group by group.
+
+    Args:
+        shares: how much of each matrix goes; by default what the method says, of every matrix alike.
+    """
+
+    def __init__(self, decoder: Decoder, index: int, method: Method, shares: Shares | None = None) -> None:
+        self.decoder = decoder
+        self.index = index
+        self.method = method
+        self.shares = shares
+        self.linears = decoder.linears(index)
+        self.outcome = BlockOutcome()
+
+    def compress_group(self, group: InputGroup, statistics: LayerStatistics | None) -> None:
+        """Compress every matrix of the group and put the result into the running block."""
+        try:
+            for name, done, own in self.compressed(group, statistics, self.prepared(statistics)):
+                self._store(name, done, own, statistics)
+        except (ComputationError, InputError) as error:
+            # Experts with few tokens may share a group of hundreds of matrices.
+            more = f" and {len(group.names) - 4} more" if len(group.names) > 4 else ""
+            raise type(error)(f"{', '.join(group.names[:4])}{more}: {error}") from error
+
+    def prepared(self, statistics: LayerStatistics | None) -> Prepared:
+        """The part of the work that the matrices of one input share, whatever their shares."""
+        if statistics is not None and statistics.full and statistics.in_features >= WIDE:
+            return_freed_memory()
+        return self._method_for(statistics).prepare(statistics)
+
+    def compressed(
+        self, group: InputGroup, statistics: LayerStatistics | None, prepared: Prepared
+    ) -> Iterator[tuple[str, CompressedLayer, Method]]:
+        """Every matrix of the group with what becomes of it and its own method; the block stays as it is."""
+        for own, alike in self._by_method(self._method_for(statistics), group.names).items():
+            for names in stacks({name: self.linears[name].weight.numel() for name in alike}):
+                weights = [matrix(self.linears[name]) for name in names]
+                done = own.compress_stacked(weights, prepared)
+                yield from zip(names, done, [own] * len(names), strict=True)
+
+    def _method_for(self, statistics: LayerStatistics | None) -> Method:
+        few = isinstance(statistics, PooledStatistics)
+        return self.method.without_statistics() if few and self.method.few_tokens == "magnitude" else self.method
+
+    def _by_method(self, method: Method, names: tuple[str, ...]) -> dict[Method, list[str]]:
+        """The matrices whose shares make them one method's, which can be stacked, by that method."""
+        if self.shares is None:
+            return {method: list(names)}
+        found: dict[Method, list[str]] = {}
+        for name in names:
+            own = self.shares.applied(method, name, self.linears[name].weight.numel())
+            found.setdefault(own, []).append(name)
+        return found
+
+    def _store(self, name: str, done: CompressedLayer, method: Method, statistics: LayerStatistics | None) -> None:
+        module = self.linears[name]
+        # Rounded once, to the dtype that is saved: what later layers are calibrated on is what users will load.
+        rounded = done.weight.to(self.decoder.stored_dtype(name))
+        check_layer(name, rounded, done.keep, method.pattern, method.sparsity)
+        set_matrix(module, rounded.to(self.decoder.dtype))
+        own = rounded if matrix(module) is module.weight else rounded.T
+        self.decoder.store(f"{name}.weight", own.cpu(), self.outcome.weights)
+        self.outcome.keep[name] = done.keep.cpu()
+        if done.codes is not None:
+            parts = {"codes": done.codes, "scale": done.scale, "zero": done.zero, "group": done.group.int()}
+            self.outcome.quantized |= {f"{name}.{part}": value.cpu() for part, value in parts.items()}
+        removed = int((~done.keep).sum())
+        few = statistics.routed[name] if isinstance(statistics, PooledStatistics) else None
+        if few is not None:
+            event = {"event": "few_tokens", "tokens": few, "rule": self.method.few_tokens}
+            self.outcome.ledger.append({"layer": name, **event})
+        self.outcome.layers.append(
+            {
+                "name": name,
+                "stored": self.decoder.stored_name(f"{name}.weight"),
+                "rows": done.keep.shape[0],
+                "columns": done.keep.shape[1],
+                "removed": removed,
+                "zeros": int((rounded == 0).sum()),
+                "loss": done.loss,
+                "bits": self.method.quantizer.bits if self.method.quantizer else None,
+                "groups": done.scale.shape[1] if done.scale is not None else None,
+                "tokens": few if few is not None or statistics is None else statistics.tokens,
+            }
+        )
+        self.outcome.ledger += [{"layer": name, **event} for event in done.events]
+
+
+@torch.no_grad()
+def compress_block(
+    decoder: Decoder,
+    index: int,
+    states: HiddenStates,
+    method: Method,
+    propagation: Propagation,
+    progress: Progress = ignore_progress,
+    *,
+    advance: bool = True,
+    shares: Shares | None = None,
+    shards: Shards = WHOLE,
+) -> BlockOutcome:
+    """Compress the loaded block on the states that enter it, and replace them by the compressed block's outputs.
+
+    propagation `compressed` calibrates each layer on inputs that passed the already compressed layers of this block
+    (the true-sequential option of the published codes, in one forward); `blockwise` collects all statistics of a block
+    from its dense weights, then runs it again compressed (the published default; arXiv:2301.00774, section 4).
+    Without `advance` the forward ends with the last matrix: nobody needs what the last block puts out.
+    `shares` as `BlockCompressor` takes them; with `shards` every process that holds one compresses alike.
+    """
+    compressor = BlockCompressor(decoder, index, method, shares)
+    wanted = {"full": method.statistics == "full", "pool": method.few_tokens == "layer"}
+    wanted |= {"shards": shards, "progress": progress}
+    if propagation == "compressed":
+        collect_in_stages(decoder, index, states, compressor.compress_group, advance=advance, **wanted)
+        return compressor.outcome
+    for group, statistics in collect(decoder, index, states, advance=False, **wanted):
+        compressor.compress_group(group, statistics)
+    if advance:
+        propagate(decoder, index, states)
+    return compressor.outcome
+
+
+@torch.no_grad()
+def compress_block_from(
+    decoder: Decoder,
+    index: int,
+    statistics: list[tuple[InputGroup, LayerStatistics | None]],
+    method: Method,
+    shares: Shares | None = None,
+) -> BlockOutcome:
+    """Compress the loaded block from stored statistics of the dense model; no forward is run."""
+    compressor = BlockCompressor(decoder, index, method, shares)
+    for group, known in statistics:
+        compressor.compress_group(group, known)
+    return compressor.outcome
+
+
+def ungrouped(decoder: Decoder, index: int) -> list[tuple[InputGroup, None]]:
+    """Every matrix as its own group without statistics, for methods that look at weights alone."""
+    return [(InputGroup((name,)), None) for name in decoder.linears(index)]

@@ -1,0 +1,1 @@
+"""Model directories in any export format: recognised when stored, previewed before they are made."""

@@ -1,0 +1,80 @@
+"""What a recipe will make of a model, as far as that is known without making it."""
+
+from pathlib import Path
+from typing import Any
+
+from pruning_core.checkpoint.model_files import read_config
+from pruning_core.compress.method import Method
+from pruning_core.export.stored.previewed_model import ForeseenModel
+from pruning_core.model.decoder import Decoder, matrix
+from pruning_core.numerics.selection import rounded_count
+from pruning_core.settings.recipe import Recipe
+
+
+def foreseen(directory: Path, recipe: Recipe | None, *, trust_remote_code: bool = False) -> ForeseenModel:
+    """The variant that a recipe will make of the model in `directory`; None: the model itself.
+
+    Only headers of the weights files are read.
+
+    Raises:
+        InputError: the model cannot be read, or not be compressed.
+    """
+    if recipe is None:
+        return ForeseenModel(directory)
+    decoder = Decoder(directory, read_config(directory, trust_remote_code=trust_remote_code), trust_remote_code)
+    layers = [
+        _layer(recipe, name, decoder.stored_name(f"{name}.weight"), *matrix(module).shape)
+        for index in range(len(decoder))
+        for name, module in decoder.linears(index).items()
+    ]
+    method, structured = recipe.method, recipe.structured
+    return ForeseenModel(
+        directory,
+        layers,
+        **_grids(method),
+        narrowed=structured is not None,
+        uneven=structured is not None and structured.ranking.mode == "heterogeneous",
+        scattered=_pattern(method) == "unstructured",
+    )
+
+
+def _grids(method: Method | None) -> dict[str, Any]:
+    quantizer = method and method.quantizer
+    if not quantizer:
+        return {}
+    return {
+        "group_size": quantizer.group_size,
+        # A plugin's quantizer need not say so: then nothing is refused for it.
+        "symmetric": getattr(quantizer, "symmetric", True),
+        "permuted": quantizer.order == "activation" and method.compensates and not quantizer.static_groups,
+    }
+
+
+def _layer(recipe: Recipe, name: str, stored: str, rows: int, columns: int) -> dict[str, Any]:
+    """An entry of the variant's facts, as far as `StoredMatrix` takes it."""
+    quantizer = recipe.method and recipe.method.quantizer
+    return {
+        "name": name,
+        "stored": stored,
+        "rows": rows,
+        "columns": columns,
+        "removed": _most_removed(recipe, rows, columns),
+        "bits": quantizer.bits if quantizer else None,
+        "groups": -(-columns // (quantizer.group_size or columns)) if quantizer else None,
+    }
+
+
+def _most_removed(recipe: Recipe, rows: int, columns: int) -> int:
+    """Weights of a matrix that become zero: all, where the recipe does not tell how many."""
+    method, size = recipe.method, rows * columns
+    if method is None or method.quantizer or recipe.allocation or recipe.recovery:
+        return size
+    if _pattern(method) == "unstructured" and method.pattern.rounding == "exact":
+        return rounded_count(size, method.sparsity)
+    if _pattern(method) == "n_of_m" and method.pattern.ragged == "error":
+        return size * (method.pattern.m - method.pattern.n) // method.pattern.m
+    return size
+
+
+def _pattern(method: Method | None) -> str | None:
+    return getattr(method and method.pattern, "name", None)

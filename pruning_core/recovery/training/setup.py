@@ -1,0 +1,32 @@
+"""What methods do before and after a training run."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+from torch import nn
+
+from pruning_core.recovery.training.checkpoints import Checkpoints
+from pruning_core.recovery.training.settings import Training
+from pruning_core.recovery.training.subject import Subject
+
+
+def trainable(subject: Subject, modules: dict[str, nn.Module] | None) -> dict[str, nn.Parameter]:
+    """The weights of `modules`, or every parameter of the model, ready to be trained, by their names in the model."""
+    known = dict(subject.decoder.model.named_parameters())
+    chosen = known if modules is None else {f"{name}.weight": module.weight for name, module in modules.items()}
+    for parameter in chosen.values():
+        parameter.requires_grad_(True)
+    return chosen
+
+
+def freeze(parameters: dict[str, nn.Parameter]) -> None:
+    """No parameter takes a gradient any more."""
+    for parameter in parameters.values():
+        parameter.requires_grad_(False)
+        parameter.grad = None
+
+
+def checkpoints_of(subject: Subject, method: Training, folder: Path) -> Checkpoints:
+    """The checkpoints of a run of `method` in `folder`."""
+    identity = {"recovery": method.name, **asdict(method)}
+    return Checkpoints(folder, identity, subject.checkpoint_every, subject.decoder.device)

@@ -1,0 +1,1 @@
+"""Gradients, curvature and repeated measurements that sensitivities are estimated from."""

@@ -1,0 +1,1 @@
+"""Every key of params.yaml, typed and checked."""

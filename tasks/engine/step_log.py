@@ -1,0 +1,76 @@
+"""A driver that notes what happened to every step: computed or cached, and for how long."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+from tasks.engine.step import Step
+from tasks.store.artifact import Artifact
+
+CACHED = "Cached"
+COMPUTED = "Completed"
+
+Listener = Callable[[dict[str, Any]], None]
+_LISTENERS: ContextVar[tuple[Listener, ...]] = ContextVar("step_listeners", default=())
+
+
+@contextlib.contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Inside the block, `listener` is called too with the record of every step as it is done."""
+    token = _LISTENERS.set((*_LISTENERS.get(), listener))
+    try:
+        yield
+    finally:
+        _LISTENERS.reset(token)
+
+
+@dataclass
+class StepsSeen:
+    """Wraps a `run`; the same step asked for again in one run is answered from memory.
+
+    Args:
+        run: the driver that does the work.
+    """
+
+    run: Callable[..., Artifact]
+    records: list[dict[str, Any]] = field(default_factory=list)
+    _known: dict[str, Artifact] = field(default_factory=dict)
+    _elsewhere: set[str] = field(default_factory=set)
+
+    def __call__(self, step: Step, params: dict[str, Any], inputs: dict[str, Artifact], label: str = "") -> Artifact:
+        """Run the step, once, and note it."""
+        key = step.key(params, inputs)
+        if key in self._known:
+            return self._known[key]
+        begun = time.monotonic()
+        artifact = self.run(step, params, inputs, label)
+        self._known[key] = artifact
+        if artifact.hit and (label or step.name) in self._elsewhere:
+            return artifact
+        record = {
+            "name": step.name,
+            "label": label or step.name,
+            "state": CACHED if artifact.hit else COMPUTED,
+            "seconds": round(time.monotonic() - begun, 3),
+        }
+        self._note(record)
+        return artifact
+
+    def add(self, records: list[dict[str, Any]]) -> None:
+        """Note what another process did; finding its results here is not noted again."""
+        for record in records:
+            if record["state"] == COMPUTED or record["label"] not in {known["label"] for known in self.records}:
+                self._note(record)
+        self._elsewhere |= {record["label"] for record in records}
+
+    def _note(self, record: dict[str, Any]) -> None:
+        self.records.append(record)
+        for listener in _LISTENERS.get():
+            listener(record)
+
+    def about(self, name: str) -> list[dict[str, Any]]:
+        """The records whose label begins with a variant's name."""
+        return [record for record in self.records if record["label"].split(" ")[0] == name]

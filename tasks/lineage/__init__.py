@@ -1,0 +1,1 @@
+"""Provenance, reproduction, and garbage collection by what names artifacts."""

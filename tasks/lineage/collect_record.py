@@ -1,0 +1,209 @@
+"""All that is known of one variant, as JSON: what the report shows and MLflow keeps."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pruning_core.settings.recipe import BASELINE
+from tasks.lineage.provenance import provenance
+from tasks.pipeline.recovery import training_text
+from tasks.pipeline.structured import group_scores
+from tasks.pipeline.variant import Pipeline
+from tasks.records.exports import EXPORT, taken
+from tasks.steps.allocation import TABLE
+from tasks.steps.recover import CURVE
+from tasks.steps.samples import read_samples
+from tasks.steps.search import RESULT
+from tasks.steps.sensitivity import PROFILE
+from tasks.steps.source_model import KIND as SOURCE
+from tasks.steps.structured_prune import TABLES
+from tasks.store.artifact import Artifact
+from tasks.store.canonical_json import digest_of
+from tasks.store.directories import MANIFEST
+from tasks.store.store import Store
+from tasks.tracking.comparison_run import KIND
+from tasks.tracking.runs import find_runs
+from tasks.versioning import evaluation_output, model_output, output_md5s
+from tasks.workspace.workspace import Workspace
+
+
+def variant_record(workspace: Workspace, pipeline: Pipeline, name: str, steps: list[dict[str, Any]]) -> dict[str, Any]:
+    """The record of a variant whose steps are done; see `tasks.report.page` for what reads it."""
+    model, evaluation, speed = pipeline.model(name), pipeline.evaluated(name), pipeline.measured(name)
+    recipe = {} if name == BASELINE else pipeline.settings.recipe(name).spec
+    return {
+        "name": name,
+        "recipe": recipe,
+        "model": model.reference(),
+        "manifest": _baseline_manifest(pipeline, speed) if name == BASELINE else model.manifest,
+        "evaluation": evaluation.reference(),
+        "metrics": json.loads((evaluation.path / "metrics.json").read_text()),
+        "speed": _rates(speed),
+        "judged": judged.facts if (judged := pipeline.task_evaluated(name)) else None,
+        "samples": _samples(pipeline.written(name)),
+        "exports": exports_of(workspace.root, pipeline.context.store, model),
+        "search": _search(pipeline, name),
+        "loss_curves": _loss_curves(model),
+        "parents": _parents(pipeline, name),
+        "datasets": _datasets(pipeline, name),
+        "git_commit": workspace.git_commit(),
+        "dvc": _dvc(workspace, name, model, evaluation),
+        "steps": steps,
+        "provenance": provenance(pipeline, name),
+    }
+
+
+def _samples(written: Artifact | None) -> dict[str, Any] | None:
+    """What a variant wrote after the prompts."""
+    return written and read_samples(written) | {"digest": written.digest} | written.facts
+
+
+def _search(pipeline: Pipeline, name: str) -> dict[str, Any] | None:
+    """How the search went that found a variant's allocation."""
+    found = allocation_chain(pipeline, name).get("allocation")
+    written = found.path / RESULT if found else None
+    return json.loads(written.read_text()) if written and written.is_file() else None
+
+
+def allocation_chain(pipeline: Pipeline, name: str) -> dict[str, Artifact]:
+    """What decided how much of each matrix goes: {"sensitivity" where one was measured, of a search with the number
+    of the start that it served, "allocation"}; {} where the method did."""
+    decided = None if name == BASELINE else pipeline.allocation(name)
+    if decided is None:
+        return {}
+    entries = decided.manifest["inputs"].items()
+    chain = {kind: pipeline.context.store.find(e["key"]) for kind, e in entries if kind.startswith("sensitivity")}
+    return chain | {"allocation": decided}
+
+
+def making_chain(pipeline: Pipeline, name: str) -> dict[str, Artifact]:
+    """What a variant was made from beside the dense model, its blocks and text, in the order of the work.
+
+    What `allocation_chain` holds; "importance", the scores of channels and heads; "compressed", the model before it was
+    trained back.
+    """
+    if name == BASELINE:
+        return {}
+    recipe, chain = pipeline.settings.recipe(name), allocation_chain(pipeline, name)
+    if recipe.structured is not None:
+        chain["importance"] = group_scores(pipeline, recipe)
+    if recipe.recovery is not None and (made := pipeline.compressed(name)).digest != pipeline.source.digest:
+        chain["compressed"] = made
+    return chain
+
+
+def texts_of(pipeline: Pipeline, name: str) -> dict[str, Artifact]:
+    """Role -> windows that a variant looked at: "calibration", "recovery"."""
+    if name == BASELINE:
+        return {}
+    recipe = pipeline.settings.recipe(name)
+    texts = {"calibration": pipeline.calibration} if recipe.reads_calibration_text else {}
+    return texts | ({"recovery": training_text(pipeline, recipe)} if recipe.recovery is not None else {})
+
+
+def small_files(pipeline: Pipeline, name: str) -> list[Path]:
+    """The plots and tables of how a variant was made, for MLflow to show."""
+    made_from = making_chain(pipeline, name)
+    artifacts = [] if name == BASELINE else [*made_from.values(), pipeline.model(name)]
+    # The tables of the model itself stand for those of the model that it was trained from.
+    files = {path.name: path for artifact in artifacts for path in artifact.path.iterdir()}
+    shown = (TABLE, PROFILE, CURVE, *TABLES)
+    return sorted(path for path in files.values() if path.suffix in (".svg", ".html") or path.name in shown)
+
+
+def _loss_curves(model: Artifact) -> dict[str, Any]:
+    """Part of the model -> points of its training; {} of a model that was not trained."""
+    written = model.path / CURVE
+    return json.loads(written.read_text()) if written.is_file() else {}
+
+
+def _rates(speed: Artifact) -> dict[str, Any]:
+    facts = speed.facts["speed"]
+
+    def rate(kind: str) -> dict[str, float]:
+        measured = facts[kind]
+        return {
+            "median": measured["median"],
+            "low": measured["lower_quartile"],
+            "high": measured["upper_quartile"],
+        }
+
+    return {"prefill_tokens_per_second": rate("prefill"), "decode_tokens_per_second": rate("decode")}
+
+
+def _baseline_manifest(pipeline: Pipeline, speed: Artifact) -> dict[str, Any]:
+    size = speed.facts["size"]
+    source = pipeline.source
+    facts = {
+        "sparsity": {"prunable": 0.0, "whole_model": size["zero_fraction"]},
+        "layers": [],
+        "ledger": [],
+        "bits_per_weight": {"stored": size["bits_per_weight"], "bitmask": size["bits_per_weight"]},
+        "size_bytes": {"stored": size["tensor_bytes"], "bitmask": size["tensor_bytes"]},
+    }
+    return {
+        "kind": source.kind,
+        "key": source.key,
+        "digest": source.digest,
+        "inputs": {},
+        "versions": speed.manifest["versions"],
+        "facts": facts,
+    }
+
+
+def _parents(pipeline: Pipeline, name: str) -> dict[str, Any]:
+    if name == BASELINE:
+        return {}
+    made_from = {"dense": pipeline.source} | texts_of(pipeline, name) | making_chain(pipeline, name)
+    parents = {kind: {"digest": artifact.digest} for kind, artifact in made_from.items()}
+    blocks = [entry for _, entry in block_entries(pipeline, name)]
+    shared = [pipeline.context.store.find(block["key"]).manifest["inputs"].get("statistics") for block in blocks]
+    if shared and all(shared):
+        parents["statistics"] = {"digest": digest_of([entry["digest"] for entry in shared])}
+    return parents
+
+
+def block_entries(pipeline: Pipeline, name: str) -> list[tuple[str, dict[str, str]]]:
+    """("block-N", its entry in the manifest of the model that it is a part of), in order; [] where there are none."""
+    model = pipeline.compressed(name)
+    if model.digest == pipeline.source.digest:
+        return []
+    entries = [(key, entry) for key, entry in model.manifest["inputs"].items() if key.startswith("block-")]
+    return sorted(entries, key=lambda item: int(item[0].removeprefix("block-")))
+
+
+def _datasets(pipeline: Pipeline, name: str) -> dict[str, Any]:
+    used = {"evaluation": pipeline.evaluation} | texts_of(pipeline, name)
+    return {
+        role: {
+            "name": f"{tokens.facts['source'].get('name', 'text')}-{role}",
+            "digest": tokens.facts["token_digest"],
+            "text_digest": tokens.facts["text_digest"],
+            "source": tokens.facts["source"],
+        }
+        for role, tokens in used.items()
+    }
+
+
+def _dvc(workspace: Workspace, name: str, model: Artifact, evaluation: Artifact) -> dict[str, str] | None:
+    output = evaluation_output(name, evaluation) if name == BASELINE else model_output(name, model)
+    manifest = workspace.root / output.path / MANIFEST
+    # With overrides something else lies there.
+    if not manifest.is_file() or json.loads(manifest.read_text())["digest"] != output.artifact.digest:
+        return None
+    md5 = output_md5s(workspace.root).get(output.path.as_posix())
+    return {"path": output.path.as_posix(), "md5": md5} if md5 else None
+
+
+def exports_of(workspace: Path, store: Store, model: Artifact) -> list[dict[str, Any]]:
+    """`taken` by each export of a model that was tracked and is stored, by label; of a label the newest."""
+    wanted = {KIND: EXPORT, "parent.variant.digest": model.digest}
+    facts = {} if model.kind == SOURCE else model.facts
+    found: dict[str, dict[str, Any]] = {}
+    for run in find_runs(workspace):
+        if wanted.items() <= run["tags"].items():
+            made, _ = store.check(run["tags"]["export_key"])
+            if made:
+                told = taken(made.facts, facts)
+                found.setdefault(told["label"], told)
+    return [found[label] for label in sorted(found)]

@@ -1,0 +1,94 @@
+"""Workers of a search as tasks of Prefect's runners: each takes piece after piece from a store that this process holds.
+
+A piece is a function's name and JSON, and so is its result: a task run per piece would cost more than most pieces do.
+"""
+
+import contextlib
+import importlib
+import json
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from functools import partial
+from itertools import count
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from torch.distributed import TCPStore
+
+from pruning_core.settings.compute import Workers
+from tasks.parallel.rendezvous import Meeting
+from tasks.parallel.resident_tasks import Staying, end_with_parent
+from tasks.parallel.submit import Future, Submit
+
+POLL_SECONDS = 0.002
+PATIENCE = timedelta(days=7)
+"""How long a worker waits for the next piece."""
+TAKEN = "taken"
+STOP = "null"
+
+
+@task(name="search worker", task_run_name="search worker {number}", cache_policy=NO_CACHE, persist_result=False)
+def work(meeting: Meeting, number: int) -> None:
+    """Do the pieces that no other worker has taken until there are no more, in whatever process this is."""
+    end_with_parent()
+    store = meeting.store()
+    while True:
+        piece = store.add(TAKEN, 1) - 1
+        store.wait([_asked(piece)], PATIENCE)
+        asked = json.loads(store.get(_asked(piece)))
+        if asked is None:
+            return
+        function = getattr(importlib.import_module(asked["module"]), asked["function"])
+        store.set(_answered(piece), json.dumps(function(*asked["arguments"])))
+
+
+@contextlib.contextmanager
+def crowd(settings: Workers) -> Iterator[Submit]:
+    """Workers that are processes, or of Dask or Ray, until the block ends.
+
+    Raises:
+        InputError: Dask or Ray is not installed.
+        ComputationError: of a result, where a worker ended, killed or with an error.
+    """
+    meeting, store = Meeting.call(settings.number + 1, here=settings.address is None)
+    calls = [(meeting, number) for number in range(settings.number)]
+    held, pieces = Staying("search workers", settings, work, calls), count()
+
+    def submit(function: Callable[..., Any], *arguments: Any) -> Future:
+        piece = next(pieces)
+        asked = {"module": function.__module__, "function": function.__qualname__, "arguments": arguments}
+        store.set(_asked(piece), json.dumps(asked))
+        return _Piece(store, held, piece)
+
+    try:
+        yield submit
+    finally:
+        # What was asked for and not taken is not wanted any more: each worker gets the end next.
+        end = next(pieces)
+        for piece in range(min(store.add(TAKEN, 0), end), end + settings.number):
+            store.set(_asked(piece), STOP)
+        held.part()
+
+
+class _Piece:
+    """A result that comes."""
+
+    def __init__(self, store: TCPStore, held: Staying, number: int) -> None:
+        self.store, self.held, self.number = store, held, number
+
+    def result(self) -> Any:
+        answered = _answered(self.number)
+        self.held.wait_until(partial(self.store.check, [answered]), POLL_SECONDS, "compute.workers")
+        found = json.loads(self.store.get(answered))
+        for key in (answered, _asked(self.number)):
+            self.store.delete_key(key)
+        return found
+
+
+def _asked(piece: int) -> str:
+    return f"asked {piece}"
+
+
+def _answered(piece: int) -> str:
+    return f"answered {piece}"

@@ -1,0 +1,155 @@
+"""One calibration on several processes, which `torchrun` or a task runner starts: the first drives, others follow it.
+
+The first runs the flow, the store and everything else. Where a step calibrates it tells the others which one, and they
+run the same step on their own shard of the windows, meeting it in the sums. What they make is the first one's to store.
+All see the same workspace under the same path.
+"""
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+
+from pruning_core.calibration.shards import Shards, reaching
+from pruning_core.errors import InputError
+from tasks.parallel.rendezvous import came
+from tasks.store.artifact import Artifact
+from tasks.workspace.plugins import load_plugins, loaded_plugins
+
+if TYPE_CHECKING:
+    from tasks.engine.step import Context
+
+PATIENCE = timedelta(days=7)
+"""How long the others wait for the first one, which may be evaluating meanwhile."""
+STOP = b"null"
+
+
+_SUMMON: ContextVar[Callable[[], None] | None] = ContextVar("summon", default=None)
+
+
+def processes() -> int:
+    """How many there are; 1 where this one is alone."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Which of them this is."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+@contextlib.contextmanager
+def summoned_by(summon: Callable[[], None]) -> Iterator[None]:
+    """Inside the block the first step with more than one shard calls `summon`, which makes this process join others."""
+    token = _SUMMON.set(summon)
+    try:
+        yield
+    finally:
+        _SUMMON.reset(token)
+
+
+def shards_of(params: dict[str, Any]) -> Shards:
+    """How the windows of a step with these params are divided, and which of them this process holds.
+
+    Raises:
+        InputError: another number of shards than of processes.
+    """
+    count = params.get("shards", 1)
+    if count > 1 and processes() == 1 and (summon := _SUMMON.get()):
+        summon()
+    if processes() == 1:
+        return Shards(count)
+    if count != processes():
+        raise InputError(
+            f"compute.shards is {count} and {processes()} processes run; set compute.shards to {processes()}, with "
+            "which one process alone reaches the same result"
+        )
+    return Shards(count, rank())
+
+
+def join(store: dist.Store | None = None, rank: int = -1, count: int = -1) -> None:
+    """Meet the other processes: at a store, or where `torchrun` says."""
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", max(rank, 0) % torch.cuda.device_count())))
+    if store is not None:
+        store.set(came(rank), "")
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=PATIENCE)
+
+
+def leave() -> None:
+    """Be alone from now on; others that wait for this process end with an error."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def together(
+    module: str, name: str, params: dict[str, Any], inputs: dict[str, Artifact], context: "Context"
+) -> Iterator[None]:
+    """Around what a step calibrates: the others are told to run this step too, and a failure parts all of them.
+
+    Nothing to do where this process is alone or follows itself.
+    """
+    if processes() == 1 or rank():
+        yield
+        return
+    job = {
+        "step": [module, name],
+        "params": params,
+        "inputs": {label: artifact.reference() for label, artifact in inputs.items()},
+        "store": str(context.store.root.resolve()),
+        "workspace": str(context.workspace.resolve()),
+        "plugins": loaded_plugins(),
+        "key": context.key,
+    }
+    done = False
+    try:
+        _send(json.dumps(job).encode())
+        yield
+        done = True
+    finally:
+        if not done:
+            # Who knows which sum the others wait for: the next step meets others.
+            leave()
+
+
+def stop() -> None:
+    """Let the others end."""
+    if processes() > 1 and rank() == 0:
+        _send(STOP)
+
+
+def follow() -> None:
+    """Run every step that the first process announces until it says that there are no more."""
+    from tasks.engine.step import Context, load_step
+    from tasks.store.store import Store
+
+    while (job := json.loads(_receive())) is not None:
+        load_plugins(Path(job["workspace"]), job["plugins"])
+        context = Context(Store(Path(job["store"])), Path(job["workspace"]), key=job["key"])
+        inputs = {label: Artifact.from_reference(reference) for label, reference in job["inputs"].items()}
+        with tempfile.TemporaryDirectory(prefix="espalier-shard-") as folder:
+            load_step(*job["step"]).function(job["params"], inputs, Path(folder), context)
+
+
+def _send(message: bytes) -> None:
+    with reaching():
+        dist.broadcast(torch.tensor(len(message)), 0)
+        dist.broadcast(torch.frombuffer(bytearray(message), dtype=torch.uint8), 0)
+
+
+def _receive() -> bytes:
+    length = torch.zeros((), dtype=torch.int64)
+    with reaching():
+        dist.broadcast(length, 0)
+        message = torch.empty(int(length), dtype=torch.uint8)
+        dist.broadcast(message, 0)
+    return bytes(message.tolist())

@@ -1,0 +1,32 @@
+"""Where pieces of work run side by side: threads, processes, or a cluster; what travels is JSON and paths."""
+
+import contextlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+
+from pruning_core.settings.compute import Workers
+from tasks.parallel.submit import Submit
+
+
+@contextlib.contextmanager
+def workers(settings: Workers) -> Iterator[Submit]:
+    """The workers of the settings, gone after the block; torch's number of threads is then what it was.
+
+    Raises:
+        InputError: Dask or Ray is not installed.
+    """
+    threads = torch.get_num_threads()
+    try:
+        if settings.name == "threads":
+            with ThreadPoolExecutor(settings.number, "search") as pool:
+                yield pool.submit
+        else:
+            # It imports Prefect, which takes seconds.
+            from tasks.parallel.prefect_pool import crowd
+
+            with crowd(settings) as submit:
+                yield submit
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,1 @@
+"""Which steps make a variant, in which order."""

@@ -1,0 +1,119 @@
+"""Which steps find out how much of each matrix of a variant goes: sensitivities, level errors, a search."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from pruning_core.allocation import Request
+from pruning_core.allocation.evolutionary import Evolutionary
+from pruning_core.compress.shares import target_of, unit_of
+from pruning_core.errors import InputError
+from pruning_core.sensitivity import SENSITIVITIES, wants_statistics
+from pruning_core.settings.recipe import Recipe
+from pruning_core.settings.windows import Calibration
+from tasks.pipeline.inputs import Inputs
+from tasks.steps.allocation import allocation
+from tasks.steps.hidden_states import load_tokens
+from tasks.steps.levels import levels
+from tasks.steps.search import search
+from tasks.steps.sensitivity import sensitivity
+from tasks.store.artifact import Artifact
+
+
+def allocate(shared: Inputs, recipe: Recipe) -> Artifact | None:
+    """The allocation of a variant that has one; None where the driver only looks and it is not there yet."""
+    if isinstance(recipe.allocation, Evolutionary):
+        return searched(shared, recipe)
+    pattern = recipe.method.pattern
+    params = {
+        "allocation": recipe.spec["allocation"],
+        "unit": unit_of(recipe.method),
+        "m": getattr(pattern, "m", None),
+        "target": target_of(recipe.method),
+        "trust_remote_code": shared.trust,
+    }
+    inputs = {"source": shared.source}
+    # Levels first: a menu that cannot be is told before any work is done.
+    if "levels" in recipe.allocation.needs:
+        inputs |= compressed_levels(shared, recipe)
+    if recipe.allocation.sensitivity_spec is not None:
+        inputs["sensitivity"] = measured_sensitivity(shared, recipe.allocation.sensitivity_spec, recipe)
+    return shared.context.run(allocation, params, inputs, f"{recipe.name} allocation")
+
+
+def searched(shared: Inputs, recipe: Recipe) -> Artifact | None:
+    """The allocation that a search finds for a variant whose recipe says how to search.
+
+    Raises:
+        InputError: the search would see text that variants are judged on.
+    """
+    settings, unit = recipe.allocation, unit_of(recipe.method)
+    request = Request(shared.matrices, unit, getattr(recipe.method.pattern, "m", None), target_of(recipe.method))
+    text = settings.text or shared.settings.calibration.text
+    windows = Calibration(text, settings.windows + settings.validation, settings.length, "spread", settings.seed)
+    inputs = {"source": shared.source, "tokens": shared.sampled(windows, "search")}
+    check_held_out(inputs["tokens"], shared.evaluation)
+    for number, chosen in enumerate(settings.starts):
+        if chosen.sensitivity_spec is not None:
+            inputs[f"sensitivity-{number}"] = measured_sensitivity(shared, chosen.sensitivity_spec, recipe)
+    inputs |= compressed_levels(shared, recipe)
+    params = {
+        "allocation": recipe.spec["allocation"],
+        "unit": request.unit,
+        "m": request.m,
+        "target": request.target,
+        "trust_remote_code": shared.trust,
+        **{name: shared.forwards[name] for name in ("device", "dtype")},
+        "workers": asdict(shared.settings.compute.workers),
+    }
+    return shared.context.run(search, params, inputs, f"{recipe.name} search")
+
+
+def check_held_out(search_text: Artifact | None, evaluation: Artifact | None) -> None:
+    """Raise InputError where a search would be told its result by the text that it is judged on afterwards."""
+    if search_text is None or evaluation is None:
+        return
+    if search_text.facts["text_digest"] == evaluation.facts["text_digest"]:
+        raise InputError(
+            "the search text is the evaluation text, so the search would see what it is judged on; set allocation.text "
+            "or calibration.text to another text or split"
+        )
+    seen = {bytes(row.numpy().data) for row in load_tokens(search_text)}
+    if any(bytes(row.numpy().data) in seen for row in load_tokens(evaluation)):
+        raise InputError(
+            "a window of the search text is also one of the evaluation; set allocation.text to another text"
+        )
+
+
+def measured_sensitivity(shared: Inputs, spec: Mapping[str, Any], recipe: Recipe) -> Artifact | None:
+    """The profile of a sensitivity; one that looks at how matrices are pruned depends on the recipe's method."""
+    measure = SENSITIVITIES.build(spec)
+    running = {name: shared.forwards[name] for name in ("device", "dtype")}
+    params = {"sensitivity": dict(spec), "trust_remote_code": shared.trust, **running}
+    inputs = {"source": shared.source}
+    if "method" in measure.needs:
+        params["method"] = recipe.method_spec
+    if "tokens" in measure.needs:
+        inputs["tokens"] = shared.calibration
+    if wants_statistics(measure, recipe.method):
+        inputs |= {f"statistics-{index}": shared.statistics(index) for index in range(shared.depth)}
+    return shared.context.run(sensitivity, params, inputs, f"{spec['name']} sensitivity")
+
+
+def compressed_levels(shared: Inputs, recipe: Recipe) -> dict[str, Artifact | None]:
+    """Every matrix at each of the levels that the recipe's allocation chooses from, a step per block."""
+    unit, m = unit_of(recipe.method), getattr(recipe.method.pattern, "m", None)
+    menu = recipe.allocation.levels_for(Request(shared.matrices, unit, m, target_of(recipe.method)))
+    shares = menu.facts()["shares"]
+    running = {name: shared.forwards[name] for name in ("device", "dtype")}
+    found = {}
+    for index in range(shared.depth):
+        own = {matrix.name: shares[matrix.name] for matrix in shared.matrices if matrix.block == index}
+        params = {"block": index, "method": recipe.method_spec, "unit": menu.unit, "shares": own}
+        params |= {"trust_remote_code": shared.trust, **running}
+        inputs = {"source": shared.source}
+        if recipe.calibrates or recipe.levels_need_hessians:
+            inputs["statistics"] = shared.statistics(index)
+        label = f"{recipe.name} levels of block {index}"
+        found[f"levels-{index}"] = shared.context.run(levels, params, inputs, label)
+    return found

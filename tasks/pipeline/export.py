@@ -1,0 +1,62 @@
+"""Which steps make and judge an export: the files, their quality beside the dense model, their speed beside it."""
+
+from dataclasses import asdict
+from typing import Any
+
+from pruning_core.checkpoint.model_files import read_config
+from pruning_core.evaluation.serving import Load
+from pruning_core.settings.recipe import BASELINE
+from tasks.machine.hardware import machine
+from tasks.pipeline.variant import Pipeline, speed_lengths
+from tasks.records.exports import export_label
+from tasks.steps.evaluate_export import ENGINES, engine_params, evaluate_export
+from tasks.steps.export import export
+from tasks.steps.serve_speed import engine_of, serve_speed
+from tasks.store.artifact import Artifact
+
+
+def export_record(pipeline: Pipeline, name: str, spec: dict[str, Any]) -> dict[str, Any]:
+    """Make an export of a variant, or of the dense model, judge and measure it; all that is known of it, as JSON."""
+    label, model = label_of(name, spec), pipeline.model(name)
+    made = pipeline.context.run(export, {"format": spec}, {"model": model}, label)
+    own, dense = pipeline.evaluated(name), pipeline.evaluated(BASELINE)
+    # As it is read from its files.
+    quality = pipeline.beside_dense(made, label)
+    told = {"export": quality.facts, "variant": own.facts, "dense": dense.facts}
+    engine = engine_of(made.path)
+    if engine in ENGINES:
+        inputs = {"model": made, "tokens": pipeline.evaluation, "baseline": dense}
+        params, judged = engine_params(engine), f"{label} evaluation by {engine}"
+        told[engine] = pipeline.context.run(evaluate_export, params, inputs, judged).facts
+    speed = _served(pipeline, made, spec["name"], engine, label)
+    return {
+        "variant": name,
+        "recipe": {} if name == BASELINE else pipeline.settings.recipe(name).spec,
+        "export": made.reference(),
+        "facts": made.facts,
+        "model": model.reference(),
+        "model_facts": {} if name == BASELINE else model.facts,
+        "quality": told,
+        "evaluation": quality.reference(),
+        "speed": speed.reference(),
+        "serving": {key: speed.facts[key] for key in ("rows", "machine", "load")},
+        "sizes": speed.facts["bytes"],
+    }
+
+
+def _served(pipeline: Pipeline, made: Artifact, format: str, engine: str, label: str) -> Artifact:
+    """Speed and memory of an export and of the dense model, taking turns on this machine."""
+    config = read_config(pipeline.source.path, trust_remote_code=pipeline.trust)
+    params = {
+        "machine": machine(),
+        "load": asdict(Load(**speed_lengths(config))),
+        "trust_remote_code": pipeline.trust,
+        "engine": engine,
+        "format": format,
+    }
+    return pipeline.context.run(serve_speed, params, {"dense": pipeline.source, "export": made}, f"{label} speed")
+
+
+def label_of(name: str, spec: dict[str, Any]) -> str:
+    """For people: the variant, the format and its options."""
+    return f"{name} as {export_label(spec)}"

@@ -1,0 +1,103 @@
+"""What the branches of a pipeline share: the dense model, windows of tokens, and statistics of its blocks."""
+
+from dataclasses import asdict
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from pruning_core.calibration.hidden_states import micro_batch
+from pruning_core.checkpoint.model_files import read_config
+from pruning_core.compress.shares import Matrix, matrices_of
+from pruning_core.model.skeleton import Skeleton
+from pruning_core.settings.recipe import Settings
+from pruning_core.settings.windows import Calibration
+from pruning_core.text import TEXTS
+from tasks.engine.step import Context
+from tasks.steps.source_model import as_artifact, source_model
+from tasks.steps.statistics import statistics
+from tasks.steps.tokens import tokens
+from tasks.store.artifact import Artifact
+
+
+class Inputs:
+    """Steps that many variants of one params.yaml have in common.
+
+    Args:
+        context: store, workspace and the driver that runs steps.
+        settings: a checked params.yaml.
+    """
+
+    def __init__(self, context: Context, settings: Settings) -> None:
+        self.context = context
+        self.settings = settings
+        self.trust = settings.trust_remote_code
+
+    @cached_property
+    def source(self) -> Artifact:
+        """The dense model."""
+        return as_artifact(source_model(self.context.workspace, self.settings))
+
+    @cached_property
+    def depth(self) -> int:
+        """How many blocks the model has."""
+        config = read_config(self.source.path, trust_remote_code=self.trust)
+        return config.get_text_config().num_hidden_layers
+
+    @cached_property
+    def calibration(self) -> Artifact:
+        """Calibration windows."""
+        return self.sampled(self.settings.calibration, "calibration")
+
+    def sampled(self, chosen: Calibration, label: str) -> Artifact:
+        """Windows of a text as calibration draws them, named `label` for people."""
+        wanted = {"sequences": chosen.sequences, "sampling": chosen.sampling, "seed": chosen.seed}
+        return self._tokens("calibration", chosen, wanted, label)
+
+    @cached_property
+    def evaluation(self) -> Artifact:
+        """Evaluation windows."""
+        return self.evaluation_windows(self.source, "evaluation")
+
+    def evaluation_windows(self, source: Artifact, label: str) -> Artifact:
+        """The windows that the tokenizer of a model makes of the evaluation text, named `label` for people."""
+        chosen = self.settings.evaluation
+        wanted = {name: getattr(chosen, name) for name in ("windows", "special_tokens", "stride", "bos")}
+        return self._tokens("evaluation", chosen, wanted, label, source)
+
+    @cached_property
+    def matrices(self) -> tuple[Matrix, ...]:
+        """The prunable matrices, read off the model's configuration."""
+        config = read_config(self.source.path, trust_remote_code=self.trust)
+        return matrices_of(Skeleton(config, torch.float32, self.trust))
+
+    @cached_property
+    def forwards(self) -> dict[str, Any]:
+        """How blocks run during calibration, as params of a step."""
+        chosen, shards = self.settings.calibration, self.settings.compute.shards
+        return ({"shards": shards} if shards > 1 else {}) | {
+            "batch": micro_batch(chosen.length, chosen.batch),
+            "trust_remote_code": self.trust,
+            **asdict(self.settings.compute.running()),
+            "states": self.settings.compute.states,
+        }
+
+    def statistics(self, index: int) -> Artifact:
+        """What is known of the inputs of a block of the dense model."""
+        params = {"block": index, **self.forwards}
+        inputs = {"source": self.source, "tokens": self.calibration}
+        return self.context.run(statistics, params, inputs, f"statistics of block {index}")
+
+    def _tokens(
+        self, role: str, chosen: Any, wanted: dict[str, Any], label: str, source: Artifact | None = None
+    ) -> Artifact:
+        documents = TEXTS.build(chosen.text).read(self.context.workspace)
+        params = {
+            "role": role,
+            "text": chosen.text,
+            "text_digest": documents.digest,
+            "length": chosen.length,
+            "trust_remote_code": self.trust,
+            **wanted,
+        }
+        return self.context.run(tokens, params, {"source": source or self.source}, f"{label} tokens")

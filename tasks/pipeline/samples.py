@@ -1,0 +1,34 @@
+"""Which steps let a variant go on with the prompts of params.yaml: the dense model first, then the variant."""
+
+from collections.abc import Callable
+
+from pruning_core.settings.recipe import BASELINE
+from pruning_core.settings.samples import build_samples
+from tasks.pipeline.inputs import Inputs
+from tasks.steps.samples import samples
+from tasks.store.artifact import Artifact
+
+
+def continuations(shared: Inputs, model_of: Callable[[str], Artifact | None], name: str) -> Artifact | None:
+    """A variant's continuations; None where params.yaml has no samples, or the driver only looks and they are missing.
+
+    The prompts are beginnings of evaluation windows, never of calibration text, or those that params.yaml gives.
+
+    Args:
+        model_of: the model of a variant, by its name.
+    """
+    evaluation = shared.settings.evaluation
+    if evaluation.samples is None:
+        return None
+    chosen = build_samples(evaluation.samples, evaluation.length, evaluation.windows)
+    params = {"trust_remote_code": shared.trust, "device": shared.forwards["device"]}
+    inputs = {}
+    if name != BASELINE:
+        inputs["baseline"] = continuations(shared, model_of, BASELINE)
+    elif chosen.texts is not None:
+        params |= {"texts": chosen.texts, "special_tokens": evaluation.special_tokens, "new_tokens": chosen.new_tokens}
+    else:
+        params |= {"windows": chosen.windows, "beginning": chosen.beginning, "new_tokens": chosen.new_tokens}
+        inputs["tokens"] = shared.evaluation
+    inputs["model"] = model_of(name)
+    return shared.context.run(samples, params, inputs, f"{name} samples")

@@ -1,0 +1,194 @@
+"""Who is champion: the variants of one run judged by the gates, registered, and the best that passes made champion."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from pruning_core.errors import InputError
+from pruning_core.settings.recipe import BASELINE
+from tasks.engine.step import Context, Step
+from tasks.pipeline.variant import Pipeline
+from tasks.promotion.decision_log import Decision, find_decision, write_decision
+from tasks.promotion.gates import Champion, Verdict, judge
+from tasks.records.comparison import comparable
+from tasks.records.variant import Variant
+from tasks.steps.source_model import source_model
+from tasks.store.artifact import Artifact
+from tasks.store.canonical_json import digest_of
+from tasks.store.locks import locked
+from tasks.tracking import model_registry
+from tasks.tracking.model_registry import Version
+from tasks.workspace.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A variant with what the gates say of it; `error` where it could not be computed."""
+
+    name: str
+    variant: Variant | None
+    verdicts: list[Verdict]
+    error: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether it may become champion."""
+        return self.variant is not None and all(verdict.passed for verdict in self.verdicts)
+
+
+def scheduled_names(workspace: Workspace) -> list[str]:
+    """The variants that the schedule makes."""
+    return workspace.settings.schedule.variants or list(workspace.settings.variants)
+
+
+def stored_evaluations(workspace: Workspace) -> dict[str, Artifact | None]:
+    """Name -> its evaluation with the present source, settings and code, None where that is not computed yet."""
+    pipeline = _looking(workspace)
+    return {name: pipeline.evaluated(name) for name in (BASELINE, *scheduled_names(workspace))}
+
+
+def stored_answers(workspace: Workspace) -> dict[str, Artifact | None]:
+    """ "NAME tasks" -> its answers to the tasks, likewise; empty where there are no tasks."""
+    if not workspace.settings.evaluation.tasks:
+        return {}
+    pipeline = _looking(workspace)
+    return {f"{name} tasks": pipeline.task_evaluated(name) for name in (BASELINE, *scheduled_names(workspace))}
+
+
+def _looking(workspace: Workspace) -> Pipeline:
+    """A pipeline that finds and computes nothing."""
+    store = workspace.store
+
+    def look(step: Step, params: dict[str, Any], inputs: dict[str, Any], label: str = "") -> Artifact | None:
+        return store.find(step.key(params, inputs)) if all(inputs.values()) else None
+
+    return Pipeline(Context(store, workspace.root, look), workspace.settings, enforce=False)
+
+
+def known_decision(workspace: Workspace) -> Decision | None:
+    """The decision that stands, where source, settings, code and gates are those that it was made with."""
+    found = stored_evaluations(workspace) | stored_answers(workspace)
+    if not all(found.values()):
+        return None
+    return find_decision(workspace.root, decision_key(workspace, {n: a.key for n, a in found.items()}))
+
+
+def decision_key(workspace: Workspace, evaluations: Mapping[str, str | None]) -> str:
+    """A digest of what a decision depends on: the gates and the evaluations' keys, which hold all the rest.
+
+    The champion is not in it: who moves the alias by hand is not overruled until there is something new.
+    """
+    schedule = workspace.settings.schedule
+    gates = asdict(schedule.gates)
+    return digest_of({"gates": gates, "model": registered_name(workspace), "evaluations": dict(evaluations)})
+
+
+def registered_name(workspace: Workspace) -> str:
+    """The registered model's name."""
+    return workspace.settings.schedule.model or model_registry.model_name(workspace.settings.model)
+
+
+def decide(
+    workspace: Workspace,
+    pipeline: Pipeline,
+    records: list[dict[str, Any]],
+    failed: Mapping[str, str],
+    pushed: Mapping[str, Any],
+) -> tuple[Decision, bool]:
+    """Judge, register, move the alias where a variant passes, and write the decision; (it, whether it is new).
+
+    Of several that pass the one with the lowest loss is champion, the smaller one where two are equal.
+
+    Args:
+        pipeline: evaluates the present champion beside the variants.
+        records: of the variants, the dense baseline among them.
+        failed: variant -> why it could not be computed.
+        pushed: what DVC sent where.
+    """
+    dense, *variants = comparable(records)
+    keys = {variant.name: variant.evaluation.key for variant in (dense, *variants)} | dict.fromkeys(failed)
+    keys |= {name: found and found.key for name, found in stored_answers(workspace).items()}
+    key, name = decision_key(workspace, keys), registered_name(workspace)
+    # One at a time: the champion that the variants are judged against is the one that they replace.
+    with locked(workspace.hidden / "locks" / "decision"):
+        if known := find_decision(workspace.root, key):
+            return known, False
+        before = model_registry.present(workspace.root, name)
+        rival = _evaluated(pipeline, before) if before and workspace.settings.schedule.gates.champion else None
+        judged = [Judged(v.name, v, judge(workspace.settings.schedule.gates, v, dense, rival)) for v in variants]
+        judged += [Judged(variant, None, [], error) for variant, error in failed.items()]
+        versions = {one.name: _register(workspace, name, one, pipeline) for one in judged if one.variant}
+        best = _best(judged)
+        moved = best is not None and (before is None or versions[best.name].version != before.version)
+        if moved:
+            model_registry.crown(workspace.root, name, versions[best.name])
+        after = versions[best.name] if best else before
+        decision = {
+            "key": key,
+            "decided": datetime.now(UTC).isoformat(timespec="seconds"),
+            "model": name,
+            "source": _source(pipeline),
+            "protocol": dense.protocol_digest,
+            "gates": asdict(workspace.settings.schedule.gates),
+            "champion": {"before": before and before.facts(), "after": after and after.facts()},
+            "moved": moved,
+            "dvc": dict(pushed),
+            "variants": [_entry(one, versions.get(one.name)) for one in judged],
+        }
+        return write_decision(workspace.root, decision), True
+
+
+def _best(judged: list[Judged]) -> Judged | None:
+    def rank(one: Judged) -> tuple[float, float]:
+        losses = one.variant.metrics.mean_loss
+        return (float("inf") if losses is None else losses, one.variant.size_bytes or float("inf"))
+
+    return min((one for one in judged if one.passed), key=rank, default=None)
+
+
+def _evaluated(pipeline: Pipeline, version: Version) -> Champion:
+    """The present champion, evaluated on the text of this run."""
+    facts = version.facts()
+    known = {"version": facts["version"], "name": facts["variant"], "digest": facts["digest"]}
+    model = pipeline.context.store.find(version.tags["variant_key"]) if version.tags.get("variant_key") else None
+    if model is None:
+        return Champion(**known, problem="its model is not in the store any more; move the alias by hand")
+    try:
+        quality = pipeline.beside(model, "champion")
+    except InputError as error:
+        return Champion(**known, problem=f"it cannot be evaluated on this text: {error}")
+    beside = Variant.model_validate(
+        {"name": "champion", "model": model.reference(), "evaluation": quality.reference(), "metrics": quality.facts}
+    )
+    return Champion(**known, losses=beside.window_losses(), protocol=beside.protocol_digest)
+
+
+def _register(workspace: Workspace, name: str, judged: Judged, pipeline: Pipeline) -> Version:
+    tags = {f"gate.{verdict.gate}": _told(verdict) for verdict in judged.verdicts}
+    tags |= {"decision": "passed" if judged.passed else "failed", "source.digest": pipeline.source.digest}
+    lines = [_told(verdict, name=True) for verdict in judged.verdicts] or ["no gate is set"]
+    return model_registry.register(workspace.root, name, judged.variant, tags, "\n".join(f"- {line}" for line in lines))
+
+
+def _told(verdict: Verdict, name: bool = False) -> str:
+    return f"{f'{verdict.gate} ' if name else ''}{'passed' if verdict.passed else 'failed'}: {verdict.reason}"
+
+
+def _entry(judged: Judged, version: Version | None) -> dict[str, Any]:
+    variant = judged.variant
+    return {
+        "name": judged.name,
+        "passed": judged.passed,
+        "error": judged.error,
+        "version": version and version.version,
+        "digest": variant and variant.model.digest,
+        "path": variant and variant.model.path,
+        "perplexity": variant and variant.metrics.perplexity,
+        "gates": [verdict.facts() for verdict in judged.verdicts],
+    }
+
+
+def _source(pipeline: Pipeline) -> dict[str, Any]:
+    source = source_model(pipeline.context.workspace, pipeline.settings)
+    return {"model": pipeline.settings.model, "digest": source.digest, "revision": source.identity["revision"]}

@@ -1,0 +1,1 @@
+"""What is known of a variant, as typed records; pure."""

@@ -1,0 +1,98 @@
+"""All variants side by side: which may be compared, and the rows of the table."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pruning_core.errors import InputError
+from tasks.records.variant import Spread, Variant, parse
+
+
+def comparable(records: Iterable[Mapping[str, Any]]) -> list[Variant]:
+    """The checked records with the dense baseline first, the others in the order given.
+
+    Raises:
+        InputError: no record, a broken record, a name given twice, or evaluations that do not compare.
+    """
+    variants = sorted(map(parse, records), key=lambda variant: not variant.is_baseline)
+    if not variants:
+        raise InputError("there is no variant to compare; run `espalier compress VARIANT` first")
+    names = [variant.name for variant in variants]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise InputError(f"the variant {sorted(twice)[0]!r} was given twice; compare each variant once")
+    for other in variants[1:]:
+        _require_same_protocol(variants[0], other)
+    return variants
+
+
+def comparison_table(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One flat row per variant, the dense baseline first; what is not known is None.
+
+    Units: losses and KL in nats per token, sizes in bytes, rates in tokens per second; sparsity is the
+    removed fraction of the prunable matrices. `bits_per_weight` and `packed_bytes` pack the zeros behind a bitmask.
+
+    Raises:
+        InputError: as `comparable`.
+    """
+    return [row(variant) for variant in comparable(records)]
+
+
+def row(variant: Variant) -> dict[str, Any]:
+    """The variant's row of the comparison table."""
+    metrics, difference, sparsity = variant.metrics, variant.metrics.difference_to_dense, variant.sparsity
+    speed = variant.speed
+    return {
+        "name": variant.name,
+        "baseline": variant.is_baseline,
+        "perplexity": metrics.perplexity,
+        "loss_increase": difference and difference.mean,
+        "loss_increase_error": difference and difference.standard_error,
+        "kl_to_dense": metrics.kl_to_dense,
+        "top1_agreement": metrics.top1_agreement,
+        "sparsity": sparsity and sparsity.prunable,
+        "sparsity_whole_model": sparsity and sparsity.whole_model,
+        "size_bytes": variant.size_bytes,
+        "packed_bytes": variant.packed_bytes,
+        "bits_per_weight": variant.bits_per_weight,
+        "prefill_tokens_per_second": _median(speed and speed.prefill_tokens_per_second),
+        "decode_tokens_per_second": _median(speed and speed.decode_tokens_per_second),
+        "accuracy": variant.judged and variant.judged.mean_accuracy,
+        "fallbacks": len(variant.facts.ledger),
+    }
+
+
+def _median(rate: Spread | None) -> float | None:
+    return rate.median if rate else None
+
+
+def _require_same_protocol(first: Variant, other: Variant) -> None:
+    _require_same_tasks(first, other)
+    _require_same_samples(first, other)
+    if other.protocol_digest == first.protocol_digest:
+        return
+    mine, theirs = first.metrics.protocol, other.metrics.protocol
+    names = [name for name in {**mine, **theirs} if name != "digest" and mine.get(name) != theirs.get(name)]
+    different = ", ".join(f"{name} {mine.get(name)} and {theirs.get(name)}" for name in names)
+    raise InputError(
+        f"{first.name} and {other.name} were evaluated differently ({different or 'protocol digest'}), "
+        "so one table cannot hold both; evaluate them with the same `evaluation` section of params.yaml"
+    )
+
+
+def _require_same_tasks(first: Variant, other: Variant) -> None:
+    if first.judged is None or other.judged is None:
+        return
+    if first.judged.protocol.get("digest") != other.judged.protocol.get("digest"):
+        raise InputError(
+            f"{first.name} and {other.name} answered different tasks, so one table cannot hold both; evaluate them "
+            "with the same evaluation.tasks of params.yaml"
+        )
+
+
+def _require_same_samples(first: Variant, other: Variant) -> None:
+    if first.samples is None or other.samples is None:
+        return
+    if first.samples.protocol.get("digest") != other.samples.protocol.get("digest"):
+        raise InputError(
+            f"{first.name} and {other.name} went on with different prompts, so they cannot stand side by side; "
+            "evaluate them with the same evaluation.samples of params.yaml"
+        )

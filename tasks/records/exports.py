@@ -1,0 +1,24 @@
+"""What the exports of a variant take, as the store has them; nothing is computed."""
+
+from collections.abc import Mapping
+from typing import Any
+
+EXPORT = "export"
+
+
+def taken(export: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, Any]:
+    """label, file_bytes, and bits_per_weight of the dense model, as those of variants are.
+
+    Args:
+        export: its facts.
+        model: the facts of the variant; {} for the dense model.
+    """
+    weights = model.get("parameters", {}).get("all", export["parameters"])
+    size = export["file_bytes"]
+    return {"label": export_label(export["format"]), "file_bytes": size, "bits_per_weight": 8 * size / weights}
+
+
+def export_label(format: Mapping[str, Any]) -> str:
+    """For people: the format and its options, in one order however they were given."""
+    options = sorted((key, value) for key, value in format.items() if key != "name")
+    return " ".join([format["name"], *(f"{key}={value}" for key, value in options)])

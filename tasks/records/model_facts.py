@@ -1,0 +1,219 @@
+"""What a model's manifest says of it, with its types checked.
+
+A fact of the wrong type is an error; unknown facts are left aside: a newer manifest stays readable.
+"""
+
+import re
+from typing import Any
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+
+BLOCK = re.compile(r"(?:^|\.)(\d+)\.(.+)$")
+
+
+class Facts(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore", populate_by_name=True)
+
+
+class Reference(Facts):
+    """A stored artifact: where it is and the digest of its content."""
+
+    digest: str
+    kind: str = ""
+    key: str | None = None
+    path: str | None = None
+
+
+class Layer(Facts):
+    """One compressed matrix; `loss` is 0.5 tr(D H D^T), None where nothing was solved.
+
+    One that was made smaller has its former size beside the present one; what it lost counts as removed.
+    """
+
+    name: str
+    rows: int
+    columns: int
+    dense_rows: int | None = None
+    dense_columns: int | None = None
+    zeros: int | None = Field(None, validation_alias=AliasChoices("zeros", "removed"))
+    loss: float | None = None
+
+    @property
+    def size(self) -> int:
+        """Weights before anything was removed."""
+        return (self.dense_rows or self.rows) * (self.dense_columns or self.columns)
+
+    @property
+    def gone(self) -> int | None:
+        """Weights that are zero or no longer there, None when the zeros were not counted."""
+        return None if self.zeros is None else self.zeros + self.size - self.rows * self.columns
+
+    @property
+    def sparsity(self) -> float | None:
+        """The removed fraction, None when the zeros were not counted."""
+        return None if self.gone is None else self.gone / self.size
+
+    @property
+    def place(self) -> tuple[int | None, str]:
+        """(3, "self_attn.q_proj") for "model.layers.3.self_attn.q_proj"; (None, name) outside the blocks."""
+        found = BLOCK.search(self.name)
+        return (int(found[1]), found[2]) if found else (None, self.name)
+
+
+class Sparsity(Facts):
+    """Removed fractions."""
+
+    prunable: float
+    whole_model: float | None = None
+
+
+class Size(Facts):
+    """One measure of a model as it is `stored`, and as it would be with a `bitmask` of its zeros."""
+
+    stored: float | None = None
+    bitmask: float | None = None
+
+
+class Allocated(Facts):
+    """How much was to go, and how much really goes, where an allocation decided it per matrix."""
+
+    name: str
+    target: float
+    sparsity: float
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.sparsity:.4%} removed, {self.target:.4%} asked for"
+
+
+class Start(Facts):
+    """An allocation that a search started from; fitness is KL to dense on its validation windows, nats per token."""
+
+    label: str
+    fitness: float
+
+
+class Generation(Facts):
+    """A generation of a search: fitness of the parent on its own text, of it and of the best on validation windows."""
+
+    generation: int
+    fitness: float
+    validation: float
+    best: float
+    tokens: int
+
+
+class Searched(Facts):
+    """How a search went that found an allocation."""
+
+    initial: tuple[Start, ...] = Field((), strict=False)
+    history: tuple[Generation, ...] = Field((), strict=False)
+
+
+class Point(Facts):
+    """A point of a training's loss curve; losses as the training defines them, of a whole model in nats per token."""
+
+    step: int
+    train_loss: float | None = None
+    validation_loss: float
+    learning_rate: float = 0.0
+
+
+class Recovered(Facts):
+    """What training gave back: losses in nats per token on validation windows, and the share of the gap to dense."""
+
+    validation_loss: dict[str, float | None]
+    recovered_share: float | None = None
+    removed: dict[str, int]
+    steps: int
+
+    def __str__(self) -> str:
+        before, after = (self.validation_loss[name] for name in ("before", "after"))
+        share = "" if self.recovered_share is None else f", {self.recovered_share:.1%} of the gap to dense"
+        return f"{self.steps} steps, validation loss {before:.4f} to {after:.4f}{share}"
+
+
+class ModelFacts(Facts):
+    """What the model's manifest says of it; `bits_per_weight` in bits, `size_bytes` in bytes."""
+
+    sparsity: Sparsity | None = None
+    layers: tuple[Layer, ...] = Field((), strict=False)
+    ledger: tuple[dict[str, Any], ...] = Field((), strict=False)
+    bits_per_weight: Size | float | None = None
+    size_bytes: Size | float | None = None
+    propagate: str | None = None
+    allocation: Allocated | None = None
+    recovery: Recovered | None = None
+
+
+class Manifest(Facts):
+    """The model's manifest; `source` is the digest of the code that made it."""
+
+    source: str | None = None
+    versions: dict[str, str] = Field(default_factory=dict)
+    facts: ModelFacts = Field(default_factory=ModelFacts)
+
+
+def stored(size: Size | float | None) -> float | None:
+    """The figure of the model as it is stored."""
+    return size.stored if isinstance(size, Size) else size
+
+
+def packed(size: Size | float | None) -> float | None:
+    """The smaller of it as stored and with the zeros behind a bitmask."""
+    if isinstance(size, Size):
+        return min((figure for figure in (size.stored, size.bitmask) if figure is not None), default=None)
+    return size
+
+
+class Prompt(Facts):
+    """The text before; `window` of the evaluation text and how it `follows` there, None of a prompt that was given."""
+
+    window: int | None = None
+    text: str
+    follows: str | None = None
+
+
+class Continuation(Facts):
+    """What a model wrote: of its tokens the first `shared` are the dense model's, the next one is not.
+
+    `text` in three parts: of the shared tokens, of the first other one ("" where there is none), of the rest.
+    """
+
+    tokens: list[int]
+    shared: int
+    text: tuple[str, str, str] = Field(strict=False)
+
+
+class Written(Facts):
+    """All continuations of a model; `agreement`: the share of the dense model's tokens before the first difference."""
+
+    digest: str
+    prompts: list[Prompt]
+    continuations: list[Continuation]
+    agreement: float
+    protocol: dict[str, Any]
+
+
+EXPERT = re.compile(r"(?<=\.experts)\.\d+(?=\.)")
+
+
+def experts_together(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
+    """The same matrix of all experts of a block as one layer, "....experts.up_proj": a model may have thousands.
+
+    Rows, zeros and losses are added up; what one expert lacks the sum lacks.
+    """
+    kinds: dict[str, list[Layer]] = {}
+    for layer in layers:
+        kinds.setdefault(EXPERT.sub("", layer.name), []).append(layer)
+    return tuple(_sum(name, members) if len(members) > 1 else members[0] for name, members in kinds.items())
+
+
+def _sum(name: str, layers: list[Layer]) -> Layer:
+    zeros, losses = [layer.zeros for layer in layers], [layer.loss for layer in layers]
+    return Layer(
+        name=name,
+        rows=sum(layer.rows for layer in layers),
+        columns=layers[0].columns,
+        zeros=None if None in zeros else sum(zeros),
+        loss=None if None in losses else sum(losses),
+    )

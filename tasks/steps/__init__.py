@@ -1,0 +1,1 @@
+"""All code of tasks/ that a result depends on: one file per step, `STEP_part` beside it."""

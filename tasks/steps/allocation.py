@@ -1,0 +1,121 @@
+"""Step: how much of each matrix goes, decided once for a model and a budget."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pruning_core.allocation import ALLOCATIONS, Allocation, Request
+from pruning_core.budget.counts import budget_of
+from pruning_core.compress.shares import Matrix, Shares, matrices_of
+from pruning_core.errors import ComputationError
+from pruning_core.sensitivity import Profile
+from tasks.engine.step import Context, step
+from tasks.report.depth_chart import Panel, by_kind, depth_chart
+from tasks.steps.hidden_states import decoder_of, exclusive
+from tasks.steps.levels import measured_levels
+from tasks.store.artifact import Artifact
+from tasks.store.canonical_json import write_json
+
+TABLE, CHART = "shares.json", "allocation.svg"
+
+
+def allocation_module(params: dict[str, Any]) -> list[str]:
+    """The module of the allocation that these params choose."""
+    return [ALLOCATIONS.module(params["allocation"]["name"])]
+
+
+@step("allocation", modules=allocation_module)
+def allocation(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, context: Context) -> dict[str, Any]:
+    """The shares of all matrices.
+
+    params: allocation (mapping), unit (zeros | n), m, target (removed fraction), trust_remote_code.
+    inputs: source; sensitivity, and levels-0, levels-1, ... of the blocks, where the allocation needs them.
+    writes: shares.json ({unit, values}, and under matrices a row per matrix), allocation.svg.
+    """
+    with exclusive:
+        matrices = matrices_of(decoder_of(inputs["source"], params["trust_remote_code"]))
+    known = inputs.get("sensitivity")
+    profile = Profile.of_facts(json.loads((known.path / "profile.json").read_text())) if known else None
+    chosen = ALLOCATIONS.build(params["allocation"])
+    request = Request(matrices, params["unit"], params["m"], params["target"], profile)
+    if "levels" in chosen.needs:
+        measured = measured_levels([inputs[f"levels-{index}"] for index in range(1 + matrices[-1].block)])
+        request = replace(request, levels=chosen.levels_for(request), errors=chosen.errors_of(measured, request))
+    return write_allocation(chosen, request, chosen.shares(request), out)
+
+
+def write_allocation(chosen: Allocation, request: Request, shares: Shares, out: Path) -> dict[str, Any]:
+    """Check and write what an allocation decided; returns the facts of the artifact.
+
+    Raises:
+        ComputationError: it misses the budget that it has to meet.
+    """
+    facts = budget_facts(request, shares) | {"name": chosen.name}
+    if chosen.meets_budget:
+        _check_budget(request, facts["removed"])
+    rows = [_row(matrix, request, shares) for matrix in request.matrices]
+    write_json(out / TABLE, shares.facts() | {"matrices": rows})
+    (out / CHART).write_text(chart(chosen.name, request, rows))
+    return facts
+
+
+def budget_facts(request: Request, shares: Shares) -> dict[str, Any]:
+    """What was wanted and what the shares really remove, in all and per block."""
+    total, removed = sum(request.sizes), shares.removed(request.matrices, request.m)
+    return {
+        "unit": request.unit,
+        "m": request.m,
+        "target": request.target,
+        "sparsity": removed / total,
+        "removed": removed,
+        "prunable": total,
+        "blocks": _by_block(request, shares),
+    }
+
+
+def load_shares(artifact: Artifact) -> Shares:
+    """The shares of all matrices."""
+    return Shares.of_facts(json.loads((artifact.path / TABLE).read_text()))
+
+
+def _check_budget(request: Request, removed: int) -> None:
+    excess = removed - budget_of(sum(request.sizes), request.target)
+    # Matrices of unequal size that trade whole levels cannot always meet a number to the weight.
+    level = 1 if request.unit == "zeros" else max(request.sizes) // request.m
+    allowed = max(level, request.levels.slack if request.levels else 0)
+    if not 0 <= excess < allowed:
+        raise ComputationError(f"the allocation removes {excess} weights more than the budget; this is an error of it")
+
+
+def _by_block(request: Request, shares: Shares) -> list[float]:
+    blocks: dict[int, list[Matrix]] = {}
+    for matrix in request.matrices:
+        blocks.setdefault(matrix.block, []).append(matrix)
+    return [shares.removed(members, request.m) / sum(matrix.size for matrix in members) for members in blocks.values()]
+
+
+def _row(matrix: Matrix, request: Request, shares: Shares) -> dict[str, Any]:
+    removed = shares.removed([matrix], request.m)
+    row = {
+        "name": matrix.name,
+        "block": matrix.block,
+        "rows": matrix.rows,
+        "columns": matrix.columns,
+        "removed": removed,
+        "sparsity": removed / matrix.size,
+    }
+    return row | ({"sensitivity": request.profile.matrices[matrix.name]} if request.profile else {})
+
+
+def chart(name: str, request: Request, rows: list[dict[str, Any]]) -> str:
+    """An SVG over depth: the sparsity of each matrix and, where one was measured, its sensitivity."""
+    title = f"Sparsity by {name}, target {request.target:.4g}"
+    panels = [Panel(title, _series(rows, "sparsity"), "{:.0%}", request.target)]
+    if request.profile:
+        panels.append(Panel("Sensitivity, larger = pruned less", _series(rows, "sensitivity"), "{:.2g}"))
+    return depth_chart(panels)
+
+
+def _series(rows: list[dict[str, Any]], what: str) -> dict[str, dict[int, float]]:
+    return by_kind((row["name"], row["block"], row[what]) for row in rows)

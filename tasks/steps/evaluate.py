@@ -1,0 +1,71 @@
+"""Step: the quality of a model on held-out windows, beside the dense model on the same windows."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pruning_core.evaluation.divergence import Divergence, compare_to_dense
+from pruning_core.evaluation.paired import paired_difference
+from pruning_core.evaluation.perplexity import Perplexity, perplexity
+from pruning_core.evaluation.protocol import Protocol
+from pruning_core.export import FORMATS
+from pruning_core.source import load_model
+from pruning_core.text.tokenized.windows import Windows
+from tasks.engine.step import Context, step
+from tasks.progress import progress
+from tasks.steps.hidden_states import load_tokens
+from tasks.store.artifact import Artifact
+from tasks.store.canonical_json import write_json
+
+SELF = {"kl_to_dense": 0.0, "top1_agreement": 1.0, "difference_to_dense": {"mean": 0.0, "standard_error": 0.0}}
+"""A model beside itself."""
+
+
+def reader(params: dict[str, Any]) -> list[str]:
+    """The module that reads a model which is an export."""
+    return [FORMATS.module(params["format"])] if "format" in params else []
+
+
+@step("evaluate", modules=reader)
+def evaluate(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, context: Context) -> dict[str, Any]:
+    """Perplexity, KL to the dense model and the paired difference to it.
+
+    params: batch, trust_remote_code; format where the model is an export that has a reader of its own.
+    inputs: model, tokens, and for a compressed model also source (dense) and baseline (the dense evaluation).
+    writes: metrics.json, windows.json {losses: nats per token of each window}.
+    """
+    windows = Windows(load_tokens(inputs["tokens"]), inputs["tokens"].facts)
+    trust = params["trust_remote_code"]
+    model = load_model(inputs["model"].path, trust_remote_code=trust)
+    if "baseline" in inputs:
+        dense = load_model(inputs["source"].path, trust_remote_code=trust)
+        own, divergence = compare_to_dense(
+            model, dense, windows.tokens, params["batch"], progress("evaluation"), windows.facts["scored"]
+        )
+        relative = _relative(own, divergence, inputs["baseline"])
+    else:
+        own = perplexity(model, windows.tokens, params["batch"], progress("evaluation"), windows.facts["scored"])
+        relative = SELF
+    protocol = Protocol.of(windows)
+    metrics = own.facts() | relative | {"protocol": protocol.facts() | {"digest": protocol.digest}}
+    write_json(out / "metrics.json", metrics)
+    write_json(out / "windows.json", {"losses": own.losses.tolist()})
+    return metrics
+
+
+def _relative(own: Perplexity, divergence: Divergence, baseline: Artifact) -> dict[str, Any]:
+    difference = paired_difference(own.losses, losses_of(baseline))
+    return {
+        "kl_to_dense": divergence.mean_kl,
+        "top1_agreement": divergence.top1_agreement,
+        "difference_to_dense": {"mean": difference.mean, "standard_error": difference.standard_error},
+    }
+
+
+def losses_of(evaluation: Artifact) -> Tensor:
+    """[windows] float64 losses, nats per token, of an evaluation artifact."""
+    losses = json.loads((evaluation.path / "windows.json").read_text())["losses"]
+    return torch.tensor(losses, dtype=torch.float64)

@@ -1,0 +1,41 @@
+"""Step: the quality of an export as its own engine runs it, on the windows that the dense model was judged on."""
+
+import importlib
+import importlib.metadata
+from pathlib import Path
+from typing import Any
+
+from pruning_core.evaluation.paired import paired_difference
+from pruning_core.text.tokenized.windows import Windows
+from tasks.engine.step import Context, step
+from tasks.progress import progress
+from tasks.steps.evaluate import losses_of
+from tasks.steps.hidden_states import load_tokens
+from tasks.store.artifact import Artifact
+
+ENGINES = {
+    "llama.cpp": ("pruning_core.evaluation.llama_cpp", "llama-cpp-python"),
+    "ONNX Runtime": ("pruning_core.evaluation.onnx_runtime", "onnxruntime"),
+}
+"""Engine -> (the module that runs an export by it, the package whose version is a part of the step's key)."""
+
+
+def engine_params(engine: str) -> dict[str, str]:
+    """The step's params for an engine of `ENGINES`."""
+    return {"engine": engine, "version": importlib.metadata.version(ENGINES[engine][1])}
+
+
+@step("evaluate_export", modules=lambda params: [ENGINES[params["engine"]][0]])
+def evaluate_export(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, context: Context) -> dict[str, Any]:
+    """Perplexity, and the paired difference to the dense model as transformers runs it.
+
+    params: as `engine_params` gives them.
+    inputs: model (an export that the engine runs), tokens, baseline (the dense evaluation).
+    """
+    runner = importlib.import_module(ENGINES[params["engine"]][0])
+    windows = Windows(load_tokens(inputs["tokens"]), inputs["tokens"].facts)
+    own = runner.perplexity(inputs["model"].path, windows.tokens, progress("evaluation"), windows.facts["scored"])
+    difference = paired_difference(own.losses, losses_of(inputs["baseline"]))
+    return own.facts() | {
+        "difference_to_dense": {"mean": difference.mean, "standard_error": difference.standard_error},
+    }

@@ -1,0 +1,25 @@
+"""Step: how fast and how large a model is on this machine; apart from quality, since no two measurements are equal."""
+
+from pathlib import Path
+from typing import Any
+
+from pruning_core.evaluation.size import model_size
+from pruning_core.evaluation.speed import measure_speed
+from pruning_core.source import load_model
+from tasks.engine.step import Context, step
+from tasks.progress import progress
+from tasks.steps.evaluate import reader
+from tasks.store.artifact import Artifact
+
+
+@step("measure", modules=reader)
+def measure(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, context: Context) -> dict[str, Any]:
+    """Prefill and decode tokens per second, median and quartiles, and the bytes on disk.
+
+    params: machine (what the figure holds for), prompt, generated, trust_remote_code, format as in
+        `tasks.steps.evaluate`.
+    inputs: model.
+    """
+    model = load_model(inputs["model"].path, trust_remote_code=params["trust_remote_code"])
+    speed = measure_speed(model, prompt=params["prompt"], generated=params["generated"], progress=progress("speed"))
+    return {"speed": speed.facts(), "size": model_size(inputs["model"].path), "machine": params["machine"]}

@@ -1,0 +1,120 @@
+"""Step: the allocation that a search over stored levels finds; killed at any instant, it goes on at the generation."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pruning_core.allocation import ALLOCATIONS, Request
+from pruning_core.allocation.evolutionary import Evolutionary
+from pruning_core.budget.level_errors import level_errors
+from pruning_core.budget.levels import Genome, Levels
+from pruning_core.budget.repair import nearest_genome
+from pruning_core.compress.shares import matrices_of
+from pruning_core.search.evolution import State
+from pruning_core.search.operators import Operators
+from pruning_core.sensitivity import Profile
+from tasks.engine.step import Context, step
+from tasks.report.search_page import write_page
+from tasks.steps.allocation import TABLE, write_allocation
+from tasks.steps.hidden_states import decoder_of, exclusive
+from tasks.steps.levels import measured_levels
+from tasks.steps.search_generations import run_search
+from tasks.steps.sensitivity import PROFILE
+from tasks.store.artifact import Artifact
+from tasks.store.canonical_json import write_json
+
+RESULT, PAGE = "search.json", "search.html"
+EVENT = "searched"
+
+
+def search_modules(params: dict[str, Any]) -> list[str]:
+    """The modules of the allocations that these params start from."""
+    return [ALLOCATIONS.module(chosen.name) for chosen in (settings_of(params), *settings_of(params).starts)]
+
+
+def settings_of(params: dict[str, Any]) -> Evolutionary:
+    """The search that the params describe."""
+    return ALLOCATIONS.build(params["allocation"], "allocation")
+
+
+@step("search", modules=search_modules, unkeyed=("workers",))
+def search(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, context: Context) -> dict[str, Any]:
+    """Search the allocation of a model.
+
+    params: allocation (mapping), unit (zeros | n), m, target (removed fraction), trust_remote_code, device, dtype;
+        workers (mapping).
+    inputs: source; tokens (windows of search text); levels-0, levels-1, ... of the blocks; sensitivity-N where the
+        allocation N of `initial` needs one.
+    writes: shares.json and allocation.svg as the step allocation does; search.json {initial, history, best};
+        search.html with both plots.
+    """
+    with exclusive:
+        matrices = matrices_of(decoder_of(inputs["source"], params["trust_remote_code"]))
+        settings = settings_of(params)
+        blocks = [inputs[f"levels-{index}"] for index in range(1 + matrices[-1].block)]
+        request = Request(matrices, params["unit"], params["m"], params["target"])
+        levels, measured = settings.levels_for(request), measured_levels(blocks)
+        starts, ledger = _starts(settings, request, levels, measured, inputs)
+        state = State({}, [], levels.start, {}, [])
+        if sum(len(row) > 1 for row in levels.gene_zeros) > 1:
+            operators = Operators(levels, _repair_errors(measured))
+            ran = run_search(params, inputs, context.scratch, settings, operators, starts)
+            # How fast it was is no part of the result, which is the same wherever and in however many goes it ran.
+            context.store.events.record(EVENT, key=context.key, tokens=str(ran.tokens), seconds=f"{ran.seconds:.3f}")
+            state = ran.state
+        else:
+            ledger.append({"event": "degenerate", "what": "nothing can be exchanged", "rule": "uniform"})
+    facts = write_allocation(settings, request, levels.shares_of(state.best), out)
+    found = {"initial": state.initial, "history": state.history, "best": state.best}
+    write_json(out / RESULT, found)
+    write_page(out / PAGE, found, json.loads((out / TABLE).read_text())["matrices"], request.target)
+    return facts | {"search": _summary(state), "ledger": ledger}
+
+
+def _summary(state: State) -> dict[str, Any]:
+    best = min(state.validation.values(), default=None)
+    starts = [{"label": start["label"], "fitness": start["fitness"]} for start in state.initial]
+    saved = 1 - state.forwards[0] / state.forwards[1] if state.forwards[1] else 0.0
+    known = {"generations": state.generation, "tokens": state.tokens, "evaluations": len(state.validation)}
+    return {"fitness": best, "initial": starts, "forwards_saved": saved, **known}
+
+
+def _starts(
+    settings: Evolutionary,
+    request: Request,
+    levels: Levels,
+    measured: list[dict[str, Any]],
+    inputs: dict[str, Artifact],
+) -> tuple[dict[str, Genome], list[dict[str, Any]]]:
+    """Label -> genome, and what the allocations could not decide."""
+    starts: dict[str, Genome] = {} if settings.start == "random" else {"uniform": levels.start}
+    ledger = []
+    for number, (chosen, spec) in enumerate(zip(settings.starts, settings.initial, strict=False)):
+        profile = _profile(inputs.get(f"sensitivity-{number}"))
+        asked = Request(request.matrices, request.unit, request.m, request.target, profile)
+        if "levels" in chosen.needs:
+            errors = chosen.errors_of(measured, asked)
+            asked = Request(request.matrices, request.unit, request.m, request.target, profile, levels, errors)
+        label = _label(spec, starts)
+        starts[label] = nearest_genome(levels, chosen.shares(asked))
+        if starts[label] == levels.start and chosen.name != "uniform":
+            ledger.append({"event": "degenerate", "what": f"{label} tells no matrix from another", "rule": "uniform"})
+    return starts, ledger
+
+
+def _label(spec: dict[str, Any], taken: dict[str, Genome]) -> str:
+    kind = spec.get("errors") or (spec.get("sensitivity") or {}).get("name")
+    label = f"{spec['name']} {kind}" if kind else spec["name"]
+    return label if label not in taken else f"{label} {len(taken)}"
+
+
+def _profile(artifact: Artifact | None) -> Profile | None:
+    return Profile.of_facts(json.loads((artifact.path / PROFILE).read_text())) if artifact else None
+
+
+def _repair_errors(measured: list[dict[str, Any]]) -> list[list[float]]:
+    """What repairs go by: the lost share of the outputs, or of the weights where there are no statistics."""
+    if all(level["loss"] is not None for facts in measured for level in facts["levels"]):
+        return level_errors(measured, "relative_output")
+    weights = {facts["name"]: 2 / (facts["weight_square"] or 1.0) for facts in measured}
+    return level_errors(measured, "fisher", weights)

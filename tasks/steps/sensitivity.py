@@ -1,0 +1,72 @@
+"""Step: how sensitive the matrices of a model are, measured once and shared by every allocation that asks for it."""
+
+from pathlib import Path
+from typing import Any
+
+from pruning_core.compress.shares import Matrix, matrices_of
+from pruning_core.model.decoder import Decoder
+from pruning_core.model.whole_model import load_whole
+from pruning_core.sensitivity import SENSITIVITIES, Profile, Sensitivity, Statistics, Subject
+from pruning_core.settings.compute import Running
+from pruning_core.settings.method import build_method
+from tasks.engine.step import Context, step
+from tasks.progress import progress
+from tasks.report.depth_chart import Panel, by_kind, depth_chart
+from tasks.steps.hidden_states import decoder_of, exclusive, load_tokens
+from tasks.steps.prune_block import method_modules
+from tasks.steps.statistics import load_statistics
+from tasks.store.artifact import Artifact
+from tasks.store.canonical_json import write_json
+
+PROFILE, CHART = "profile.json", "profile.svg"
+
+
+def sensitivity_modules(params: dict[str, Any]) -> list[str]:
+    """The modules of the sensitivity and, where it prunes, of the method that these params choose."""
+    chosen = [SENSITIVITIES.module(params["sensitivity"]["name"])]
+    return [*chosen, *method_modules(params)] if "method" in params else chosen
+
+
+@step("sensitivity", modules=sensitivity_modules)
+def sensitivity(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, context: Context) -> dict[str, Any]:
+    """The profile of a model.
+
+    params: sensitivity (mapping), trust_remote_code, device, dtype; method (mapping) where the sensitivity prunes.
+    inputs: source; tokens, and statistics-0, statistics-1, ... of the dense model's blocks, where it looks at them.
+    writes: profile.json (`pruning_core.sensitivity.Profile`), profile.svg.
+    """
+    chosen = SENSITIVITIES.build(params["sensitivity"])
+    with exclusive:
+        subject = _subject(chosen, params, inputs)
+        profile = chosen.measure(subject, progress(f"sensitivity by {chosen.name}"))
+    write_json(out / PROFILE, profile.facts())
+    (out / CHART).write_text(chart(chosen.name, subject.matrices, profile))
+    known = {name: value for name, value in profile.facts().items() if name in ("blocks", "block_errors", "details")}
+    return {"name": chosen.name, **known}
+
+
+def chart(name: str, matrices: tuple[Matrix, ...], profile: Profile) -> str:
+    """An SVG over depth: each kind of matrix, and the blocks."""
+    values = [(matrix.name, matrix.block, profile.matrices[matrix.name]) for matrix in matrices]
+    title = f"Sensitivity by {name}, larger = pruned less"
+    blocks = {"block": dict(enumerate(profile.blocks))}
+    return depth_chart([Panel(title, by_kind(values), "{:.2g}"), Panel("The same per block", blocks, "{:.2g}")])
+
+
+def _subject(chosen: Sensitivity, params: dict[str, Any], inputs: dict[str, Artifact]) -> Subject:
+    running = Running(params["device"], params["dtype"])
+    decoder = _decoder(chosen, inputs["source"], params["trust_remote_code"], running)
+    method = build_method(params["method"], device=running.torch_device) if "method" in params else None
+    windows = load_tokens(inputs["tokens"]) if "tokens" in inputs else None
+    statistics = _statistics(inputs, running) if "statistics-0" in inputs else None
+    return Subject(matrices_of(decoder), decoder, windows, statistics, method)
+
+
+def _decoder(chosen: Sensitivity, source: Artifact, trust: bool, running: Running) -> Decoder:
+    if "model" not in chosen.needs:
+        return decoder_of(source, trust, running)
+    return load_whole(source.path, trust, device=running.torch_device, dtype=running.torch_dtype)
+
+
+def _statistics(inputs: dict[str, Artifact], running: Running) -> Statistics:
+    return lambda index: load_statistics(inputs[f"statistics-{index}"], running.torch_device)

@@ -1,0 +1,1 @@
+"""Content-addressed artifacts, locks and digests; knows no step."""

@@ -1,0 +1,91 @@
+"""The registered model: a version per variant that was judged, and the alias `champion` on the one that is in use.
+
+A version's source is the artifact's folder, so that `models:/NAME@champion` leads any reader of MLflow to the weights;
+its tags say why it did or did not become the champion.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pruning_core.settings.schedule import NOT_IN_NAMES
+from tasks.records.variant import Variant
+from tasks.store.locks import locked
+from tasks.tracking.run_index import lock_path, read_runs
+from tasks.tracking.runs import connected
+
+ALIAS = "champion"
+
+
+@dataclass(frozen=True)
+class Version:
+    """A registered version."""
+
+    version: str
+    tags: Mapping[str, str]
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """The tags that no other version has."""
+        return {name: self.tags.get(name, "") for name in ("variant_key", "evaluation_key")}
+
+    def facts(self) -> dict[str, str]:
+        """As JSON."""
+        return {
+            "version": self.version,
+            "variant": self.tags.get("variant", ""),
+            "digest": self.tags.get("artifact.digest", ""),
+        }
+
+
+def model_name(model: str) -> str:
+    """The name to register variants of a source model under: `model` of params.yaml without folder and revision."""
+    last = model.rstrip("/").partition("@")[0].rpartition("/")[2] if "@" in model else Path(model).name
+    return re.sub(f"[{re.escape(NOT_IN_NAMES)}]", "_", last) or "model"
+
+
+def present(workspace: Path, name: str) -> Version | None:
+    """The version that bears the alias, None where there is none yet."""
+    with locked(lock_path(workspace)), connected(workspace) as client:
+        version = _aliases(client, name).get(ALIAS)
+        if version is None:
+            return None
+        found = client.get_model_version(name, version)
+        return Version(str(found.version), dict(found.tags))
+
+
+def register(workspace: Path, name: str, variant: Variant, tags: Mapping[str, str], description: str) -> Version:
+    """The version of a variant and its evaluation, made or found.
+
+    Args:
+        tags: of the decision; a version that was there takes them over, and the description.
+    """
+    identity = {"variant_key": variant.model.key or variant.model.digest}
+    identity["evaluation_key"] = variant.evaluation.key or variant.evaluation.digest
+    own = {"variant": variant.name, "artifact.digest": variant.model.digest, "artifact.path": variant.model.path or ""}
+    wanted = {**own, **tags, **identity}
+    with locked(lock_path(workspace)), connected(workspace) as client:
+        if not client.search_registered_models(f"name = '{name}'"):
+            client.create_registered_model(name, description=f"Compressed variants; the alias `{ALIAS}` is in use.")
+        for known in client.search_model_versions(f"name = '{name}'"):
+            if identity.items() <= dict(known.tags).items():
+                for tag, value in wanted.items():
+                    client.set_model_version_tag(name, known.version, tag, value)
+                client.update_model_version(name, known.version, description)
+                return Version(str(known.version), wanted)
+        runs = [run["run_id"] for run in read_runs(workspace) if identity.items() <= run["tags"].items()]
+        source = Path(variant.model.path or "").absolute().as_uri()
+        made = client.create_model_version(name, source, runs[0] if runs else None, wanted, description=description)
+        return Version(str(made.version), wanted)
+
+
+def crown(workspace: Path, name: str, version: Version) -> None:
+    """Move the alias to this version."""
+    with locked(lock_path(workspace)), connected(workspace) as client:
+        client.set_registered_model_alias(name, ALIAS, version.version)
+
+
+def _aliases(client: object, name: str) -> dict[str, str]:
+    [*found] = client.search_registered_models(f"name = '{name}'")
+    return {alias: str(version) for alias, version in found[0].aliases.items()} if found else {}

@@ -1,0 +1,40 @@
+"""Small files of an MLflow run as text: how a variant was made, for `espalier reproduce`, and what it wrote."""
+
+import json
+from typing import Any
+
+import yaml
+
+from tasks.records.model_facts import Written
+
+SETTINGS, LINEAGE = "settings.yaml", "lineage.json"
+SAMPLES, SAMPLES_TAG = "samples.json", "samples.digest"
+
+
+def files_of(known: dict[str, Any]) -> dict[str, str]:
+    """File name -> text, of what `tasks.lineage.provenance.provenance` gives; {} where nothing is known."""
+    if not known:
+        return {}
+    return {
+        SETTINGS: yaml.safe_dump(known["settings"], sort_keys=False),
+        LINEAGE: json.dumps(known["lineage"], indent=1) + "\n",
+    }
+
+
+def sample_files(written: Written | None) -> dict[str, str]:
+    """File name -> text of a table as MLflow shows it, one row per prompt; {} where nothing was written."""
+    if written is None:
+        return {}
+    columns = ["prompt", "text_follows", "continuation", "tokens", "tokens_as_dense"]
+    rows = [
+        [prompt.text, prompt.follows, "".join(own.text), len(own.tokens), own.shared]
+        for prompt, own in zip(written.prompts, written.continuations, strict=True)
+    ]
+    return {SAMPLES: json.dumps({"columns": columns, "data": rows}, indent=1) + "\n"}
+
+
+def sample_tags(written: Written | None) -> dict[str, str]:
+    """What tells MLflow that a run has the table, and us which one it is."""
+    if written is None:
+        return {}
+    return {SAMPLES_TAG: written.digest, "mlflow.loggedArtifacts": json.dumps([{"path": SAMPLES, "type": "table"}])}

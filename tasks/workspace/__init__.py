@@ -1,0 +1,1 @@
+"""The folder with params.yaml, and its plugins."""
