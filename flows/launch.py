@@ -99,7 +99,6 @@ def prepared(workspace: Workspace, named: list[str], module: str, quiet: bool) -
 
         server = temporary_servers.start()
         # Importing what computes takes as long as the server takes to start: both at once.
-        from flows import launch
         from flows.plan.fit import check_room
 
         flows = importlib.import_module(module)
@@ -107,7 +106,7 @@ def prepared(workspace: Workspace, named: list[str], module: str, quiet: bool) -
         check_room(workspace, named, evaluates=True)
         if server:
             server.join()
-        for what in launch.reconcile(workspace.root):
+        for what in reconcile(workspace.root):
             console.print(what, highlight=False)
         with listening(show):
             yield flows

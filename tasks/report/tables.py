@@ -19,14 +19,14 @@ def task_tables(variants: list[Variant]) -> list[dict[str, Any]]:
                 "name": name,
                 "asked": answered[0][1].items,
                 "chance": None if chance is None else f"{chance:.1%}",
-                "rows": [_cells(variant, told) for variant, told in answered],
+                "rows": [_task_cells(variant, told) for variant, told in answered],
                 "cut": max(told.truncated for _, told in answered),
             }
         )
     return tables
 
 
-def _cells(variant: Variant, told: Answered) -> dict[str, str]:
+def _task_cells(variant: Variant, told: Answered) -> dict[str, str]:
     paired = None if variant.is_baseline else told.to_dense.get("accuracy")
     cells = {
         "name": variant.name,
@@ -106,11 +106,11 @@ def export_rows(variants: list[Variant]) -> list[dict[str, str]]:
         if variant.exports:
             own = (AS_STORED, variant.size_bytes, stored(variant.facts.bits_per_weight))
             made = [(export.label, export.file_bytes, export.bits_per_weight) for export in variant.exports]
-            rows += [_cells(variant.name, *one) for one in (own, *made)]
+            rows += [_export_cells(variant.name, *one) for one in (own, *made)]
     return rows
 
 
-def _cells(name: str, format: str, size: float | None, bits: float | None) -> dict[str, str]:
+def _export_cells(name: str, format: str, size: float | None, bits: float | None) -> dict[str, str]:
     return {
         "name": name,
         "format": format,

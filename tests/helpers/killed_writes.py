@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 KILLED = """
 import json, os, signal, sys
 from pathlib import Path
-from pruning_core import appended_file
+from pruning_core.checkpoint import appended_file
 from pruning_core.export import FORMATS
 from pruning_core.progress import ignore_progress
 from pruning_core.checkpoint.stored_model import StoredModel

@@ -61,8 +61,8 @@ def test_dynamic_quantization_takes_every_matrix_the_head_too_and_says_nothing(e
 
     path = tmp_path / "dynamic"
     code = (
-        "import logging, sys; from pathlib import Path; from benchmarks import serving_onnx\n"
-        "serving_onnx.to_int8(*map(Path, sys.argv[1:]))\n"
+        "import logging, sys; from pathlib import Path; from benchmarks.serving import onnx\n"
+        "onnx.to_int8(*map(Path, sys.argv[1:]))\n"
         "print(logging.getLogger().handlers, logging.getLogger().level, logging.root.manager.disable)"
     )
     command = [sys.executable, "-c", code, str(exported), str(path)]

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from problems import layer
 from safetensors.torch import load_file
 
-from pruning_core import column_sweep as sweep_module
+from pruning_core.column_sweep import kernels
 from pruning_core.calibration.statistics import LayerStatistics
 from pruning_core.column_sweep import GroupRule, torch_kernel
 from pruning_core.column_sweep.grids import BlockGrid
@@ -159,7 +159,7 @@ def test_a_gpu_gets_the_triton_kernel_and_a_cpu_the_numba_one():
 
 
 def test_without_the_package_a_gpu_gets_the_readable_kernel_and_asking_is_refused(monkeypatch):
-    monkeypatch.setattr(sweep_module, "find_spec", lambda name: None)
+    monkeypatch.setattr(kernels, "find_spec", lambda name: None)
     assert kernel_for("auto", torch.device("cuda")) is torch_kernel.fix_columns
     with pytest.raises(InputError, match="not installed; use kernel auto"):
         kernel_for("triton", torch.device("cuda"))

@@ -11,7 +11,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 SCRIPT = """
 import os, psutil, sys
 from pathlib import Path
-from tasks import prefect_settings, temporary_servers
+from tasks.orchestration import prefect_settings, temporary_servers
 
 prefect_settings.apply(Path(sys.argv[1]))
 from prefect import flow, task

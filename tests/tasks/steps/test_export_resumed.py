@@ -181,7 +181,7 @@ def test_after_kill_9_finished_shards_are_kept_as_they_are(start, source, tmp_pa
 KILLED_IN_TENSOR = """
 import os, signal, sys
 from pathlib import Path
-from pruning_core import appended_file
+from pruning_core.checkpoint import appended_file
 from tasks.store.artifact import Artifact
 from tasks.steps.export import export
 from tasks.engine.step import Context

@@ -30,7 +30,7 @@ from pathlib import Path
 from mlflow.store.db import utils
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
-from tasks import tracking
+from tasks.tracking import runs
 
 @event.listens_for(Engine, "after_cursor_execute")
 def kill(connection, cursor, statement, *rest):
@@ -38,7 +38,7 @@ def kill(connection, cursor, statement, *rest):
         connection.exec_driver_sql("INSERT INTO experiments (name) VALUES ('half')")
         os.kill(os.getpid(), signal.SIGKILL)
 
-tracking.prepare(Path(sys.argv[1]))
+runs.prepare(Path(sys.argv[1]))
 """
 
 
