@@ -24,7 +24,6 @@ REGISTRIES = {
 """Folder of methods -> its registry."""
 STEPS_MAY_USE = {"tasks.engine.step", "tasks.progress", "tasks.store.artifact", "tasks.store.canonical_json"}
 STEPS_MAY_USE |= {"tasks.store.directories", "tasks.parallel.process_group"}
-STEPS_MAY_USE |= {"tasks.report.depth_chart", "tasks.report.search_page"}
 STEPS_MAY_USE |= {"tasks.parallel.submit", "tasks.parallel.worker_pool"}
 """What of tasks/ a step needs in order to be run; nothing of it decides what its result is."""
 CORE_ROOT = {"__init__", "errors", "progress", "registry", "source"}

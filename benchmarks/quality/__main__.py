@@ -6,18 +6,25 @@ done by the steps of the pipeline and kept in .espalier: a second run, and one t
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from benchmarks.common.command import SetOption, SettingsOption, run_command
-from benchmarks.common.curves import curves
 from benchmarks.common.sections import put_section
 from benchmarks.quality.entries import METHODS, PAPERS, SETTINGS, Group, groups
 from benchmarks.quality.figures import Bench, Results, measured
 from benchmarks.quality.page import page, raw
 from pruning_core.errors import InputError
+from tasks.report.charts import LinePanel, line_chart, svg
 from tasks.workspace.params import read_params
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+HEIGHT = 392
+"""Of the plot, in pixels."""
+Lines = dict[str, list[tuple[float, float]]]
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -38,9 +45,9 @@ def quality(
     results = measured(bench, wanted, lambda line: typer.echo(line, err=True))
     out.parent.mkdir(parents=True, exist_ok=True)
     plot = out.with_suffix(".svg")
-    drawn = curves(lines(results), results.dense.perplexity, "sparsity of the prunable weights", "perplexity")
+    drawn = lines(results)
     if drawn:
-        plot.write_text(drawn, encoding="utf-8")
+        plot.write_text(svg(drawing(drawn, results.dense.perplexity)), encoding="utf-8")
     put_section(out, "methods", page(results, plot.name if drawn else None))
     out.with_suffix(".json").write_text(json.dumps(raw(results), indent=1) + "\n", encoding="utf-8")
     typer.echo(f"page       {out}")
@@ -58,9 +65,17 @@ def chosen(known: list[Group], only: list[str] | None) -> list[Group]:
     return [group for group in known if not only or group.name.startswith(tuple(only))]
 
 
-def lines(results: Results) -> dict[str, list[tuple[float, float]]]:
+def drawing(drawn: Lines, dense: float | None) -> "Figure":
+    """Perplexity against sparsity, and the dense model's as a line across."""
+    known = ("dense", dense) if dense else None
+    return line_chart(
+        [LinePanel("", "sparsity of the prunable weights", "perplexity", drawn, known, shares="x", log=True)], HEIGHT
+    )
+
+
+def lines(results: Results) -> Lines:
     """Title of a method -> (zeros, perplexity) at each unstructured sparsity; overflowed perplexities are left out."""
-    drawn: dict[str, list[tuple[float, float]]] = {title: [] for _, title in METHODS.values()}
+    drawn: Lines = {title: [] for _, title in METHODS.values()}
     for group in results.groups:
         if group.name.startswith("unstructured"):
             for known in results.of(group):

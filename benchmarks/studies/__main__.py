@@ -13,9 +13,11 @@ import typer
 
 from benchmarks.common.command import run_command
 from benchmarks.common.sections import put_section
+from benchmarks.common.spreads import spread_plot
 from benchmarks.quality.entries import PAPERS, SETTINGS
 from benchmarks.studies import calibration_size, domain, fisher_hessian, fisher_hessian_page, probes, probes_page
 from benchmarks.studies.study import Plan
+from tasks.report.charts import svg
 from tasks.workspace.params import read_params
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help=__doc__)
@@ -98,10 +100,10 @@ def _plan(settings: Path, set_: list[str] | None, seeds: int) -> Plan:
 
 
 def _write(out: Path, study: str, facts: Mapping[str, Any], page: ModuleType) -> None:
-    """Section, plot and figures; `page` has section(facts, plot) and drawing(facts)."""
+    """Section, plot and figures; `page` has section(facts, plot) and panels(facts)."""
     plot = out.with_name(f"{out.stem}-{study}.svg")
     put_section(out, f"studies-{study}", page.section(facts, plot.name))
-    plot.write_text(page.drawing(facts), encoding="utf-8")
+    plot.write_text(svg(spread_plot(page.panels(facts))), encoding="utf-8")
     plot.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     typer.echo(f"page       {out}")
 

@@ -5,7 +5,7 @@ from functools import partial
 from statistics import fmean
 from typing import Any
 
-from benchmarks.common.spreads import SpreadPanel, doublings, spread_plot
+from benchmarks.common.spreads import SpreadPanel, doublings
 from benchmarks.common.tables import table
 from benchmarks.quality.entries import Entry
 from benchmarks.quality.figures import Bench
@@ -150,10 +150,10 @@ def _table(method: Mapping[str, Any], largest: str) -> str:
     return table(["windows", "perplexity", "loss above dense", f"above {largest} windows", "verdict", "ledger"], rows)
 
 
-def drawing(facts: Mapping[str, Any]) -> str:
+def panels(facts: Mapping[str, Any]) -> list[SpreadPanel]:
     """A panel per method, for their perplexities are far apart."""
     across = f"calibration windows of {facts['settings']['length']} tokens"
-    panels = [
+    return [
         SpreadPanel(
             f"{method['title']}: loss above dense, nats per token",
             doublings(one["windows"] for one in method["sizes"]),
@@ -163,4 +163,3 @@ def drawing(facts: Mapping[str, Any]) -> str:
         )
         for method in facts["methods"]
     ]
-    return spread_plot(panels)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common.spreads import SpreadPanel, evenly, spread_plot
+from benchmarks.common.spreads import SpreadPanel, evenly
 from benchmarks.common.tables import table
 from benchmarks.quality.entries import Entry
 from benchmarks.quality.figures import Bench
@@ -189,11 +189,11 @@ def _table(method: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     return table(header, rows)
 
 
-def drawing(facts: Mapping[str, Any]) -> str:
+def panels(facts: Mapping[str, Any]) -> list[SpreadPanel]:
     """A panel per method."""
     titles = {text["name"]: text["title"] for text in facts["texts"]}
     without = facts["without"]
-    panels = [
+    return [
         SpreadPanel(
             f"{method['title']}: loss above dense, nats per token",
             evenly(titles.values()),
@@ -203,4 +203,3 @@ def drawing(facts: Mapping[str, Any]) -> str:
         )
         for method in facts["methods"]
     ]
-    return spread_plot(panels)

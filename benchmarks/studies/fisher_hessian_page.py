@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from statistics import fmean
 from typing import Any
 
-from benchmarks.common.spreads import SpreadPanel, evenly, spread_plot
+from benchmarks.common.spreads import SpreadPanel, evenly
 from benchmarks.common.tables import table
 from benchmarks.quality.seeds import CAPTION, ledger, losses, perplexities, signed, spread, verdict
 from benchmarks.studies.fisher_hessian import DATA, EVERY, HESSIAN, SAMPLED, TITLES
@@ -109,7 +109,7 @@ def _models(facts: Mapping[str, Any]) -> str:
     return table(header, rows)
 
 
-def drawing(facts: Mapping[str, Any]) -> str:
+def panels(facts: Mapping[str, Any]) -> list[SpreadPanel]:
     """Correlations above, loss below."""
     rows = list(facts["pairs"][0]["rows"])
     ranks = {
@@ -119,13 +119,13 @@ def drawing(facts: Mapping[str, Any]) -> str:
         for pair in facts["pairs"]
     }
     made = {way["title"]: losses(way["runs"]) for way in facts["ways"]}
-    panels = [
+    drawn = [
         SpreadPanel(
             "Rank correlation of two measures", evenly(rows), {name: own for name, own in ranks.items() if own}
         ),
         SpreadPanel("Loss above dense, nats per token", evenly(made), {"SparseGPT": made}, "allocation by"),
     ]
-    return spread_plot([panel for panel in panels if panel.series])
+    return [panel for panel in drawn if panel.series]
 
 
 def _short(measure: str) -> str:

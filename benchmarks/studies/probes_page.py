@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from statistics import fmean
 from typing import Any
 
-from benchmarks.common.spreads import SpreadPanel, doublings, spread_plot
+from benchmarks.common.spreads import SpreadPanel, doublings
 from benchmarks.common.tables import table
 from benchmarks.quality.seeds import CAPTION, ledger, losses, perplexities, signed, spread, verdict
 from benchmarks.studies.probes import PUBLISHED, SUMMED, UNIFORM
@@ -152,7 +152,7 @@ def _models(facts: Mapping[str, Any]) -> str:
     return table(header, rows)
 
 
-def drawing(facts: Mapping[str, Any]) -> str:
+def panels(facts: Mapping[str, Any]) -> list[SpreadPanel]:
     """Agreement above, loss below."""
     counts = [row["probes"] for row in facts["seeds"][0]["counts"]]
     titles = {"against_all": "with all probes", "between": "with another group"}
@@ -163,7 +163,7 @@ def drawing(facts: Mapping[str, Any]) -> str:
     made = {way["name"]: losses(way["runs"]) for way in facts["ways"]}
     models = {"SparseGPT": {str(count): made[str(count)] for count in counts if str(count) in made}}
     across, ticks = "probes", doublings(counts)
-    panels = [
+    drawn = [
         SpreadPanel(
             "Rank correlation", ticks, {name: own for name, own in agreement.items() if own}, across, joined=True
         ),
@@ -171,4 +171,4 @@ def drawing(facts: Mapping[str, Any]) -> str:
             "Loss above dense, nats per token", ticks, models, across, ("uniform", fmean(made[UNIFORM])), joined=True
         ),
     ]
-    return spread_plot([panel for panel in panels if panel.series])
+    return [panel for panel in drawn if panel.series]

@@ -1,21 +1,24 @@
 """The search of an allocation on its own: the same step as in a variant whose recipe says `evolutionary`."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from flows.console.progress_bars import shown_bars
+from pruning_core.checkpoint.durable_files import replace_bytes
 from pruning_core.settings.recipe import Recipe, parse_recipe
 from tasks.engine.step import Context
 from tasks.pipeline.allocation import allocate
 from tasks.pipeline.variant import Pipeline
-from tasks.steps.search import EVENT, PAGE
+from tasks.report.drawings import drawn_search
+from tasks.steps.search import EVENT
 from tasks.store.artifact import Artifact
 from tasks.workspace.workspace import Workspace
 
-EVOLUTIONARY = "evolutionary"
+EVOLUTIONARY, PAGES = "evolutionary", "reports"
 
 
 def search_variant(name: str, overrides: list[str] | None, quiet: bool) -> dict[str, Any]:
@@ -32,7 +35,8 @@ def search_variant(name: str, overrides: list[str] | None, quiet: bool) -> dict[
     context = workspace.context()
     with shown_bars(quiet):
         artifact = allocate(Pipeline(context, settings), recipe)
-    return described(name, artifact, pace(context, artifact))
+    page = write_page(artifact, workspace.hidden / PAGES / f"search-{name}.html")
+    return described(name, artifact, pace(context, artifact)) | {"page": str(page)}
 
 
 def searching(recipe: Recipe, device: str) -> Recipe:
@@ -49,8 +53,14 @@ def pace(context: Context, artifact: Artifact) -> float | None:
     return int(own[-1]["tokens"]) / float(own[-1]["seconds"]) if own else None
 
 
+def write_page(artifact: Artifact, path: Path) -> Path:
+    """Draw a search, replacing an older page at once; returns where it is."""
+    replace_bytes(path, drawn_search(artifact.path).encode())
+    return path
+
+
 def described(name: str, artifact: Artifact, speed: float | None) -> dict[str, Any]:
-    """What the command says of a search; see `search_variant`."""
+    """What the command says of a search beside its page; see `search_variant`."""
     facts = artifact.facts
     known = dict(facts["search"])
     starts = sorted(known.pop("initial"), key=lambda start: start["fitness"])
@@ -64,7 +74,6 @@ def described(name: str, artifact: Artifact, speed: float | None) -> dict[str, A
         "ledger": facts["ledger"],
         "cached": artifact.hit,
         "path": str(artifact.path),
-        "page": str(artifact.path / PAGE),
     }
 
 

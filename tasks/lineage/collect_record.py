@@ -102,13 +102,13 @@ def texts_of(pipeline: Pipeline, name: str) -> dict[str, Artifact]:
 
 
 def small_files(pipeline: Pipeline, name: str) -> list[Path]:
-    """The plots and tables of how a variant was made, for MLflow to show."""
+    """The data of how a variant was made, for MLflow to show and to draw."""
     made_from = making_chain(pipeline, name)
     artifacts = [] if name == BASELINE else [*made_from.values(), pipeline.model(name)]
     # The tables of the model itself stand for those of the model that it was trained from.
     files = {path.name: path for artifact in artifacts for path in artifact.path.iterdir()}
-    shown = (TABLE, PROFILE, CURVE, *TABLES)
-    return sorted(path for path in files.values() if path.suffix in (".svg", ".html") or path.name in shown)
+    shown = (TABLE, PROFILE, RESULT, CURVE, *TABLES)
+    return sorted(path for path in files.values() if path.name in shown)
 
 
 def _loss_curves(model: Artifact) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any
 import yaml
 
 from tasks.records.variant import Stage, Variant, command
-from tasks.report.layer_chart import layer_chart
+from tasks.report.drawings import drawn_layers
 from tasks.report.lineage import chain
 
 
@@ -23,7 +23,7 @@ def details(variant: Variant) -> dict[str, Any]:
         "ledger": [_entry(entry) for entry in variant.facts.ledger],
         "steps": [_step(step) for step in variant.steps],
         "cached": sum(step.state == "Cached" for step in variant.steps),
-        "chart": Markup(layer_chart(variant.facts.layers) or ""),
+        "chart": Markup(drawn_layers(variant.facts.layers) or ""),
     }
 
 

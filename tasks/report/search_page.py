@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from pathlib import Path
 from typing import Any
 
 from tasks.report.palette import COLOURS, DENSE
@@ -56,8 +55,8 @@ def profile(rows: Sequence[Mapping[str, Any]], target: float) -> Any:
     return figure
 
 
-def write_page(path: Path, found: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], target: float) -> None:
-    """Both plots on a page that needs no network.
+def search_page(found: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], target: float) -> str:
+    """Both plots on a page that needs no network, as text.
 
     Args:
         found: {initial, history, best} of a search.
@@ -73,4 +72,4 @@ def write_page(path: Path, found: Mapping[str, Any], rows: Sequence[Mapping[str,
         for number, (title, figure) in enumerate(titled)
     )
     head = f'<meta charset="utf-8"><title>Search</title><style>{STYLE}</style><script>{get_plotlyjs()}</script>'
-    path.write_text(f"<!doctype html><html><head>{head}</head><body>{drawn}</body></html>\n", encoding="utf-8")
+    return f"<!doctype html><html><head>{head}</head><body>{drawn}</body></html>\n"

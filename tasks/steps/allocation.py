@@ -11,13 +11,12 @@ from pruning_core.compress.shares import Matrix, Shares, matrices_of
 from pruning_core.errors import ComputationError
 from pruning_core.sensitivity import Profile
 from tasks.engine.step import Context, step
-from tasks.report.depth_chart import Panel, by_kind, depth_chart
 from tasks.steps.hidden_states import decoder_of, exclusive
 from tasks.steps.levels import measured_levels
 from tasks.store.artifact import Artifact
 from tasks.store.canonical_json import write_json
 
-TABLE, CHART = "shares.json", "allocation.svg"
+TABLE = "shares.json"
 
 
 def allocation_module(params: dict[str, Any]) -> list[str]:
@@ -31,7 +30,7 @@ def allocation(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, c
 
     params: allocation (mapping), unit (zeros | n), m, target (removed fraction), trust_remote_code.
     inputs: source; sensitivity, and levels-0, levels-1, ... of the blocks, where the allocation needs them.
-    writes: shares.json ({unit, values}, and under matrices a row per matrix), allocation.svg.
+    writes: shares.json ({unit, values}, and under matrices a row per matrix).
     """
     with exclusive:
         matrices = matrices_of(decoder_of(inputs["source"], params["trust_remote_code"]))
@@ -56,7 +55,6 @@ def write_allocation(chosen: Allocation, request: Request, shares: Shares, out: 
         _check_budget(request, facts["removed"])
     rows = [_row(matrix, request, shares) for matrix in request.matrices]
     write_json(out / TABLE, shares.facts() | {"matrices": rows})
-    (out / CHART).write_text(chart(chosen.name, request, rows))
     return facts
 
 
@@ -106,16 +104,3 @@ def _row(matrix: Matrix, request: Request, shares: Shares) -> dict[str, Any]:
         "sparsity": removed / matrix.size,
     }
     return row | ({"sensitivity": request.profile.matrices[matrix.name]} if request.profile else {})
-
-
-def chart(name: str, request: Request, rows: list[dict[str, Any]]) -> str:
-    """An SVG over depth: the sparsity of each matrix and, where one was measured, its sensitivity."""
-    title = f"Sparsity by {name}, target {request.target:.4g}"
-    panels = [Panel(title, _series(rows, "sparsity"), "{:.0%}", request.target)]
-    if request.profile:
-        panels.append(Panel("Sensitivity, larger = pruned less", _series(rows, "sensitivity"), "{:.2g}"))
-    return depth_chart(panels)
-
-
-def _series(rows: list[dict[str, Any]], what: str) -> dict[str, dict[int, float]]:
-    return by_kind((row["name"], row["block"], row[what]) for row in rows)

@@ -14,8 +14,7 @@ from pruning_core.search.evolution import State
 from pruning_core.search.operators import Operators
 from pruning_core.sensitivity import Profile
 from tasks.engine.step import Context, step
-from tasks.report.search_page import write_page
-from tasks.steps.allocation import TABLE, write_allocation
+from tasks.steps.allocation import write_allocation
 from tasks.steps.hidden_states import decoder_of, exclusive
 from tasks.steps.levels import measured_levels
 from tasks.steps.search_generations import run_search
@@ -23,7 +22,7 @@ from tasks.steps.sensitivity import PROFILE
 from tasks.store.artifact import Artifact
 from tasks.store.canonical_json import write_json
 
-RESULT, PAGE = "search.json", "search.html"
+RESULT = "search.json"
 EVENT = "searched"
 
 
@@ -45,8 +44,7 @@ def search(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, conte
         workers (mapping).
     inputs: source; tokens (windows of search text); levels-0, levels-1, ... of the blocks; sensitivity-N where the
         allocation N of `initial` needs one.
-    writes: shares.json and allocation.svg as the step allocation does; search.json {initial, history, best};
-        search.html with both plots.
+    writes: shares.json as the step allocation does; search.json {initial, history, best}.
     """
     with exclusive:
         matrices = matrices_of(decoder_of(inputs["source"], params["trust_remote_code"]))
@@ -65,9 +63,7 @@ def search(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, conte
         else:
             ledger.append({"event": "degenerate", "what": "nothing can be exchanged", "rule": "uniform"})
     facts = write_allocation(settings, request, levels.shares_of(state.best), out)
-    found = {"initial": state.initial, "history": state.history, "best": state.best}
-    write_json(out / RESULT, found)
-    write_page(out / PAGE, found, json.loads((out / TABLE).read_text())["matrices"], request.target)
+    write_json(out / RESULT, {"initial": state.initial, "history": state.history, "best": state.best})
     return facts | {"search": _summary(state), "ledger": ledger}
 
 

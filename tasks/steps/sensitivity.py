@@ -3,22 +3,21 @@
 from pathlib import Path
 from typing import Any
 
-from pruning_core.compress.shares import Matrix, matrices_of
+from pruning_core.compress.shares import matrices_of
 from pruning_core.model.decoder import Decoder
 from pruning_core.model.whole_model import load_whole
-from pruning_core.sensitivity import SENSITIVITIES, Profile, Sensitivity, Statistics, Subject
+from pruning_core.sensitivity import SENSITIVITIES, Sensitivity, Statistics, Subject
 from pruning_core.settings.compute import Running
 from pruning_core.settings.method import build_method
 from tasks.engine.step import Context, step
 from tasks.progress import progress
-from tasks.report.depth_chart import Panel, by_kind, depth_chart
 from tasks.steps.hidden_states import decoder_of, exclusive, load_tokens
 from tasks.steps.prune_block import method_modules
 from tasks.steps.statistics import load_statistics
 from tasks.store.artifact import Artifact
 from tasks.store.canonical_json import write_json
 
-PROFILE, CHART = "profile.json", "profile.svg"
+PROFILE = "profile.json"
 
 
 def sensitivity_modules(params: dict[str, Any]) -> list[str]:
@@ -33,24 +32,15 @@ def sensitivity(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, 
 
     params: sensitivity (mapping), trust_remote_code, device, dtype; method (mapping) where the sensitivity prunes.
     inputs: source; tokens, and statistics-0, statistics-1, ... of the dense model's blocks, where it looks at them.
-    writes: profile.json (`pruning_core.sensitivity.Profile`), profile.svg.
+    writes: profile.json (`pruning_core.sensitivity.Profile`).
     """
     chosen = SENSITIVITIES.build(params["sensitivity"])
     with exclusive:
         subject = _subject(chosen, params, inputs)
         profile = chosen.measure(subject, progress(f"sensitivity by {chosen.name}"))
     write_json(out / PROFILE, profile.facts())
-    (out / CHART).write_text(chart(chosen.name, subject.matrices, profile))
     known = {name: value for name, value in profile.facts().items() if name in ("blocks", "block_errors", "details")}
     return {"name": chosen.name, **known}
-
-
-def chart(name: str, matrices: tuple[Matrix, ...], profile: Profile) -> str:
-    """An SVG over depth: each kind of matrix, and the blocks."""
-    values = [(matrix.name, matrix.block, profile.matrices[matrix.name]) for matrix in matrices]
-    title = f"Sensitivity by {name}, larger = pruned less"
-    blocks = {"block": dict(enumerate(profile.blocks))}
-    return depth_chart([Panel(title, by_kind(values), "{:.2g}"), Panel("The same per block", blocks, "{:.2g}")])
 
 
 def _subject(chosen: Sensitivity, params: dict[str, Any], inputs: dict[str, Artifact]) -> Subject:

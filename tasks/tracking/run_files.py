@@ -1,11 +1,14 @@
 """Small files of an MLflow run as text: how a variant was made, for `espalier reproduce`, and what it wrote."""
 
 import json
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import yaml
 
-from tasks.records.model_facts import Written
+from tasks.records.model_facts import Layer, Written
+from tasks.report.drawings import drawings, drawn_layers
 
 SETTINGS, LINEAGE = "settings.yaml", "lineage.json"
 SAMPLES, SAMPLES_TAG = "samples.json", "samples.digest"
@@ -31,6 +34,12 @@ def sample_files(written: Written | None) -> dict[str, str]:
         for prompt, own in zip(written.prompts, written.continuations, strict=True)
     ]
     return {SAMPLES: json.dumps({"columns": columns, "data": rows}, indent=1) + "\n"}
+
+
+def drawn_files(layers: tuple[Layer, ...], artifacts: Iterable[Path]) -> dict[str, str]:
+    """File name -> text of the drawings of a variant: its layers, and what there is to see in the files shown."""
+    chart = drawn_layers(layers)
+    return drawings(artifacts) | ({"layers.svg": chart} if chart else {})
 
 
 def sample_tags(written: Written | None) -> dict[str, str]:

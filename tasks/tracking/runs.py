@@ -19,12 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.machine.process_identity import Owner
 from tasks.records.variant import Dataset, Variant, parse
-from tasks.report.layer_chart import layer_chart
 from tasks.store.locks import locked
 from tasks.tracking import run_contents
 from tasks.tracking.database_faults import explained
 from tasks.tracking.run_contents import experiment_tags
-from tasks.tracking.run_files import SAMPLES_TAG, SETTINGS, files_of, sample_files
+from tasks.tracking.run_files import SAMPLES_TAG, SETTINGS, drawn_files, files_of, sample_files
 from tasks.tracking.run_index import (
     EXPERIMENT,
     FINISHED,
@@ -278,9 +277,8 @@ def _log_artifacts(client: "MlflowClient", run_id: str, variant: Variant, artifa
             client.log_artifacts(run_id, str(path), path.name)
         else:
             client.log_artifact(run_id, str(path))
-    chart = layer_chart(variant.facts.layers)
     texts = files_of(variant.provenance) | sample_files(variant.samples)
-    _log_texts(client, run_id, texts | ({"layers.svg": chart} if chart else {}))
+    _log_texts(client, run_id, texts | drawn_files(variant.facts.layers, artifacts))
 
 
 def _log_texts(client: "MlflowClient", run_id: str, texts: Mapping[str, str]) -> None:

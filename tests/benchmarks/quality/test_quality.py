@@ -4,7 +4,6 @@ import json
 import math
 import re
 from pathlib import Path
-from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -13,15 +12,15 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
-from benchmarks.common.curves import curves
 from benchmarks.common.sections import put_section, sections
-from benchmarks.quality.__main__ import app, chosen
+from benchmarks.quality.__main__ import app, chosen, drawing, lines
 from benchmarks.quality.entries import PAPERS, Entry, Group, groups
 from benchmarks.quality.figures import Figures, Results
 from benchmarks.quality.reading import choices, reading, verdict
 from pruning_core.errors import InputError
 from pruning_core.evaluation.paired import PairedDifference
 from pruning_core.settings.recipe import parse_recipe
+from tasks.report.charts import svg
 from tasks.workspace.params import read_params
 
 GROUPS = groups(read_params(PAPERS)["variants"])
@@ -213,17 +212,22 @@ def test_the_ledger_is_told_on_the_page():
 
 
 def test_the_plot_puts_points_by_share_and_by_the_logarithm_of_the_value():
-    drawn = curves({"a": [(0.5, 10.0), (0.6, 100.0), (0.7, 1000.0)], "b<": [(0.5, 20.0)]}, 5.0, "x", "y")
-    root = ElementTree.fromstring(drawn)
-    space = "{http://www.w3.org/2000/svg}"
-    marks = [(float(one.get("cx")), float(one.get("cy"))) for one in root.iter(f"{space}circle")]
-    (x0, y0), (x1, y1), (x2, y2), (x3, _) = marks
-    assert x1 - x0 == pytest.approx(x2 - x1, abs=0.2) and x3 == x0
+    points = {"a": [(0.5, 10.0), (0.6, 100.0), (0.7, 1000.0)], "b<": [(0.5, 20.0)]}
+    figure = drawing(points, 5.0)
+    [axes] = figure.axes
+    names = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert names == [*points]
+    drawn = {line.get_label(): line for line in axes.get_lines()}
+    assert {name: [*map(tuple, drawn[name].get_xydata())] for name in names} == points
+    (x0, y0), (x1, y1), (x2, y2) = axes.transData.transform(points["a"])
+    assert x1 - x0 == pytest.approx(x2 - x1)
     # One power of ten is one length, upwards.
-    assert y0 - y1 == pytest.approx(y1 - y2, abs=0.2) and y0 > y1
-    texts = [one.text for one in root.iter(f"{space}text")]
-    assert {"50 %", "70 %", "100", "dense 5", "b<"} <= {*texts}
+    assert y1 - y0 == pytest.approx(y2 - y1) and y1 > y0
+    texts = set(re.findall("<text[^>]*>([^<]*)</text>", svg(figure)))
+    assert {"50 %", "70 %", "100", "dense 5", "b&lt;"} <= texts
 
 
-def test_nothing_to_draw_is_no_plot():
-    assert curves({}, 5.0, "x", "y") is None
+def test_nothing_to_draw_is_no_line():
+    figures = {"magnitude-50": Figures(Entry("a", "magnitude", {}), torch.ones(2), None, 0, 1, 0.5, 9.0, {})}
+    group = Group("unstructured-50", "", "magnitude-50", (Entry("magnitude-50", "magnitude", {}),))
+    assert lines(Results(results(sparsegpt=[1.0]).dense, [group], figures, {})) == {}

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from matplotlib.axes import Axes
 from scipy.stats import spearmanr
 from typer.testing import CliRunner
 
@@ -31,44 +32,53 @@ from pruning_core.checkpoint.model_files import read_tokenizer
 from pruning_core.compress.shares import Matrix
 from pruning_core.errors import InputError
 from pruning_core.text.tokenized.windows import token_digest
+from tasks.report.charts import svg
 from tasks.steps.allocation import load_shares
 from tasks.steps.hidden_states import load_tokens
 from tasks.workspace.params import read_params
 
-SPACE = "{http://www.w3.org/2000/svg}"
 MATRICES = tuple(Matrix(f"model.layers.{block}.{kind}", block, 40, 60) for block in range(3) for kind in ("q", "down"))
 PAPER_RECIPES = read_params(PAPERS)["variants"]
 
 
-def circles(svg: str, kind: str) -> list[tuple[float, float]]:
-    root = ElementTree.fromstring(svg)
-    return [(float(o.get("cx")), float(o.get("cy"))) for o in root.iter(f"{SPACE}circle") if o.get("class") == kind]
+def dots(axes: Axes) -> dict[str, list[tuple[float, float]]]:
+    """Name in the legend -> where the figure has the dots of its seeds, in pixels from the lower left corner."""
+    named = {text.get_text() for text in axes.get_legend().get_texts()}
+    lines = [line for line in axes.get_lines() if line.get_label() in named]
+    assert len(lines) == len(named)
+    return {line.get_label(): [*map(tuple, axes.transData.transform(line.get_xydata()))] for line in lines}
 
 
 def test_a_doubling_is_one_length_and_every_seed_a_dot():
     values = {"4": [1.0, 2.0], "8": [3.0], "32": [4.0]}
-    drawn = spread_plot([SpreadPanel("loss", doublings([4, 8, 32]), {"a<": values}, "windows", ("dense", 0.5), True)])
-    (x0, y0), (x1, y1), (x2, y2), (x3, y3) = circles(drawn, "seed")
-    assert x0 == x1 and x3 - x2 == pytest.approx(2 * (x2 - x0), abs=0.2)
+    figure = spread_plot([SpreadPanel("loss", doublings([4, 8, 32]), {"a<": values}, "windows", ("dense", 0.5), True)])
+    [axes] = figure.axes
+    [(name, seeds)] = dots(axes).items()
+    (x0, y0), (x1, y1), (x2, y2), (x3, y3) = seeds
+    assert name == "a<" and x0 == x1 and x3 - x2 == pytest.approx(2 * (x2 - x0))
     # Equal steps upwards for equal steps of the value.
-    assert y0 - y1 == pytest.approx(y1 - y2, abs=0.2) and y2 - y3 == pytest.approx(y1 - y2, abs=0.2) and y0 > y1
-    texts = [one.text for one in ElementTree.fromstring(drawn).iter(f"{SPACE}text")]
-    assert {"loss", "windows", "4", "32", "a<", "dense 0.5"} <= {*texts}
-    assert len(circles(drawn, "key")) == 1
+    assert y1 - y0 == pytest.approx(y2 - y1) and y3 - y2 == pytest.approx(y2 - y1) and y1 > y0
+    # The line through the means, and the extremes of each tick.
+    assert sorted(axes.get_lines()[1].get_ydata(), reverse=True) == [4.0, 3.0, 1.5]
+    assert [segment[:, 1].tolist() for segment in axes.collections[0].get_segments()] == [[1, 2], [3, 3], [4, 4]]
+    texts = re.findall("<text[^>]*>([^<]*)</text>", svg(figure))
+    assert {"loss", "windows", "4", "32", "a&lt;", "dense 0.5"} <= {*texts}
 
 
 def test_series_at_one_tick_lie_beside_each_other_and_panels_below():
     panel = SpreadPanel("one", evenly(["x", "y"]), {"a": {"x": [10.0], "y": [1000.0]}, "b": {"x": [100.0]}})
     logarithmic = SpreadPanel("two", panel.ticks, panel.series, logarithmic=True)
-    drawn = spread_plot([panel, logarithmic])
-    a, _, b, a_below, far_below, b_below = circles(drawn, "seed")
+    above, below = map(dots, spread_plot([panel, logarithmic]).axes)
+    [a, _], [b] = above["a"], above["b"]
+    [a_below, far_below], [b_below] = below["a"], below["b"]
     assert a[0] < b[0] and a_below[0] == a[0]
-    assert a_below[1] - b_below[1] == pytest.approx(b_below[1] - far_below[1], abs=0.2)
-    assert min(a_below[1], far_below[1]) > a[1]
+    assert b_below[1] - a_below[1] == pytest.approx(far_below[1] - b_below[1])
+    assert max(a_below[1], far_below[1]) < a[1]
 
 
 def test_equal_values_are_drawn_too():
-    assert len(circles(spread_plot([SpreadPanel("one", evenly(["x"]), {"a": {"x": [1.0, 1.0]}})]), "seed")) == 2
+    [axes] = spread_plot([SpreadPanel("one", evenly(["x"]), {"a": {"x": [1.0, 1.0]}})]).axes
+    assert len(dots(axes)["a"]) == 2
 
 
 def test_the_error_of_a_difference_covers_windows_and_seeds():

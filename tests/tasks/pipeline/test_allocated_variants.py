@@ -3,7 +3,6 @@
 import itertools
 import json
 from pathlib import Path
-from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -15,6 +14,7 @@ from flows.actions.inspect import explain_variant, lineage_of
 from pruning_core.budget.counts import budget_of
 from pruning_core.errors import ComputationError, InputError
 from tasks.lineage.collect_record import small_files, variant_record
+from tasks.report.drawings import allocation_chart, drawn_allocation
 from tasks.steps import assemble
 from tasks.steps.allocation import load_shares
 from tasks.tracking.runs import find_runs, track_variant
@@ -124,9 +124,14 @@ def test_the_table_says_what_becomes_of_each_matrix_and_the_plot_shows_it(worksp
     ordered = sorted(table["matrices"], key=lambda row: row["sensitivity"])
     # The budget may cost a matrix one weight more or less.
     assert all(a["sparsity"] > b["sparsity"] - 1 / 128 for a, b in itertools.pairwise(ordered))
-    drawing = ElementTree.fromstring((decided.path / "allocation.svg").read_text())
-    assert len(drawing.findall("{*}polyline")) == 14
-    assert "target 0.5" in " ".join(drawing.itertext())
+    assert {file.name for file in decided.path.iterdir()} == {"manifest.json", "run.json", "shares.json"}
+    shown = allocation_chart(decided.facts, table["matrices"]).axes
+    assert [len(axes.get_legend().get_texts()) for axes in shown] == [7, 7]
+    for axes, what in zip(shown, ("sparsity", "sensitivity"), strict=True):
+        lines = {line.get_label(): line.get_xydata().tolist() for line in axes.get_lines()}
+        for row in table["matrices"]:
+            assert [row["block"], row[what]] in lines[row["name"].rpartition(".")[2]]
+    assert "target 0.5" in drawn_allocation(decided.path)
 
 
 def test_the_published_ranks_miss_the_target_and_say_by_how_much(workspace_root: Path):
@@ -179,7 +184,7 @@ def test_lineage_and_the_run_lead_back_to_the_allocation_and_show_it(workspace_r
     assert chain["allocation"] == decided.digest and {"sensitivity", "calibration tokens"} <= chain.keys()
     record = variant_record(Workspace.open(workspace_root), pipeline, "magnitude-50", [])
     files = small_files(pipeline, "magnitude-50")
-    assert {file.name for file in files} == {"allocation.svg", "profile.json", "profile.svg", "shares.json"}
+    assert {file.name for file in files} == {"profile.json", "shares.json"}
     run = track_variant(workspace_root, record, files)
     [found] = find_runs(workspace_root)
     assert found["run_id"] == run.run_id

@@ -10,7 +10,7 @@ from records import RECIPES, make_record, make_records
 
 from pruning_core.errors import InputError
 from tasks.records.model_facts import Layer, experts_together
-from tasks.report.layer_chart import layer_chart
+from tasks.report.drawings import layer_chart
 from tasks.report.page import comparison_table, write_report
 
 
@@ -106,7 +106,8 @@ def test_the_matrices_of_experts_are_shown_together():
     ]
     assert [(layer.rows, layer.zeros, layer.loss) for layer in together[:2]] == [(4, 9, 1.0), (2, 6, 2.0)]
     assert together[0].sparsity == 9 / 32
-    assert layer_chart(layers).count(">mlp.experts.up_proj<") == 2
+    modules = [[label.get_text() for label in axes.get_yticklabels()] for axes in layer_chart(layers).axes]
+    assert modules == [["mlp.experts.up_proj", "mlp.gate_proj"]] * 2
 
 
 @pytest.mark.slow

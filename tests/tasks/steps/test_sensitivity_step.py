@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -13,6 +12,7 @@ from pruning_core.compress.shares import matrices_of
 from pruning_core.model.whole_model import load_whole
 from pruning_core.progress import ignore_progress
 from pruning_core.sensitivity import SENSITIVITIES, Profile, Subject
+from tasks.report.drawings import drawn_profile, profile_chart
 from tasks.steps.hidden_states import load_tokens
 from tasks.steps.sensitivity import sensitivity
 from tasks.store.artifact import Artifact
@@ -53,11 +53,14 @@ def test_a_profile_is_measured_once_and_drawn(workspace_root: Path, name: str):
     profile = profile_in(artifact)
     assert len(profile.matrices) == 14 and len(profile.blocks) == 2
     assert artifact.facts["name"] == name and artifact.facts["blocks"] == profile.blocks
-    drawing = ElementTree.fromstring((artifact.path / "profile.svg").read_text())
-    text = " ".join(drawing.itertext())
+    assert {file.name for file in artifact.path.iterdir()} == {"manifest.json", "profile.json", "run.json"}
+    text = drawn_profile(artifact.path)
     assert f"Sensitivity by {name}" in text and "down_proj" in text
     # A curve per kind of matrix and one for the blocks.
-    assert len(drawing.findall("{*}polyline")) == 8
+    kinds, blocks = (axes.get_lines() for axes in profile_chart(name, profile.facts()).axes)
+    assert len(kinds) == 7 and len(blocks) == 1
+    assert sorted(value for line in kinds for value in line.get_ydata()) == sorted(profile.matrices.values())
+    assert blocks[0].get_ydata().tolist() == profile.blocks
     again = measured(pipeline_of(workspace_root)[0], spec)
     assert again.hit and again.digest == artifact.digest
 
