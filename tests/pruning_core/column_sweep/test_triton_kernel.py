@@ -17,9 +17,8 @@ from hypothesis import strategies as st
 from problems import layer
 from safetensors.torch import load_file
 
-from pruning_core.column_sweep import kernels
 from pruning_core.calibration.statistics import LayerStatistics
-from pruning_core.column_sweep import GroupRule, torch_kernel
+from pruning_core.column_sweep import GroupRule, kernels, torch_kernel
 from pruning_core.column_sweep.grids import BlockGrid
 from pruning_core.column_sweep.kernels import kernel_for
 from pruning_core.compress.factor import factorize
