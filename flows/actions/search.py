@@ -10,7 +10,7 @@ from flows.console.progress_bars import shown_bars
 from pruning_core.settings.recipe import Recipe, parse_recipe
 from tasks.engine.step import Context
 from tasks.pipeline.allocation import allocate
-from tasks.pipeline.variant import Pipeline
+from tasks.pipeline.opened import opened
 from tasks.steps.search import EVENT, PAGE
 from tasks.store.artifact import Artifact
 from tasks.workspace.workspace import Workspace
@@ -29,10 +29,10 @@ def search_variant(name: str, overrides: list[str] | None, quiet: bool) -> dict[
     workspace = Workspace.open(None, overrides)
     recipe = searching(workspace.settings.recipe(name), workspace.settings.compute.target)
     settings = replace(workspace.settings, variants={**workspace.settings.variants, name: recipe})
-    context = workspace.context()
+    pipeline = opened(replace(workspace, settings=settings))
     with shown_bars(quiet):
-        artifact = allocate(Pipeline(context, settings), recipe)
-    return described(name, artifact, pace(context, artifact))
+        artifact = allocate(pipeline, recipe)
+    return described(name, artifact, pace(pipeline.context, artifact))
 
 
 def searching(recipe: Recipe, device: str) -> Recipe:

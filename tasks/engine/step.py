@@ -7,6 +7,10 @@
 
 The key is everything that the result depends on: the parameters, the content of the inputs, the code that
 computes and the versions of the libraries that compute. It never holds a run id, a time or a path.
+
+`context.run(step, params, inputs, label)` makes a `Call` of them, whose key is worked out there and nowhere else, and
+hands it to the context's driver: `direct` here, `tasks.orchestration.step_tasks.prefect_driver`, or
+`tasks.engine.look.Look`.
 """
 
 import functools
@@ -14,14 +18,13 @@ import importlib
 import importlib.metadata
 import platform
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pruning_core.errors import ComputationError
 from tasks.engine.code_digest import module_digests
-from tasks.engine.explain import explanation
 from tasks.store.artifact import Artifact
 from tasks.store.canonical_json import digest_of, plain
 from tasks.store.store import Store
@@ -29,40 +32,8 @@ from tasks.store.store import Store
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "numba", "safetensors")
 
 StepFunction = Callable[[dict[str, Any], dict[str, Artifact], Path, "Context"], dict[str, Any] | None]
-
-
-@dataclass(frozen=True)
-class Context:
-    """What steps and pipelines are given.
-
-    Args:
-        store: where artifacts are.
-        workspace: the folder that holds params.yaml.
-        run: run(step, params, inputs, label="") -> Artifact; how steps are driven. By default here and now.
-        key: inside a step, the key that it computes; "" elsewhere.
-    """
-
-    store: Store
-    workspace: Path
-    run: Callable[..., Artifact] | None = None
-    key: str = ""
-
-    def __post_init__(self) -> None:
-        # Bound to this context, also when `dataclasses.replace` made it from one that ran directly.
-        if self.run is None or getattr(self.run, "func", None) is direct:
-            object.__setattr__(self, "run", functools.partial(direct, self))
-
-    @property
-    def scratch(self) -> Path:
-        """Inside a step: its folder for checkpoints, which survives a kill and goes once the step is done."""
-        return self.store.scratch(self.key)
-
-
-def direct(
-    context: Context, step: "Step", params: dict[str, Any], inputs: dict[str, Artifact], label: str = ""
-) -> Artifact:
-    """Run a step in this process, without an orchestrator."""
-    return step.run(context, params, inputs, label)
+Driver = Callable[["Context", "Call"], Any]
+"""driver(context, call) -> Artifact: how a step is run. A driver that only looks returns None for what is not there."""
 
 
 @dataclass(frozen=True)
@@ -78,59 +49,107 @@ class Step:
         # Workers of a cluster are sent the name of a step, never its code.
         return load_step, (self.function.__module__, self.function.__qualname__)
 
-    def ingredients(self, params: dict[str, Any], inputs: dict[str, Artifact | None]) -> dict[str, Any]:
-        """Everything that the key depends on, as JSON, for the manifest and for `explain`.
+    def call(self, params: dict[str, Any], inputs: Mapping[str, Artifact | None], label: str = "") -> "Call":
+        """The step with what it is given, and its key.
 
         Raises:
             InputError: params holds a path, NaN, a date or a key that is not text.
         """
         params = plain(params, "params")
-        chosen = self.modules(params) if self.modules else []
-        params = {name: value for name, value in params.items() if name not in self.unkeyed}
-        modules = module_digests([self.function.__module__, *chosen])
+        ingredients = self.ingredients(params, inputs)
+        key = key_of(ingredients) if all(inputs.values()) else None
+        return Call(self, params, dict(inputs), ingredients, key, label or self.name)
+
+    def ingredients(self, params: dict[str, Any], inputs: Mapping[str, Artifact | None]) -> dict[str, Any]:
+        """Everything that the key depends on, as JSON, for the manifest and for `explain`; `params` is plain JSON."""
+        modules = module_digests([self.function.__module__, *(self.modules(params) if self.modules else [])])
         return {
             "step": self.name,
-            "params": params,
+            "params": {name: value for name, value in params.items() if name not in self.unkeyed},
             "inputs": {name: _input_facts(artifact) for name, artifact in inputs.items()},
             "source": digest_of(modules),
             "modules": modules,
             "versions": versions(),
         }
 
-    def key(self, params: dict[str, Any], inputs: dict[str, Artifact]) -> str:
-        """sha256 over the step's name, params, input digests, source and library versions; 64 hex digits."""
-        return key_of(self.ingredients(params, inputs))
 
-    def run(self, context: Context, params: dict[str, Any], inputs: dict[str, Artifact], label: str = "") -> Artifact:
-        """The artifact of (params, inputs): found in the context's store, or computed into it.
+@dataclass(frozen=True)
+class Call:
+    """A step with what it is given: all that a driver needs, worked out once.
+
+    Args:
+        params: plain JSON.
+        inputs: name -> artifact, None where a driver that only looks found none.
+        ingredients: as `Step.ingredients` gives them.
+        key: sha256 over the step's name, params, input digests, source and library versions, 64 hex digits; None
+            while an input is not computed.
+        label: for people (it names the variant); changes nothing.
+    """
+
+    step: Step
+    params: dict[str, Any]
+    inputs: dict[str, Artifact | None]
+    ingredients: dict[str, Any]
+    key: str | None
+    label: str
+
+
+def direct(context: "Context", call: Call, missed: bool = False) -> Artifact:
+    """Find the result of a call, or compute it in this process; the driver without an orchestrator.
+
+    Args:
+        missed: it was looked for just now and is not there.
+
+    Raises:
+        ComputationError: an input is not computed, or was altered since it was found.
+    """
+    inputs = {name: artifact for name, artifact in call.inputs.items() if artifact is not None}
+    if call.key is None:
+        raise ComputationError(f"{call.label} needs {', '.join(call.inputs.keys() - inputs.keys())}, not computed yet")
+    within = replace(context, key=call.key)
+
+    def compute(out: Path) -> dict[str, Any] | None:
+        _require_intact(context.store, inputs)
+        facts = call.step.function(plain(call.params), dict(inputs), out, within)
+        # Once more: what was altered under the step's hands may have been read.
+        _require_intact(context.store, inputs)
+        return facts
+
+    provenance = {name: value for name, value in call.ingredients.items() if name != "step"}
+    make = context.store.compute if missed else context.store.get_or_compute
+    artifact = make(call.step.name, call.key, provenance, compute)
+    if not artifact.hit:
+        context.store.discard_scratch(call.key)
+    return artifact
+
+
+@dataclass(frozen=True)
+class Context:
+    """What steps and pipelines are given.
+
+    Args:
+        store: where artifacts are.
+        workspace: the folder that holds params.yaml.
+        driver: how steps are run; by default here and now.
+        key: inside a step, the key that it computes; "" elsewhere.
+    """
+
+    store: Store
+    workspace: Path
+    driver: Driver = direct
+    key: str = ""
+
+    def run(self, step: Step, params: dict[str, Any], inputs: Mapping[str, Artifact | None], label: str = "") -> Any:
+        """The artifact of (params, inputs), found or computed; from a driver that only looks, None where it is missing.
 
         `label` is for people (it names the variant) and changes nothing.
         """
-        found = self.ingredients(params, inputs)
-        key = key_of(found)
-        within = replace(context, key=key)
+        return self.driver(self, step.call(params, inputs, label))
 
-        def compute(out: Path) -> dict[str, Any] | None:
-            _require_intact(context.store, inputs)
-            facts = self.function(plain(params), dict(inputs), out, within)
-            # Once more: what was altered under the step's hands may have been read.
-            _require_intact(context.store, inputs)
-            return facts
-
-        provenance = {name: value for name, value in found.items() if name != "step"}
-        artifact = context.store.get_or_compute(self.name, key, provenance, compute)
-        if not artifact.hit:
-            context.store.discard_scratch(key)
-        return artifact
-
-    def explain(self, store: Store, params: dict[str, Any], inputs: dict[str, Artifact | None]) -> dict[str, Any]:
-        """Whether (params, inputs) is cached and, if not, what differs from the most similar artifact stored.
-
-        An input that is not computed yet is given as None. See `tasks.engine.explain.explanation` for the form.
-        """
-        found = self.ingredients(params, inputs)
-        key = key_of(found) if all(inputs.values()) else None
-        return explanation(store, self.name, key, found)
+    @property
+    def scratch(self) -> Path:
+        """Inside a step: its folder for checkpoints, which survives a kill and goes once the step is done."""
+        return self.store.scratch(self.key)
 
 
 def step(
