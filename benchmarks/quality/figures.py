@@ -17,7 +17,7 @@ from pruning_core.settings.recipe import BASELINE, Settings
 from tasks.engine.step import Context, direct
 from tasks.engine.step_log import StepLog
 from tasks.pipeline.variant import Pipeline
-from tasks.steps.evaluate import evaluate, losses_of
+from tasks.steps.evaluate import EvaluateParams, evaluate, losses_of
 from tasks.store.artifact import Artifact
 from tasks.workspace.workspace import Workspace
 
@@ -97,7 +97,7 @@ class Bench:
     def evaluated(self, entry: Entry) -> Artifact:
         """Its quality, beside the dense model whatever it was made from."""
         home = self.home
-        params = {"batch": home.settings.evaluation.batch, "trust_remote_code": home.trust}
+        params = EvaluateParams(batch=home.settings.evaluation.batch, trust_remote_code=home.trust)
         inputs = {"model": self.model(entry), "tokens": home.evaluation}
         if self.divergence:
             inputs |= {"source": home.source, "baseline": home.evaluated(BASELINE)}

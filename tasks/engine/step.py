@@ -1,7 +1,11 @@
 """Steps: functions whose result is an artifact, computed once per key.
 
+    @dataclass(frozen=True, kw_only=True)
+    class PruneParams:
+        sparsity: float
+
     @step("prune")
-    def prune(params: dict, inputs: dict[str, Artifact], out: Path, context: Context) -> dict | None:
+    def prune(params: PruneParams, inputs: dict[str, Artifact], out: Path, context: Context) -> dict | None:
         ...write files below out...
         return facts
 
@@ -25,13 +29,14 @@ from typing import Any
 
 from pruning_core.errors import ComputationError
 from tasks.engine.code_digest import module_digests
+from tasks.engine.params import as_json, of_json, params_type
 from tasks.store.artifact import Artifact
-from tasks.store.canonical_json import digest_of, plain
+from tasks.store.canonical_json import digest_of
 from tasks.store.store import Store
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "numba", "safetensors")
 
-StepFunction = Callable[[dict[str, Any], dict[str, Artifact], Path, "Context"], dict[str, Any] | None]
+StepFunction = Callable[[Any, dict[str, Artifact], Path, "Context"], dict[str, Any] | None]
 Driver = Callable[["Context", "Call"], Any]
 """driver(context, call) -> Artifact: how a step is run. A driver that only looks returns None for what is not there."""
 
@@ -42,27 +47,36 @@ class Step:
 
     name: str
     function: StepFunction
-    modules: Callable[[dict[str, Any]], list[str]] | None = None
+    modules: Callable[[Any], list[str]] | None = None
     unkeyed: tuple[str, ...] = ()
+    params: type | None = None
 
     def __reduce__(self) -> tuple[Callable[..., "Step"], tuple[str, str]]:
         # Workers of a cluster are sent the name of a step, never its code.
         return load_step, (self.function.__module__, self.function.__qualname__)
 
-    def call(self, params: dict[str, Any], inputs: Mapping[str, Artifact | None], label: str = "") -> "Call":
+    def call(self, params: Any, inputs: Mapping[str, Artifact | None], label: str = "") -> "Call":
         """The step with what it is given, and its key.
+
+        Args:
+            params: of the step's own type, or the same as a mapping.
 
         Raises:
             InputError: params holds a path, NaN, a date or a key that is not text.
         """
-        params = plain(params, "params")
+        params = as_json(self.parsed(params) if isinstance(params, Mapping) else params)
         ingredients = self.ingredients(params, inputs)
         key = key_of(ingredients) if all(inputs.values()) else None
         return Call(self, params, dict(inputs), ingredients, key, label or self.name)
 
+    def parsed(self, params: Mapping[str, Any]) -> Any:
+        """Plain JSON as what the step's function takes: a copy, which it may change."""
+        return of_json(self.params, params)
+
     def ingredients(self, params: dict[str, Any], inputs: Mapping[str, Artifact | None]) -> dict[str, Any]:
         """Everything that the key depends on, as JSON, for the manifest and for `explain`; `params` is plain JSON."""
-        modules = module_digests([self.function.__module__, *(self.modules(params) if self.modules else [])])
+        chosen = self.modules(self.parsed(params)) if self.modules else []
+        modules = module_digests([self.function.__module__, *chosen])
         return {
             "step": self.name,
             "params": {name: value for name, value in params.items() if name not in self.unkeyed},
@@ -110,7 +124,7 @@ def direct(context: "Context", call: Call, missed: bool = False) -> Artifact:
 
     def compute(out: Path) -> dict[str, Any] | None:
         _require_intact(context.store, inputs)
-        facts = call.step.function(plain(call.params), dict(inputs), out, within)
+        facts = call.step.function(call.step.parsed(call.params), dict(inputs), out, within)
         # Once more: what was altered under the step's hands may have been read.
         _require_intact(context.store, inputs)
         return facts
@@ -139,7 +153,7 @@ class Context:
     driver: Driver = direct
     key: str = ""
 
-    def run(self, step: Step, params: dict[str, Any], inputs: Mapping[str, Artifact | None], label: str = "") -> Any:
+    def run(self, step: Step, params: Any, inputs: Mapping[str, Artifact | None], label: str = "") -> Any:
         """The artifact of (params, inputs), found or computed; from a driver that only looks, None where it is missing.
 
         `label` is for people (it names the variant) and changes nothing.
@@ -153,7 +167,7 @@ class Context:
 
 
 def step(
-    name: str, modules: Callable[[dict[str, Any]], list[str]] | None = None, unkeyed: tuple[str, ...] = ()
+    name: str, modules: Callable[[Any], list[str]] | None = None, unkeyed: tuple[str, ...] = ()
 ) -> Callable[[StepFunction], Step]:
     """Make a Step of a function.
 
@@ -163,7 +177,7 @@ def step(
             the imports of the step's own module do not show.
         unkeyed: params that say how to compute and leave the result as it is; no part of the key.
     """
-    return lambda function: Step(name, function, modules, unkeyed)
+    return lambda function: Step(name, function, modules, unkeyed, params_type(function))
 
 
 def load_step(module: str, name: str) -> Step:
