@@ -95,12 +95,12 @@ def _wanted(workspace: Workspace) -> tuple[list[Root], set[str]]:
     look, found = Look(), []
     pipeline = opened(replace(workspace, settings=replace(workspace.settings, variants=variants)), look)
     for name in (BASELINE, *variants):
-        begun = len(look.sightings)
+        begun = len(look.lookups)
         judge(pipeline, name)
         pipeline.measured(name)
-        keys = [sighting.call.key for sighting in look.sightings[begun:] if sighting.call.key]
+        keys = [lookup.call.key for lookup in look.lookups[begun:] if lookup.call.key]
         found.append(Root(f"params.yaml: {name}", tuple(dict.fromkeys(keys))))
-    missing = {sighting.call.key for sighting in look.sightings if sighting.call.key and sighting.artifact is None}
+    missing = {lookup.call.key for lookup in look.lookups if lookup.call.key and lookup.artifact is None}
     return found, missing
 
 

@@ -51,8 +51,8 @@ def explain_variant(name: str, overrides: list[str] | None) -> list[dict[str, An
     workspace, look = Workspace.open(None, overrides), Look()
     pipeline = opened(workspace, look)
     judge(pipeline, name)
-    sightings = {sighting.call.label: sighting for sighting in look.sightings}
-    return [explanation(pipeline.context.store, sighting) for sighting in sightings.values()]
+    lookups = {lookup.call.label: lookup for lookup in look.lookups}
+    return [explanation(pipeline.context.store, lookup) for lookup in lookups.values()]
 
 
 def lineage_of(name: str, overrides: list[str] | None) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from tasks.engine.look import Sighting
+from tasks.engine.look import Lookup
 from tasks.engine.step import Call
 from tasks.store.directories import RUN
 from tasks.store.store import Store
@@ -13,7 +13,7 @@ Change = dict[str, Any]
 ABSENT = "absent"
 
 
-def explanation(store: Store, sighting: Sighting) -> dict[str, Any]:
+def explanation(store: Store, lookup: Lookup) -> dict[str, Any]:
     """{"step", "label", "key", "cached", "path", "reason", "nearest", "changes"} of a call that was looked for.
 
     Returns:
@@ -21,13 +21,13 @@ def explanation(store: Store, sighting: Sighting) -> dict[str, Any]:
         changes (the newest of equals) or None; each change is {"what": "params" | "input" | "source" |
         "version", "where": path or name, "old": value, "new": value}, with "absent" for what one side lacks.
     """
-    call, found = sighting.call, sighting.artifact
+    call, found = lookup.call, lookup.artifact
     result = {"label": call.label, "step": call.step.name, "key": call.key}
     result |= {"cached": found is not None, "path": found and str(found.path)}
     if found:
         return {**result, "reason": "the result is stored and intact", "nearest": call.key, "changes": []}
-    if sighting.problem:
-        reason = f"the stored result was altered: {sighting.problem}"
+    if lookup.problem:
+        reason = f"the stored result was altered: {lookup.problem}"
         return {**result, "reason": reason, "nearest": call.key, "changes": []}
     nearest, differing = _nearest(store, call)
     if nearest is None:

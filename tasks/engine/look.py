@@ -7,7 +7,7 @@ from tasks.store.artifact import Artifact
 
 
 @dataclass(frozen=True)
-class Sighting:
+class Lookup:
     """A call that was looked for.
 
     Args:
@@ -27,10 +27,10 @@ class Look:
     A call with an input that is not computed yet has no key, so it is not there either.
     """
 
-    sightings: list[Sighting] = field(default_factory=list)
+    lookups: list[Lookup] = field(default_factory=list)
 
     def __call__(self, context: Context, call: Call) -> Artifact | None:
         """The intact result of the call, if the store has it."""
         artifact, problem = context.store.check(call.key) if call.key else (None, None)
-        self.sightings.append(Sighting(call, artifact, problem))
+        self.lookups.append(Lookup(call, artifact, problem))
         return artifact

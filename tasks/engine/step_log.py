@@ -37,16 +37,16 @@ class StepLog:
 
     driver: Driver
     records: list[dict[str, Any]] = field(default_factory=list)
-    _known: dict[str, Artifact] = field(default_factory=dict)
-    _elsewhere: set[str] = field(default_factory=set)
+    _artifacts: dict[str, Artifact] = field(default_factory=dict)
+    _labels_elsewhere: set[str] = field(default_factory=set)
 
     def __call__(self, context: Context, call: Call) -> Artifact:
         """Run the step, once, and note it."""
-        if call.key in self._known:
-            return self._known[call.key]
+        if call.key in self._artifacts:
+            return self._artifacts[call.key]
         begun = time.monotonic()
-        artifact = self._known[call.key] = self.driver(context, call)
-        if artifact.hit and call.label in self._elsewhere:
+        artifact = self._artifacts[call.key] = self.driver(context, call)
+        if artifact.hit and call.label in self._labels_elsewhere:
             return artifact
         self._note(
             {
@@ -63,7 +63,7 @@ class StepLog:
         for record in records:
             if record["state"] == COMPUTED or record["label"] not in {known["label"] for known in self.records}:
                 self._note(record)
-        self._elsewhere |= {record["label"] for record in records}
+        self._labels_elsewhere |= {record["label"] for record in records}
 
     def _note(self, record: dict[str, Any]) -> None:
         self.records.append(record)

@@ -104,8 +104,8 @@ def labels(root: Path) -> dict[str, str]:
     for name in (BASELINE, *workspace.settings.variants):
         pipeline.evaluated(name)
         pipeline.measured(name)
-    for sighting in look.sightings:
-        found.setdefault(sighting.call.key, sighting.call.label)
+    for lookup in look.lookups:
+        found.setdefault(lookup.call.key, lookup.call.label)
     return found
 
 

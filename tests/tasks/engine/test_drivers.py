@@ -83,9 +83,9 @@ def test_looking_works_a_call_out_once_and_computes_and_moves_nothing(run, conte
     checks.clear()
     seen, counts = run(look)
     assert counts == ONCE and checks == [made.key] == [seen.key]
-    assert [sighting.artifact for sighting in look.sightings] == [None, seen]
+    assert [lookup.artifact for lookup in look.lookups] == [None, seen]
     (made.path / "stray").write_text("x")
-    assert run(look)[0] is None and "stray was added" in look.sightings[-1].problem and made.path.is_dir()
+    assert run(look)[0] is None and "stray was added" in look.lookups[-1].problem and made.path.is_dir()
 
 
 def test_what_depends_on_a_result_that_is_not_there_has_no_key_and_is_not_there(context):
@@ -93,4 +93,4 @@ def test_what_depends_on_a_result_that_is_not_there_has_no_key_and_is_not_there(
     looking = replace(context, driver=look)
     missing = looking.run(counted, {"n": 1}, {})
     assert looking.run(counted, {"n": 2}, {"number": missing}) is None
-    assert [bool(sighting.call.key) for sighting in look.sightings] == [True, False]
+    assert [bool(lookup.call.key) for lookup in look.lookups] == [True, False]

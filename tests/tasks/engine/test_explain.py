@@ -22,7 +22,7 @@ def explained(context, step, params, inputs):
     """Of a call that a driver looked for."""
     look = Look()
     replace(context, driver=look).run(step, params, inputs)
-    return explanation(context.store, look.sightings[0])
+    return explanation(context.store, look.lookups[0])
 
 
 PARAMS = {"saliency": {"name": "wanda"}, "sparsity": 0.5, "layers": [1, 2]}
