@@ -22,7 +22,7 @@ from pruning_core.errors import InputError
 from pruning_core.evaluation.serving import Load, Served, measure_served
 from pruning_core.evaluation.size import model_size
 from pruning_core.export.stored.recognise import weight_bytes
-from tasks.steps.export import export
+from tasks.steps.export import ExportParams, export
 from tasks.steps.serve_speed import engine_of
 from tasks.store.artifact import Artifact
 from tasks.workspace.params import read_params
@@ -76,7 +76,7 @@ def stack(
 
 
 def _exported(bench: Bench, model: Artifact, spec: dict[str, Any]) -> Artifact:
-    return bench.context.run(export, {"format": spec}, {"model": model}, f"as {spec['name']}")
+    return bench.context.run(export, ExportParams(format=spec), {"model": model}, f"as {spec['name']}")
 
 
 def _row(bench: Bench, entry: Entry) -> Row:

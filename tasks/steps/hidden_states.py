@@ -12,7 +12,6 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from safetensors.torch import load_file
 from torch import Tensor
@@ -27,6 +26,7 @@ from pruning_core.model.decoder import Decoder
 from pruning_core.settings.compute import Running
 from tasks.engine.step import Context
 from tasks.parallel.process_group import shards_of
+from tasks.steps.running import Forwards
 from tasks.store.artifact import Artifact
 
 CHECKPOINT_SECONDS = 10.0
@@ -86,13 +86,11 @@ class Chain:
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def chain_of(params: dict[str, Any], inputs: dict[str, Artifact], blocks: tuple[Artifact | None, ...]) -> Chain:
+def chain_of(params: Forwards, inputs: dict[str, Artifact], blocks: tuple[Artifact | None, ...]) -> Chain:
     """The chain that a step's params and inputs (source, tokens) mean, through `blocks`."""
-    running = Running(params["device"], params["dtype"])
-    mapped = params["states"] == "mapped"
+    mapped, shards = params.states == "mapped", shards_of(params.shards or 1)
     source, tokens = inputs["source"], inputs["tokens"]
-    shards = shards_of(params)
-    return Chain(source, tokens, params["batch"], blocks, params["trust_remote_code"], running, mapped, shards)
+    return Chain(source, tokens, params.batch, blocks, params.trust_remote_code, params.running, mapped, shards)
 
 
 @dataclass

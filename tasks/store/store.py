@@ -97,14 +97,12 @@ class Store:
             return None, problem
         return Artifact(manifest["kind"], key, manifest["digest"], path, hit=True), None
 
-    def get_or_compute(
-        self,
-        kind: str,
-        key: str,
-        provenance: dict[str, Any],
-        compute: Compute,
-    ) -> Artifact:
-        """The artifact of `key`, found, or made by compute(directory), which runs at most once.
+    def get_or_compute(self, kind: str, key: str, provenance: dict[str, Any], compute: Compute) -> Artifact:
+        """The artifact of `key`, found, or made by `compute`; see there."""
+        return self.find(key) or self.compute(kind, key, provenance, compute)
+
+    def compute(self, kind: str, key: str, provenance: dict[str, Any], compute: Compute) -> Artifact:
+        """The artifact of `key`, which was not found, made by compute(directory), which runs at most once.
 
         Processes and threads that ask for one key at the same time wait for the first and share its result.
         When `compute` raises, nothing is published and the exception goes on.
@@ -120,9 +118,6 @@ class Store:
             InputError: the disk is full.
             ComputationError: compute wrote a link, or a file with a name that the store needs.
         """
-        found = self.find(key)
-        if found:
-            return found
         self.presence.enter()
         with locked(self._lock(key), on_wait=lambda holder: self._waiting(kind, key, holder)):
             found = self._find_locked(key)
