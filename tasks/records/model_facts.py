@@ -4,11 +4,12 @@ A fact of the wrong type is an error; unknown facts are left aside: a newer mani
 """
 
 import re
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
-BLOCK = re.compile(r"(?:^|\.)(\d+)\.(.+)$")
+from pruning_core.checkpoint.layer_facts import LayerFacts
 
 
 class Facts(BaseModel):
@@ -24,40 +25,13 @@ class Reference(Facts):
     path: str | None = None
 
 
-class Layer(Facts):
-    """One compressed matrix; `loss` is 0.5 tr(D H D^T), None where nothing was solved.
+def _layer(entry: Any) -> Any:
+    """As JSON or as it is; an InputError of it is one of the whole record."""
+    return LayerFacts.of(entry) if isinstance(entry, Mapping) else entry
 
-    One that was made smaller has its former size beside the present one; what it lost counts as removed.
-    """
 
-    name: str
-    rows: int
-    columns: int
-    dense_rows: int | None = None
-    dense_columns: int | None = None
-    zeros: int | None = Field(None, validation_alias=AliasChoices("zeros", "removed"))
-    loss: float | None = None
-
-    @property
-    def size(self) -> int:
-        """Weights before anything was removed."""
-        return (self.dense_rows or self.rows) * (self.dense_columns or self.columns)
-
-    @property
-    def gone(self) -> int | None:
-        """Weights that are zero or no longer there, None when the zeros were not counted."""
-        return None if self.zeros is None else self.zeros + self.size - self.rows * self.columns
-
-    @property
-    def sparsity(self) -> float | None:
-        """The removed fraction, None when the zeros were not counted."""
-        return None if self.gone is None else self.gone / self.size
-
-    @property
-    def place(self) -> tuple[int | None, str]:
-        """(3, "self_attn.q_proj") for "model.layers.3.self_attn.q_proj"; (None, name) outside the blocks."""
-        found = BLOCK.search(self.name)
-        return (int(found[1]), found[2]) if found else (None, self.name)
+Layer = Annotated[LayerFacts, BeforeValidator(_layer), PlainSerializer(LayerFacts.facts)]
+"""A compressed matrix as a part of a record."""
 
 
 class Sparsity(Facts):
@@ -197,23 +171,25 @@ class Written(Facts):
 EXPERT = re.compile(r"(?<=\.experts)\.\d+(?=\.)")
 
 
-def experts_together(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
+def experts_together(layers: Iterable[LayerFacts]) -> tuple[LayerFacts, ...]:
     """The same matrix of all experts of a block as one layer, "....experts.up_proj": a model may have thousands.
 
     Rows, zeros and losses are added up; what one expert lacks the sum lacks.
     """
-    kinds: dict[str, list[Layer]] = {}
+    kinds: dict[str, list[LayerFacts]] = {}
     for layer in layers:
         kinds.setdefault(EXPERT.sub("", layer.name), []).append(layer)
     return tuple(_sum(name, members) if len(members) > 1 else members[0] for name, members in kinds.items())
 
 
-def _sum(name: str, layers: list[Layer]) -> Layer:
+def _sum(name: str, layers: list[LayerFacts]) -> LayerFacts:
     zeros, losses = [layer.zeros for layer in layers], [layer.loss for layer in layers]
-    return Layer(
+    return LayerFacts(
         name=name,
+        stored=layers[0].stored,
         rows=sum(layer.rows for layer in layers),
         columns=layers[0].columns,
+        removed=sum(layer.removed for layer in layers),
         zeros=None if None in zeros else sum(zeros),
         loss=None if None in losses else sum(losses),
     )

@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from html import escape
 
-from tasks.records.model_facts import Layer, experts_together
+from pruning_core.checkpoint.layer_facts import LayerFacts
+from tasks.records.model_facts import experts_together
 
 CELL, ROW, LABEL, TOP = 44, 24, 150, 46
 LIGHT, DARK = (238, 243, 247), (20, 88, 135)
 
 
-def layer_chart(layers: tuple[Layer, ...]) -> str | None:
+def layer_chart(layers: tuple[LayerFacts, ...]) -> str | None:
     """An SVG with the sparsity and the reconstruction loss of every layer; None when there are no layers."""
     if not layers:
         return None
@@ -31,8 +32,8 @@ def layer_chart(layers: tuple[Layer, ...]) -> str | None:
 
 def _panel(
     title: str,
-    layers: tuple[Layer, ...],
-    value: Callable[[Layer], float | None],
+    layers: tuple[LayerFacts, ...],
+    value: Callable[[LayerFacts], float | None],
     form: str,
     modules: list[str],
     top: int,

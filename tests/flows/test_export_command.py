@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from tracked import make
 
+from pruning_core.checkpoint.layer_facts import layers_in
 from pruning_core.checkpoint.stored_model import StoredModel
 from pruning_core.export.onnx import packages
 from tasks.pipeline.variant import Pipeline
@@ -76,7 +77,7 @@ def test_the_variant_tells_the_size_of_its_export_in_its_run_and_its_record(root
 def test_every_weight_is_the_variants_and_every_zero_is_counted(root: Path, record):
     workspace = Workspace.open(root)
     model = Pipeline(workspace.context(), workspace.settings).model(VARIANT)
-    stored = StoredModel(model.path, model.facts["layers"])
+    stored = StoredModel(model.path, layers_in(model.facts))
     zeros = sum(int((stored.load(matrix.stored) == 0).sum()) for matrix in stored.matrices)
     assert record["facts"]["verified"] == {
         "tensors": len(stored.names()),

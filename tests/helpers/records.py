@@ -132,6 +132,7 @@ def _facts(name: str, recipe: dict[str, Any], random_numbers: random.Random) -> 
     layers = [
         {
             "name": f"model.layers.{block}.{module}",
+            "stored": f"model.layers.{block}.{module}.weight",
             "rows": rows,
             "columns": columns,
             "removed": round(rows * columns * sparsity),

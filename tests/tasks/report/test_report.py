@@ -8,8 +8,9 @@ import pytest
 from browser import browser, needs_browser, text_of, wait_for
 from records import RECIPES, make_record, make_records
 
+from pruning_core.checkpoint.layer_facts import LayerFacts
 from pruning_core.errors import InputError
-from tasks.records.model_facts import Layer, experts_together
+from tasks.records.model_facts import experts_together
 from tasks.report.layer_chart import layer_chart
 from tasks.report.page import comparison_table, write_report
 
@@ -96,7 +97,7 @@ def test_what_comes_from_outside_is_escaped(tmp_path):
 def test_the_matrices_of_experts_are_shown_together():
     sizes = {"rows": 2, "columns": 8}
     layers = tuple(
-        Layer(name=f"model.layers.{block}.mlp.{name}", **sizes, zeros=4 + expert, loss=float(expert))
+        LayerFacts(f"model.layers.{block}.mlp.{name}", "", **sizes, removed=4, zeros=4 + expert, loss=float(expert))
         for block in (0, 1)
         for expert, name in enumerate(("experts.0.up_proj", "experts.1.up_proj", "gate_proj"))
     )
