@@ -1,4 +1,4 @@
-"""All that is known of one variant, as JSON: what the report shows and MLflow keeps."""
+"""All that is known of one variant: what the report shows and MLflow keeps."""
 
 import json
 from pathlib import Path
@@ -10,6 +10,7 @@ from tasks.pipeline.recovery import training_text
 from tasks.pipeline.structured import group_scores
 from tasks.pipeline.variant import Pipeline
 from tasks.records.exports import EXPORT, taken
+from tasks.records.variant import ExportSize, Variant, parse
 from tasks.steps.allocation import TABLE
 from tasks.steps.recover import CURVE
 from tasks.steps.samples import read_samples
@@ -27,11 +28,11 @@ from tasks.versioning import evaluation_output, model_output, output_md5s
 from tasks.workspace.workspace import Workspace
 
 
-def variant_record(workspace: Workspace, pipeline: Pipeline, name: str, steps: list[dict[str, Any]]) -> dict[str, Any]:
-    """The record of a variant whose steps are done; see `tasks.report.page` for what reads it."""
+def variant_record(workspace: Workspace, pipeline: Pipeline, name: str, steps: list[dict[str, Any]]) -> Variant:
+    """The record of a variant whose steps are done, checked once, here."""
     model, evaluation, speed = pipeline.model(name), pipeline.evaluated(name), pipeline.measured(name)
     recipe = {} if name == BASELINE else pipeline.settings.recipe(name).spec
-    return {
+    known = {
         "name": name,
         "recipe": recipe,
         "model": model.reference(),
@@ -51,6 +52,7 @@ def variant_record(workspace: Workspace, pipeline: Pipeline, name: str, steps: l
         "steps": steps,
         "provenance": provenance(pipeline, name),
     }
+    return parse(known)
 
 
 def _samples(written: Artifact | None) -> dict[str, Any] | None:
@@ -195,15 +197,15 @@ def _dvc(workspace: Workspace, name: str, model: Artifact, evaluation: Artifact)
     return {"path": output.path.as_posix(), "md5": md5} if md5 else None
 
 
-def exports_of(workspace: Path, store: Store, model: Artifact) -> list[dict[str, Any]]:
+def exports_of(workspace: Path, store: Store, model: Artifact) -> list[ExportSize]:
     """`taken` by each export of a model that was tracked and is stored, by label; of a label the newest."""
     wanted = {KIND: EXPORT, "parent.variant.digest": model.digest}
     facts = {} if model.kind == SOURCE else model.facts
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, ExportSize] = {}
     for run in find_runs(workspace):
         if wanted.items() <= run["tags"].items():
             made, _ = store.check(run["tags"]["export_key"])
             if made:
                 told = taken(made.facts, facts)
-                found.setdefault(told["label"], told)
+                found.setdefault(told.label, told)
     return [found[label] for label in sorted(found)]

@@ -1,6 +1,6 @@
 """What a model's manifest says of it, with its types checked.
 
-A fact of the wrong type is an error; unknown facts are left aside: a newer manifest stays readable.
+A fact of the wrong type is an error; unknown facts are carried along: a newer manifest stays readable.
 """
 
 import re
@@ -13,7 +13,13 @@ from pruning_core.checkpoint.layer_facts import LayerFacts
 
 
 class Facts(BaseModel):
-    model_config = ConfigDict(strict=True, frozen=True, extra="ignore", populate_by_name=True)
+    """Checked JSON, which `as_json` gives back as it came."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="allow")
+
+    def as_json(self) -> dict[str, Any]:
+        """What it was made of, facts that are not known here among it."""
+        return self.model_dump(mode="json", exclude_unset=True)
 
 
 class Reference(Facts):
@@ -44,11 +50,11 @@ class Sparsity(Facts):
 class Size(Facts):
     """One measure of a model as it is `stored`, and as it would be with a `bitmask` of its zeros."""
 
-    stored: float | None = None
-    bitmask: float | None = None
+    stored: int | float | None = None
+    bitmask: int | float | None = None
 
 
-class Allocated(Facts):
+class AllocationResult(Facts):
     """How much was to go, and how much really goes, where an allocation decided it per matrix."""
 
     name: str
@@ -59,7 +65,7 @@ class Allocated(Facts):
         return f"{self.name}: {self.sparsity:.4%} removed, {self.target:.4%} asked for"
 
 
-class Start(Facts):
+class SearchStart(Facts):
     """An allocation that a search started from; fitness is KL to dense on its validation windows, nats per token."""
 
     label: str
@@ -76,14 +82,14 @@ class Generation(Facts):
     tokens: int
 
 
-class Searched(Facts):
+class SearchResult(Facts):
     """How a search went that found an allocation."""
 
-    initial: tuple[Start, ...] = Field((), strict=False)
+    initial: tuple[SearchStart, ...] = Field((), strict=False)
     history: tuple[Generation, ...] = Field((), strict=False)
 
 
-class Point(Facts):
+class LossPoint(Facts):
     """A point of a training's loss curve; losses as the training defines them, of a whole model in nats per token."""
 
     step: int
@@ -92,7 +98,7 @@ class Point(Facts):
     learning_rate: float = 0.0
 
 
-class Recovered(Facts):
+class RecoveryResult(Facts):
     """What training gave back: losses in nats per token on validation windows, and the share of the gap to dense."""
 
     validation_loss: dict[str, float | None]
@@ -112,11 +118,11 @@ class ModelFacts(Facts):
     sparsity: Sparsity | None = None
     layers: tuple[Layer, ...] = Field((), strict=False)
     ledger: tuple[dict[str, Any], ...] = Field((), strict=False)
-    bits_per_weight: Size | float | None = None
-    size_bytes: Size | float | None = None
+    bits_per_weight: Size | int | float | None = None
+    size_bytes: Size | int | float | None = None
     propagate: str | None = None
-    allocation: Allocated | None = None
-    recovery: Recovered | None = None
+    allocation: AllocationResult | None = None
+    recovery: RecoveryResult | None = None
 
 
 class Manifest(Facts):
@@ -158,7 +164,7 @@ class Continuation(Facts):
     text: tuple[str, str, str] = Field(strict=False)
 
 
-class Written(Facts):
+class Samples(Facts):
     """All continuations of a model; `agreement`: the share of the dense model's tokens before the first difference."""
 
     digest: str

@@ -3,7 +3,7 @@
 from typing import Any
 
 from tasks.records.model_facts import stored
-from tasks.records.variant import Answered, Variant
+from tasks.records.variant import TaskResult, Variant
 
 
 def task_tables(variants: list[Variant]) -> list[dict[str, Any]]:
@@ -26,7 +26,7 @@ def task_tables(variants: list[Variant]) -> list[dict[str, Any]]:
     return tables
 
 
-def _cells(variant: Variant, told: Answered) -> dict[str, str]:
+def _cells(variant: Variant, told: TaskResult) -> dict[str, str]:
     paired = None if variant.is_baseline else told.to_dense.get("accuracy")
     cells = {
         "name": variant.name,
@@ -106,11 +106,11 @@ def export_rows(variants: list[Variant]) -> list[dict[str, str]]:
         if variant.exports:
             own = (AS_STORED, variant.size_bytes, stored(variant.facts.bits_per_weight))
             made = [(export.label, export.file_bytes, export.bits_per_weight) for export in variant.exports]
-            rows += [_cells(variant.name, *one) for one in (own, *made)]
+            rows += [_export_cells(variant.name, *one) for one in (own, *made)]
     return rows
 
 
-def _cells(name: str, format: str, size: float | None, bits: float | None) -> dict[str, str]:
+def _export_cells(name: str, format: str, size: float | None, bits: float | None) -> dict[str, str]:
     return {
         "name": name,
         "format": format,

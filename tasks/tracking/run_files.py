@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from tasks.records.model_facts import Written
+from tasks.records.model_facts import Samples
 
 SETTINGS, LINEAGE = "settings.yaml", "lineage.json"
 SAMPLES, SAMPLES_TAG = "samples.json", "samples.digest"
@@ -21,7 +21,7 @@ def files_of(known: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def sample_files(written: Written | None) -> dict[str, str]:
+def sample_files(written: Samples | None) -> dict[str, str]:
     """File name -> text of a table as MLflow shows it, one row per prompt; {} where nothing was written."""
     if written is None:
         return {}
@@ -33,7 +33,7 @@ def sample_files(written: Written | None) -> dict[str, str]:
     return {SAMPLES: json.dumps({"columns": columns, "data": rows}, indent=1) + "\n"}
 
 
-def sample_tags(written: Written | None) -> dict[str, str]:
+def sample_tags(written: Samples | None) -> dict[str, str]:
     """What tells MLflow that a run has the table, and us which one it is."""
     if written is None:
         return {}
