@@ -14,7 +14,7 @@ from flows.plan.fit import check_room
 from pruning_core.errors import ComputationError, InputError
 from pruning_core.settings.recipe import BASELINE
 from tasks.engine.step import Context
-from tasks.lineage.provenance import lineage
+from tasks.lineage.provenance import Lineage
 from tasks.lineage.reproduction import changed_since, compared
 from tasks.pipeline.variant import Pipeline
 from tasks.store.store import Store
@@ -67,7 +67,7 @@ def reproduce_run(prefix: str, from_cache: bool, quiet: bool) -> dict[str, Any]:
         for line in _change_lines(changed):
             console.print(line, highlight=False, markup=False)
         pipeline = Pipeline(Context(store, workspace.root), workspace.settings)
-        now = lineage(store, pipeline.evaluated(variant))
+        now = Lineage(store, pipeline.evaluated(variant)).facts()
     return {"run_id": run["run_id"], "variant": variant, "changed": changed, **compared(then, now)}
 
 

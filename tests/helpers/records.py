@@ -196,7 +196,7 @@ def _samples(name: str) -> dict[str, Any]:
 
 
 def _lineage(name: str) -> dict[str, Any]:
-    """Every step behind the evaluation of a variant, as `tasks.lineage.provenance.lineage` tells it."""
+    """Every step behind the evaluation of a variant, as `tasks.lineage.provenance.Lineage.facts` tells it."""
     dense = [("source", "model"), ("tokens", "tokens"), ("evaluate", "evaluation")]
     made = [
         ("source", "baseline > model"),
