@@ -13,6 +13,7 @@ from pruning_core.calibration.hidden_states import HiddenStates
 from pruning_core.calibration.shards import WHOLE, Shards
 from pruning_core.calibration.staged_forward import InputGroup
 from pruning_core.calibration.statistics import LayerStatistics
+from pruning_core.checkpoint.layer_facts import LayerFacts
 from pruning_core.compress.invariants import check_layer
 from pruning_core.compress.method import CompressedLayer, Method, Prepared
 from pruning_core.compress.shares import Shares
@@ -38,9 +39,7 @@ class BlockOutcome:
     """Layer name -> [out, in] bool."""
     quantized: dict[str, Tensor] = field(default_factory=dict, repr=False)
     """"<layer>.codes" uint8 [out, in], ".scale" and ".zero" float32 [out, groups], ".group" int32 [in]."""
-    layers: list[dict] = field(default_factory=list)
-    """Per layer: name, stored name, rows, columns, removed, zeros, loss; tokens that reached it in calibration, where
-    there was one; where quantized, bits of a code and groups of a row."""
+    layers: list[LayerFacts] = field(default_factory=list)
     ledger: list[dict] = field(default_factory=list)
 
 
@@ -111,24 +110,23 @@ class BlockCompressor:
         if done.codes is not None:
             parts = {"codes": done.codes, "scale": done.scale, "zero": done.zero, "group": done.group.int()}
             self.outcome.quantized |= {f"{name}.{part}": value.cpu() for part, value in parts.items()}
-        removed = int((~done.keep).sum())
         few = statistics.routed[name] if isinstance(statistics, PooledStatistics) else None
         if few is not None:
             event = {"event": "few_tokens", "tokens": few, "rule": self.method.few_tokens}
             self.outcome.ledger.append({"layer": name, **event})
         self.outcome.layers.append(
-            {
-                "name": name,
-                "stored": self.decoder.stored_name(f"{name}.weight"),
-                "rows": done.keep.shape[0],
-                "columns": done.keep.shape[1],
-                "removed": removed,
-                "zeros": int((rounded == 0).sum()),
-                "loss": done.loss,
-                "bits": self.method.quantizer.bits if self.method.quantizer else None,
-                "groups": done.scale.shape[1] if done.scale is not None else None,
-                "tokens": few if few is not None or statistics is None else statistics.tokens,
-            }
+            LayerFacts(
+                name=name,
+                stored=self.decoder.stored_name(f"{name}.weight"),
+                rows=done.keep.shape[0],
+                columns=done.keep.shape[1],
+                removed=int((~done.keep).sum()),
+                zeros=int((rounded == 0).sum()),
+                loss=done.loss,
+                bits=self.method.quantizer.bits if self.method.quantizer else None,
+                groups=done.scale.shape[1] if done.scale is not None else None,
+                tokens=few if few is not None or statistics is None else statistics.tokens,
+            )
         )
         self.outcome.ledger += [{"layer": name, **event} for event in done.events]
 
