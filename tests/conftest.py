@@ -19,6 +19,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PretrainedConfig, PreTrainedTokenizerFast
 
+from tasks.machine import process_identity
 from tasks.orchestration import prefect_settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -29,6 +30,19 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 PREFECT_WORKSPACE = tempfile.TemporaryDirectory(prefix="espalier-tests-", ignore_cleanup_errors=True)
 prefect_settings.apply(Path(PREFECT_WORKSPACE.name))
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+WORKER = "PYTEST_XDIST_WORKER" in os.environ
+# Of all processes of this session: the first one names it to those that it starts.
+SESSION = None if WORKER else tempfile.TemporaryDirectory(prefix="espalier-session-", ignore_cleanup_errors=True)
+if SESSION:
+    os.environ["ESPALIER_TEST_SESSION"] = SESSION.name
+
+
+def pytest_unconfigure() -> None:
+    """Nothing that the session shared goes on after it."""
+    if SESSION and any(Path(SESSION.name).iterdir()):
+        from flows.servers import ui_servers
+
+        ui_servers.stop(Path(SESSION.name))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -47,10 +61,17 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[None]:
-    """One Prefect server for the whole session; starting one takes ten seconds or more."""
-    from prefect.testing.utilities import prefect_test_harness
+    """One Prefect server for all processes of the session, started by the first that needs it: it takes ten seconds."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    with prefect_test_harness(server_startup_timeout=180):
+    from flows.servers import ui_servers
+
+    session = Path(os.environ["ESPALIER_TEST_SESSION"])
+    with pytest.MonkeyPatch.context() as patch:
+        # Nobody's, so that it does not end with the process that was first.
+        patch.delenv(process_identity.VARIABLE, raising=False)
+        ui_servers.start(session, ["prefect"])
+    with temporary_settings({PREFECT_API_URL: ui_servers.api_url(session)}):
         yield
 
 

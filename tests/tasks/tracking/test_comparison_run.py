@@ -101,7 +101,7 @@ def test_mlflows_ui_shows_the_page_with_its_plots(workspace: Path, records: list
     run = compared(workspace, records)
     running = ui_servers.start(workspace, ["mlflow"])
     try:
-        with browser(tmp_path / "profile") as driver:
+        with browser() as driver:
             place = f"/#/experiments/{run['experiment_id']}/runs/{run['run_id']}/artifacts/comparison.html"
             driver.get(running["mlflow"]["url"] + place)
             frames = wait_for(lambda: driver.find_elements("css selector", "iframe"))
