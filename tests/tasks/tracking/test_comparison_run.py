@@ -96,6 +96,7 @@ def test_a_comparison_cannot_be_reproduced_but_its_variants_are_named(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @needs_browser
 def test_mlflows_ui_shows_the_page_with_its_plots(workspace: Path, records: list[dict], tmp_path: Path):
     run = compared(workspace, records)
