@@ -91,7 +91,7 @@ def serve(start, root: Path) -> Iterator[Callable[..., Command]]:
             os.kill(command.pid, signal.SIGKILL)
 
 
-def test_a_run_starts_by_itself_is_killed_goes_on_where_it_was_and_stops_with_everything(serve, espalier, root: Path):
+def test_a_run_starts_by_itself_is_killed_goes_on_where_it_was_and_stops_with_everything(serve, root: Path):
     """With SQLAlchemy 2.1 Prefect would schedule nothing and say nothing."""
     killed = serve("--every", "5")
     wait_until(lambda: "sparsegpt-50 block 1" in killed.err.read_text(), "the second block", killed)
@@ -107,7 +107,8 @@ def test_a_run_starts_by_itself_is_killed_goes_on_where_it_was_and_stops_with_ev
     decision = root / ".espalier" / "decisions" / "1.json"
     wait_until(decision.is_file, "a decision", serving)
     wait_until(lambda: "nothing new" in serving.err.read_text(), "a third run", serving)
-    refused = espalier(root, "serve", "--every", "5")
+    second = serve("--every", "5")
+    refused = second.wait(SECONDS)
     assert refused.code == 2 and f"process {serving.pid}" in refused.err
 
     os.kill(serving.pid, signal.SIGINT)
