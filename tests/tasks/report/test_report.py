@@ -115,7 +115,7 @@ def test_the_matrices_of_experts_are_shown_together():
 @pytest.mark.slow
 @needs_browser
 def test_a_browser_shows_the_table_the_plots_and_the_details(report, tmp_path):
-    with browser(tmp_path / "profile") as driver:
+    with browser() as driver:
         driver.get(report.as_uri())
         drawn = wait_for(lambda: len(driver.find_elements("css selector", ".main-svg")) >= 4)
         driver.save_screenshot(str(tmp_path / "report.png"))

@@ -40,7 +40,7 @@ def resize(driver, width: int, height: int, phone: bool) -> None:
 @needs_browser
 @pytest.mark.parametrize(("width", "height"), [PHONE, DESKTOP])
 def test_the_page_fits_the_screen_asks_nobody_and_has_all_sections(report, tmp_path, width: int, height: int):
-    with browser(tmp_path / "profile", width, height) as driver:
+    with browser(width, height) as driver:
         resize(driver, width, height, phone=(width, height) == PHONE)
         driver.get(report.as_uri())
         assert wait_for(lambda: len(driver.find_elements("css selector", ".main-svg")) >= 4), text_of(driver)
@@ -69,7 +69,7 @@ def test_the_page_fits_the_screen_asks_nobody_and_has_all_sections(report, tmp_p
 @pytest.mark.slow
 @needs_browser
 def test_a_table_wider_than_the_screen_keeps_the_names_in_sight(report, tmp_path):
-    with browser(tmp_path / "profile", *PHONE) as driver:
+    with browser(*PHONE) as driver:
         resize(driver, *PHONE, phone=True)
         driver.get(report.as_uri())
         box = driver.find_element("css selector", "#table .scroll")
@@ -95,7 +95,7 @@ def test_names_of_the_greatest_length_widen_no_page(records, tmp_path):
         record["name"] = f"{'name' * 15}_{place:03d}"
         assert len(record["name"]) == 64
     page = write_report(map(parse, long), tmp_path / "long.html", tmp_path)
-    with browser(tmp_path / "profile", *PHONE) as driver:
+    with browser(*PHONE) as driver:
         resize(driver, *PHONE, phone=True)
         driver.get(page.as_uri())
         driver.execute_script("document.querySelectorAll('details').forEach(fold => fold.open = true)")
@@ -113,7 +113,7 @@ def test_it_is_dark_where_the_reader_wants_it_so_and_light_on_paper(report, tmp_
         )
         return [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in told]
 
-    with browser(tmp_path / "profile", *DESKTOP) as driver:
+    with browser(*DESKTOP) as driver:
         driver.get(report.as_uri())
         assert wait_for(lambda: driver.find_elements("css selector", ".xtick text"))
         ground, ink = colours(driver)
@@ -128,7 +128,7 @@ def test_it_is_dark_where_the_reader_wants_it_so_and_light_on_paper(report, tmp_
 @pytest.mark.slow
 @needs_browser
 def test_paper_shows_what_is_folded_on_the_screen(report, tmp_path):
-    with browser(tmp_path / "profile", *DESKTOP) as driver:
+    with browser(*DESKTOP) as driver:
         driver.get(report.as_uri())
         folds = len(driver.find_elements("css selector", "details"))
         driver.execute_script(
@@ -143,7 +143,7 @@ def test_paper_shows_what_is_folded_on_the_screen(report, tmp_path):
 @pytest.mark.slow
 @needs_browser
 def test_samples_stand_side_by_side_with_the_first_other_token_marked(report, tmp_path):
-    with browser(tmp_path / "profile", *DESKTOP) as driver:
+    with browser(*DESKTOP) as driver:
         driver.get(report.as_uri())
         cells = driver.find_elements("css selector", "#samples details:first-of-type .beside > div")
         titles = [cell.find_element("tag name", "h3").text.split()[0] for cell in cells]

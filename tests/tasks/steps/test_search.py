@@ -143,6 +143,7 @@ def test_a_search_that_runs_all_its_generations_shows_them_and_ends(prepared):
     assert len(json.loads((found.path / RESULT).read_text())["history"]) == 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "package"), [("dask", "prefect_dask"), ("ray", "prefect_ray")])
 def test_workers_of_a_cluster_give_the_same_result(prepared, prefect_server, name: str, package: str):
     pytest.importorskip(package, reason=f"{package} is not installed")

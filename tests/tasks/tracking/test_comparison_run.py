@@ -98,12 +98,13 @@ def test_a_comparison_cannot_be_reproduced_but_its_variants_are_named(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @needs_browser
 def test_mlflows_ui_shows_the_page_with_its_plots(workspace: Path, records: list[dict], tmp_path: Path):
     run = compared(workspace, records)
     running = ui_servers.start(workspace, ["mlflow"])
     try:
-        with browser(tmp_path / "profile") as driver:
+        with browser() as driver:
             place = f"/#/experiments/{run['experiment_id']}/runs/{run['run_id']}/artifacts/comparison.html"
             driver.get(running["mlflow"]["url"] + place)
             frames = wait_for(lambda: driver.find_elements("css selector", "iframe"))
