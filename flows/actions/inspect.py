@@ -106,11 +106,8 @@ def _link(what: str, artifact: Artifact) -> dict[str, str]:
 def _run_id(workspace: Workspace, model: Artifact, quality: Artifact) -> str | None:
     from tasks.tracking.runs import find_runs
 
-    keys = {"variant_key": model.key, "evaluation_key": quality.key}
-    for run in find_runs(workspace.root):
-        if keys.items() <= run["tags"].items():
-            return run["run_id"]
-    return None
+    found = find_runs(workspace.root, {"variant_key": model.key, "evaluation_key": quality.key})
+    return found[0]["run_id"] if found else None
 
 
 def groups_of_model(families: list[str] | None, overrides: list[str] | None) -> dict[str, Any]:

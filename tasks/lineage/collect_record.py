@@ -166,10 +166,9 @@ def exports_of(workspace: Path, store: Store, model: Artifact) -> list[ExportSiz
     wanted = {KIND: EXPORT, "parent.variant.digest": model.digest}
     facts = {} if model.kind == SOURCE else model.facts
     found: dict[str, ExportSize] = {}
-    for run in find_runs(workspace):
-        if wanted.items() <= run["tags"].items():
-            made, _ = store.check(run["tags"]["export_key"])
-            if made:
-                told = taken(made.facts, facts)
-                found.setdefault(told.label, told)
+    for run in find_runs(workspace, wanted):
+        made, _ = store.check(run["tags"]["export_key"])
+        if made:
+            told = taken(made.facts, facts)
+            found.setdefault(told.label, told)
     return [found[label] for label in sorted(found)]

@@ -19,7 +19,7 @@ from tasks import versioning
 from tasks.store.artifact import Artifact
 from tasks.store.locks import FileLock
 from tasks.store.store import Store
-from tasks.tracking import runs
+from tasks.tracking.connection import connected
 
 DENSE = "variants.sparsegpt-50.propagate=dense"
 
@@ -37,7 +37,7 @@ def filled(make_workspace) -> dict[str, Any]:
         tracked = name in ("tracked", "registered")
         made[name] = make(root, "magnitude-50", overrides=sparsity(value), tracked=tracked)["magnitude-50"]
     made["statistics"] = make(root, "sparsegpt-50", overrides=[DENSE], tracked=False)["sparsegpt-50"]
-    with runs.connected(root) as client:
+    with connected(root) as client:
         client.create_registered_model("small")
         client.create_model_version("small", Path(made["registered"]["model"]["path"]).as_uri())
         client.set_registered_model_alias("small", "champion", "1")
@@ -172,7 +172,7 @@ def test_nothing_goes_while_something_binding_cannot_be_understood(workspace: di
     if broken == "dvc.lock":
         shutil.rmtree(".dvc/cache")
     else:
-        with runs.connected(workspace["root"]) as client:
+        with connected(workspace["root"]) as client:
             client.create_model_version("small", f"file://{workspace['root']}/.espalier/objects/unknown")
     with pytest.raises(InputError, match=f"{broken}.*nothing is removed"):
         gone()

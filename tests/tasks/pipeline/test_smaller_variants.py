@@ -15,7 +15,8 @@ from pruning_core.errors import InputError
 from pruning_core.source import load_model
 from tasks.lineage.collect_record import small_files, variant_record
 from tasks.report.page import write_report
-from tasks.tracking.runs import find_runs, store_uri, track_variant
+from tasks.tracking.connection import store_uri
+from tasks.tracking.runs import find_runs, track_variant
 from tasks.workspace.workspace import Workspace
 
 MIXED = COLUMN | {"mode": "heterogeneous", "scope": "global", "protect_first": 0, "protect_last": 0}

@@ -19,7 +19,8 @@ from tasks.records.variant import parse
 from tasks.report.page import write_report
 from tasks.steps.hidden_states import load_tokens
 from tasks.steps.samples import read_samples
-from tasks.tracking.runs import find_runs, store_uri, track_variant
+from tasks.tracking.connection import store_uri
+from tasks.tracking.runs import find_runs, track_variant
 from tasks.workspace.workspace import Workspace
 
 VARIANT = "magnitude-50"

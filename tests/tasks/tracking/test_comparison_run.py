@@ -13,8 +13,9 @@ from pruning_core.errors import InputError
 from tasks.records.variant import parse
 from tasks.report.page import write_report
 from tasks.tracking.comparison_run import track_comparison
+from tasks.tracking.connection import connected
 from tasks.tracking.run_index import Run, artifact_folder
-from tasks.tracking.runs import connected, find_runs, track_variant
+from tasks.tracking.runs import find_runs, track_variant
 
 NAMES = ("dense", "wanda-50", "sparsegpt-70")
 
