@@ -16,7 +16,6 @@ from tasks.engine.step import Context
 from tasks.engine.step_log import StepsSeen
 from tasks.orchestration.flow_runs import owned_run
 from tasks.orchestration.step_tasks import prefect_run
-from tasks.parallel.shard_workers import shard_workers
 from tasks.pipeline.export import export_record
 from tasks.pipeline.variant import Pipeline
 from tasks.report.export_card import card
@@ -43,7 +42,7 @@ def export(
     """
     workspace = Workspace.open(Path(root), overrides)
     target = target_of(workspace, variant, format, to)
-    with owned_run(workspace.root), shard_workers(workspace):
+    with owned_run(workspace.root):
         plain = workspace.context()
         pipeline = Pipeline(Context(plain.store, plain.workspace, StepsSeen(prefect_run(plain))), workspace.settings)
         # Tracked too, so that the run of the export has that of its variant above it.

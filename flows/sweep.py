@@ -13,7 +13,6 @@ from tasks.engine.step_log import StepsSeen
 from tasks.lineage.collect_record import small_files, variant_record
 from tasks.orchestration.flow_runs import owned_run
 from tasks.orchestration.step_tasks import prefect_run
-from tasks.parallel.shard_workers import shard_workers
 from tasks.pipeline.opened import judge
 from tasks.pipeline.variant import Pipeline
 from tasks.report.page import write_report
@@ -37,7 +36,7 @@ def sweep(root: str = ".", overrides: list[str] | None = None, axes: Axes | None
         records (the baseline first), skipped [(combination, reason)], failed {name: reason}, report (its path).
     """
     workspace, skipped = swept(Workspace.open(Path(root), overrides), axes or {})
-    with owned_run(workspace.root), shard_workers(workspace):
+    with owned_run(workspace.root):
         plain = workspace.context()
         seen = StepsSeen(prefect_run(plain))
         pipeline = Pipeline(Context(plain.store, plain.workspace, seen), workspace.settings)

@@ -51,7 +51,7 @@ def crowd(settings: Workers) -> Iterator[Submit]:
         InputError: Dask or Ray is not installed.
         ComputationError: of a result, where a worker ended, killed or with an error.
     """
-    meeting, store = Meeting.call(settings.number + 1, here=settings.address is None)
+    meeting, store = Meeting.call(here=settings.address is None)
     calls = [(meeting, number) for number in range(settings.number)]
     held, pieces = Staying("search workers", settings, work, calls), count()
 
