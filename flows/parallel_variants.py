@@ -73,7 +73,9 @@ def make(root: str, overrides: list[str], axes: Axes | None, name: str, threads:
         workspace, _ = swept(workspace, axes)
     plain = workspace.context()
     seen = StepsSeen(prefect_run(plain))
-    judge(Pipeline(Context(plain.store, plain.workspace, seen), workspace.settings), name)
+    # A worker of a cluster lives on, and does not keep the store from being collected then.
+    with plain.store.use.shared():
+        judge(Pipeline(Context(plain.store, plain.workspace, seen), workspace.settings), name)
     return seen.records
 
 

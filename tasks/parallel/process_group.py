@@ -117,7 +117,7 @@ def follow() -> None:
         load_plugins(Path(job["workspace"]), job["plugins"])
         context = Context(Store(Path(job["store"])), Path(job["workspace"]), key=job["key"])
         inputs = {label: Artifact.from_reference(reference) for label, reference in job["inputs"].items()}
-        with tempfile.TemporaryDirectory(prefix="espalier-shard-") as folder:
+        with context.store.use.shared(), tempfile.TemporaryDirectory(prefix="espalier-shard-") as folder:
             load_step(*job["step"]).function(job["params"], inputs, Path(folder), context)
 
 

@@ -123,7 +123,7 @@ def test_a_sweep_leaves_what_a_living_process_is_writing(store, start, gate):
 KILLED_AT = """
 import os, signal, sys
 from pathlib import Path
-from tasks import store as module
+from tasks.store import store as module
 
 def die(*args, **kwargs):
     os.kill(os.getpid(), signal.SIGKILL)
