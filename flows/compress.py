@@ -11,7 +11,6 @@ from tasks.engine.step_log import StepLog
 from tasks.lineage.collect_record import small_files, variant_record
 from tasks.orchestration.flow_runs import owned_run
 from tasks.orchestration.step_tasks import prefect_driver
-from tasks.parallel.shard_workers import shard_workers
 from tasks.pipeline.opened import judge, opened
 from tasks.pipeline.variant import Pipeline
 from tasks.progress import progress
@@ -44,7 +43,7 @@ def compress(variant: str, root: str = ".", overrides: list[str] | None = None) 
         overrides: "a.b=value" on top of it.
     """
     workspace = Workspace.open(Path(root), overrides)
-    with owned_run(workspace.root), shard_workers(workspace):
+    with owned_run(workspace.root):
         return run_variants(workspace, [variant])
 
 
@@ -57,7 +56,7 @@ def compare(root: str = ".", overrides: list[str] | None = None) -> list[Variant
         overrides: "a.b=value" on top of it.
     """
     workspace = Workspace.open(Path(root), overrides)
-    with owned_run(workspace.root), shard_workers(workspace):
+    with owned_run(workspace.root):
         records = run_variants(workspace, list(workspace.settings.variants))
         page = write_report(records, workspace.hidden / REPORT, workspace.root)
         track_comparison(workspace.root, page, records)

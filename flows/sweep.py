@@ -12,7 +12,6 @@ from tasks.engine.step_log import StepLog
 from tasks.lineage.collect_record import small_files, variant_record
 from tasks.orchestration.flow_runs import owned_run
 from tasks.orchestration.step_tasks import prefect_driver
-from tasks.parallel.shard_workers import shard_workers
 from tasks.pipeline.opened import judge, opened
 from tasks.pipeline.variant import Pipeline
 from tasks.records.variant import Variant
@@ -37,7 +36,7 @@ def sweep(root: str = ".", overrides: list[str] | None = None, axes: Axes | None
         records (the baseline first), skipped [(combination, reason)], failed {name: reason}, report (its path).
     """
     workspace, skipped = swept(Workspace.open(Path(root), overrides), axes or {})
-    with owned_run(workspace.root), shard_workers(workspace):
+    with owned_run(workspace.root):
         log = StepLog(prefect_driver)
         pipeline = opened(workspace, log)
         records = [_finished(workspace, pipeline, log, BASELINE)]

@@ -12,7 +12,7 @@ OWNERS = {
     "dvc": {"tasks/versioning.py"},
     "prefect": {
         *(f"tasks/orchestration/{name}.py" for name in ("step_tasks", "store_view", "temporary_servers", "flow_runs")),
-        *(f"tasks/parallel/{name}.py" for name in ("task_runners", "resident_tasks", "prefect_pool", "shard_team")),
+        *(f"tasks/parallel/{name}.py" for name in ("task_runners", "resident_tasks", "prefect_pool")),
         *(f"flows/{name}.py" for name in ("compress", "parallel_variants", "sweep", "scheduled", "export")),
         "flows/actions/serve.py",
     },
