@@ -12,7 +12,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export HF_HUB_OFFLINE ?= 1
 export DO_NOT_TRACK = 1
 
-.PHONY: setup demo test chaos lint lock clean benchmark results
+.PHONY: setup demo test chaos lint types lock clean benchmark results
 
 demo: setup
 	espalier compare
@@ -52,6 +52,9 @@ results: setup
 lint: setup
 	ruff check .
 	ruff format --check .
+
+types: setup
+	python -m mypy
 
 setup: $(VENV)/ready
 
