@@ -3,7 +3,7 @@
 from typing import Literal
 
 FewTokens = Literal["layer", "magnitude"]
-RULES: tuple[str, ...] = ("layer", "magnitude")
+RULES: tuple[FewTokens, ...] = ("layer", "magnitude")
 """layer: the expert is calibrated on all tokens of its layer, as if each had been routed to it.
 magnitude: its smallest weights go, without compensation.
 """

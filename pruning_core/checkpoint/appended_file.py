@@ -129,7 +129,8 @@ def _read(line: bytes) -> dict[str, Any] | None:
     digest, _, text = line.removesuffix(b"\n").partition(b" ")
     if not line.endswith(b"\n") or hashlib.sha256(text).hexdigest().encode() != digest:
         return None
-    return json.loads(text)
+    entry: dict[str, Any] = json.loads(text)
+    return entry
 
 
 def _digest(file: BinaryIO, size: int) -> str:

@@ -38,7 +38,8 @@ class StoredMatrix:
     @classmethod
     def of(cls, layer: Mapping[str, Any]) -> "StoredMatrix":
         """From an entry of the facts' `layers`."""
-        return cls(**{key: layer.get(key) for key in cls.__dataclass_fields__})
+        fields: dict[str, Any] = {key: layer.get(key) for key in cls.__dataclass_fields__}
+        return cls(**fields)
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,8 @@ class StoredModel:
     @cached_property
     def config(self) -> dict[str, Any]:
         """config.json."""
-        return json.loads((self.directory / "config.json").read_text(encoding="utf-8"))
+        config: dict[str, Any] = json.loads((self.directory / "config.json").read_text(encoding="utf-8"))
+        return config
 
     @property
     def architecture(self) -> PretrainedConfig:
@@ -141,7 +143,7 @@ class StoredModel:
         Raises:
             InputError: they are missing.
         """
-        return tuple(self._code_part(matrix, part) for part in ("scale", "zero", "group"))
+        return self._code_part(matrix, "scale"), self._code_part(matrix, "zero"), self._code_part(matrix, "group")
 
     def _code_part(self, matrix: StoredMatrix, part: str) -> Tensor:
         if self._codes is None:

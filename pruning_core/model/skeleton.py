@@ -5,7 +5,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 
 from pruning_core.model.block_list import find_blocks
 from pruning_core.model.decoder import Decoder, _head_only
@@ -28,16 +28,16 @@ class Skeleton(Decoder):
         own = copy.deepcopy(config)
         with torch.device("meta"):
             model = from_config(own, dtype, trust_remote_code=trust_remote_code)
-        self.model = model.eval()
+        self.model: PreTrainedModel = model.eval()
         self.model.config.use_cache = False
         self.block_prefix, self.blocks = find_blocks(self.model, own)
         unfuse(self.model)
         for module in self.model.modules():
             if isinstance(module, Experts):
-                module.forward = partial(_evenly, module)
+                module.forward = partial(_evenly, module)  # type: ignore[method-assign]
         self._calls = {}
         skipped = _head_only(self.model)
-        self._head = sum(p.numel() for p in self.model.parameters() if id(p) in skipped)
+        self._head: int = sum(p.numel() for p in self.model.parameters() if id(p) in skipped)
 
     def load_block(self, index: int, replaced: dict[str, Tensor] | None = None) -> nn.Module:
         return self.blocks[index]

@@ -1,4 +1,4 @@
-"""The key `evaluation.tasks`: which questions a model is asked."""
+"""The key `evaluation.tasks`: which lm-eval tasks a model is evaluated on."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -12,12 +12,12 @@ from pruning_core.registry import STRICT, validated
 from pruning_core.text import TEXTS
 
 DOMAIN = "domain"
-"""The task that is made of the evaluation text."""
+"""The lm-eval task that is made of the evaluation text."""
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
 class HarnessTask:
-    """A task of lm-evaluation-harness."""
+    """An lm-eval task of lm-evaluation-harness."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     data: str | None = None
@@ -40,7 +40,7 @@ class HarnessTask:
 
 @pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
 class DomainTask:
-    """Items made of a text, which a model for that text can answer
+    """An lm-eval task whose items are made of a text, which a model for that text can answer
     (`pruning_core.evaluation.lm_eval.continuations`)."""
 
     name: str = DOMAIN

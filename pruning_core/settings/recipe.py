@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -25,6 +25,9 @@ from pruning_core.settings.structured import Structured, build_structured
 from pruning_core.settings.sweep import Sweep, parse_sweep
 from pruning_core.settings.windows import Calibration, Evaluation
 from pruning_core.text import TEXTS
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 BASELINE = "dense"
 """The uncompressed model: always the first row of a comparison, and no name for a variant."""
@@ -134,8 +137,8 @@ class Settings:
     def recipe(self, name: str) -> Recipe:
         """The variant of that name; InputError names the nearest."""
         if name not in self.variants:
-            known = list(self.variants)
-            raise InputError(f"{name!r} is not a variant{nearest(name, known)}; params.yaml has: {', '.join(known)}")
+            names = list(self.variants)
+            raise InputError(f"{name!r} is not a variant{nearest(name, names)}; params.yaml has: {', '.join(names)}")
         return self.variants[name]
 
 
@@ -147,7 +150,7 @@ def parse_settings(mapping: Any) -> Settings:
     """
     if not isinstance(mapping, Mapping):
         raise InputError("params.yaml must be a mapping with the keys " + ", ".join(SECTIONS))
-    _known_keys(mapping, SECTIONS, "")
+    _check_keys(mapping, SECTIONS, "")
     for section in ("model", "calibration", "evaluation", "variants"):
         if section not in mapping:
             raise InputError(f"{section} is missing in params.yaml")
@@ -187,7 +190,7 @@ def parse_recipe(name: str, spec: Any, device: str = "cpu") -> Recipe:
         )
     if not isinstance(spec, Mapping):
         raise InputError(f"{where} must be a mapping with the keys {', '.join(VARIANT_KEYS)}, got {spec!r}")
-    _known_keys(spec, VARIANT_KEYS, where)
+    _check_keys(spec, VARIANT_KEYS, where)
     propagate = spec.get("propagate", "compressed")
     if propagate not in PROPAGATIONS:
         raise InputError(
@@ -252,12 +255,12 @@ def _variants(mapping: Any, device: str) -> dict[str, Recipe]:
     return {str(name): parse_recipe(str(name), spec, device) for name, spec in mapping.items()}
 
 
-def _section(cls: type, mapping: Any, where: str) -> Any:
+def _section(cls: "type[DataclassInstance]", mapping: Any, where: str) -> Any:
     if not isinstance(mapping, Mapping):
         raise InputError(f"{where} must be a mapping, got {mapping!r}")
     fields = sorted(cls.__dataclass_fields__)
-    _known_keys(mapping, tuple(fields), where)
-    section = validated(lambda: cls(**mapping), where, fields)
+    _check_keys(mapping, tuple(fields), where)
+    section: Any = validated(lambda: cls(**mapping), where, fields)
     if "text" in fields:
         TEXTS.build(section.text, f"{where}.text")
     if "tasks" in fields:
@@ -267,8 +270,8 @@ def _section(cls: type, mapping: Any, where: str) -> Any:
     return section
 
 
-def _known_keys(mapping: Mapping, known: tuple[str, ...], where: str) -> None:
+def _check_keys(mapping: Mapping[str, Any], keys: tuple[str, ...], where: str) -> None:
     for key in mapping:
-        if key not in known:
+        if key not in keys:
             place = f"{where}.{key}" if where else str(key)
-            raise InputError(f"{place} is not a known key{nearest(key, list(known))}; known keys: {', '.join(known)}")
+            raise InputError(f"{place} is not a known key{nearest(key, list(keys))}; known keys: {', '.join(keys)}")

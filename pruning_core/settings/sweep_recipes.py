@@ -13,7 +13,7 @@ from pruning_core.settings.recipe import Recipe, parse_recipe
 from pruning_core.settings.sweep import Sweep
 
 Spec = dict[str, Any]
-OWN = object()
+OWN: Any = object()
 """What stands for the value that a method's recipe has itself."""
 SETTINGS_IN_NAMES = re.compile(r"(-(\d+(_\d+)?|\d+of\d+|int\d+))+$")
 
@@ -42,7 +42,7 @@ def expanded(sweep: Sweep, variants: Mapping[str, Recipe], device: str = "cpu") 
     Raises:
         InputError: an unknown method, or not one combination that can be.
     """
-    found = Expansion()
+    expansion = Expansion()
     for method in dict.fromkeys(sweep.methods or variants):
         if method not in variants:
             raise InputError(
@@ -51,20 +51,20 @@ def expanded(sweep: Sweep, variants: Mapping[str, Recipe], device: str = "cpu") 
             )
         base = variants[method]
         points, notes = _points(base, sweep)
-        found.skipped.extend((method, note) for note in notes)
+        expansion.skipped.extend((method, note) for note in notes)
         for point in points:
             try:
                 spec = _applied(base.spec, point)
-                name = _name(method, spec, variants, found.recipes)
+                name = _name(method, spec, variants, expansion.recipes)
                 recipe = parse_recipe(name, spec, device)
             except InputError as error:
-                found.skipped.append((_label(method, point), _reason(error)))
+                expansion.skipped.append((_label(method, point), _reason(error)))
                 continue
-            found.recipes.setdefault(recipe.name, recipe)
-    if not found.recipes:
-        reasons = "; ".join(f"{what}: {why}" for what, why in found.skipped)
+            expansion.recipes.setdefault(recipe.name, recipe)
+    if not expansion.recipes:
+        reasons = "; ".join(f"{what}: {why}" for what, why in expansion.skipped)
         raise InputError(f"the sweep has no combination that can be: {reasons}")
-    return found
+    return expansion
 
 
 def _points(base: Recipe, sweep: Sweep) -> tuple[list[Point], list[str]]:
