@@ -1,4 +1,4 @@
-"""Commands that look after what was made: servers, reproduction, verification, garbage; imports inside them."""
+"""Commands that maintain results: servers, reproduction, verification, garbage collection; imports inside them."""
 
 from typing import Annotated
 
@@ -9,13 +9,13 @@ from flows.commands.options import JsonOption, app, as_json, say
 
 @app.command(epilog="Example: `espalier reproduce 3f9d2c1a`")
 def reproduce(
-    run_id: Annotated[str, typer.Argument(help="Of an MLflow run; its first digits suffice.")],
+    run_id: Annotated[str, typer.Argument(help="Id of an MLflow run, or its first digits.")],
     from_cache: Annotated[
-        bool, typer.Option("--from-cache", help="Take stored results, instead of computing everything anew.")
+        bool, typer.Option("--from-cache", help="Use stored results instead of computing everything again.")
     ] = False,
     json_: JsonOption = False,
 ) -> None:
-    """Make the variant of an MLflow run again, say what changed since, and compare digests; exit code 1 if others."""
+    """Make the variant of an MLflow run again, list what has changed, compare digests; exit code 1 if they differ."""
     from flows.actions.reproduce import print_reproduction, reproduce_run, require_identical
 
     found = reproduce_run(run_id, from_cache, json_)
@@ -28,7 +28,7 @@ def reproduce(
 
 @app.command(epilog="Example: `espalier verify`")
 def verify(json_: JsonOption = False) -> None:
-    """Read every byte that is stored; what was altered is set aside and computed anew later; exit code 1 if any."""
+    """Read every stored byte; altered results are set aside and computed again when needed; exit code 1 if any."""
     from flows.actions.verify import print_verification, require_intact, verify_store
 
     found = verify_store(json_)
@@ -41,15 +41,17 @@ def verify(json_: JsonOption = False) -> None:
 
 @app.command(epilog="Example: `espalier gc --dry-run`")
 def gc(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go and why the rest stays.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be removed, and why the rest stays.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Remove it.")] = False,
     keep_statistics: Annotated[
-        bool, typer.Option(help="Whether statistics and levels that kept variants were made from stay.")
+        bool, typer.Option(help="Keep the statistics and levels that kept variants were made from.")
     ] = True,
-    older_than: Annotated[float, typer.Option(metavar="DAYS", help="Only what was not used for so long.")] = 0.0,
+    older_than: Annotated[float, typer.Option(metavar="DAYS", help="Only results not used for this long.")] = 0.0,
     json_: JsonOption = False,
 ) -> None:
-    """Remove stored results that neither params.yaml nor DVC nor MLflow names, nor anything that these came from."""
+    """Remove stored results that params.yaml, DVC and MLflow do not refer to, directly or through other results."""
     from flows.actions.gc import collect, print_collection, require_consent
 
     found = collect(keep_statistics, older_than, dry_run, yes, json_)

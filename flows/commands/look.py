@@ -1,4 +1,4 @@
-"""Commands that look and compute no variant. Heavy packages are imported inside."""
+"""Commands that inspect and make no variant. Heavy packages are imported inside."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,11 +10,11 @@ from flows.commands.options import JsonOption, RecipeArgument, SetOption, Varian
 
 @app.command(epilog="Example: `espalier evaluate artifacts/models/wanda-50`")
 def evaluate(
-    path: Annotated[Path, typer.Argument(help="Any Hugging Face model directory, ours or not.")],
+    path: Annotated[Path, typer.Argument(help="Any Hugging Face model directory, or an export.")],
     set_: SetOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """Perplexity, size and speed of a model directory, by the protocol in params.yaml."""
+    """Measure perplexity, size and speed of a model directory, by the protocol in params.yaml."""
     from flows.actions.inspect import evaluate_directory
     from flows.console.tables import print_facts
 
@@ -27,7 +27,7 @@ def evaluate(
 
 @app.command(epilog="Example: `espalier explain sparsegpt-50`")
 def explain(variant: VariantArgument, set_: SetOption = None, json_: JsonOption = False) -> None:
-    """Per step of a variant: cached or not, and if not, which input changed. Computes nothing."""
+    """Show for each step of a variant whether it is cached, and if not, which input changed. Computes nothing."""
     from flows.actions.inspect import explain_variant
     from flows.console.tables import print_explanation
 
@@ -40,7 +40,7 @@ def explain(variant: VariantArgument, set_: SetOption = None, json_: JsonOption 
 
 @app.command(epilog="Example: `espalier lineage sparsegpt-50 --json`")
 def lineage(variant: VariantArgument, set_: SetOption = None, json_: JsonOption = False) -> None:
-    """The chain from source checkpoint, text, code and libraries to a variant, with digests."""
+    """Show the chain from source checkpoint, text, code and libraries to a variant, with digests."""
     from flows.actions.inspect import lineage_of
     from flows.console.tables import print_lineage
 
@@ -57,7 +57,7 @@ def groups(
     set_: SetOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """The channels and heads of the model that structured pruning removes together, from its configuration alone."""
+    """Show the channels and heads that structured pruning removes together, from the model's configuration alone."""
     from flows.actions.inspect import groups_of_model
 
     found = groups_of_model(families, set_)
@@ -73,11 +73,11 @@ def plan(
     set_: SetOption = None,
     rate: Annotated[
         float | None,
-        typer.Option(help="Floating point operations per second of matrix products, e.g. 5e10; default: measured."),
+        typer.Option(help="Floating point operations per second in matrix products, e.g. 5e10; default: measured."),
     ] = None,
     json_: JsonOption = False,
 ) -> None:
-    """Memory, disk, work and time of a variant, from the configuration alone; exit code 2 where it cannot fit."""
+    """Predict memory, disk, work and time of a variant from the configuration alone; exit code 2 if it cannot fit."""
     from flows.plan.fit import plan_variant
     from flows.plan.table import print_plan
     from pruning_core.errors import InputError

@@ -15,13 +15,13 @@ def sweep(
     ] = None,
     sparsities: Annotated[list[str] | None, typer.Option(help="Removed fractions, e.g. 0.5,0.6.")] = None,
     patterns: Annotated[
-        list[str] | None, typer.Option(help="Further patterns: 2:4 (2 of every 4 are kept), a name, or a mapping.")
+        list[str] | None, typer.Option(help="More patterns: 2:4 (keeps 2 of every 4), a name, or a mapping.")
     ] = None,
     bits: Annotated[list[str] | None, typer.Option(help="Bits of the quantizer, e.g. none,4.")] = None,
     set_: SetOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """Methods x sparsities x patterns x bits over shared statistics; table and report with the Pareto fronts."""
+    """Make methods x sparsities x patterns x bits over shared statistics; table and report with Pareto fronts."""
     from flows.console.sweep_table import print_sweep, require_all
     from flows.launch import run_flow
     from flows.sweep_variants import axes_of
@@ -37,15 +37,15 @@ def sweep(
 @app.command(epilog="Example: `espalier export sparsegpt-50 --format sparse --option encoding=bitmask`")
 def export(
     variant: Annotated[str, typer.Argument(help="A variant of params.yaml, or dense.")],
-    format_: Annotated[str, typer.Option("--format", help="What serves it, e.g. safetensors, sparse, gguf, onnx.")],
+    format_: Annotated[str, typer.Option("--format", help="File format, e.g. safetensors, sparse, gguf, onnx.")],
     option: Annotated[
         list[str] | None, typer.Option(help="An option of the format, key=value; may be repeated.")
     ] = None,
-    to: Annotated[Path | None, typer.Option(help="Directory to write; default: below artifacts/exports.")] = None,
+    to: Annotated[Path | None, typer.Option(help="Output directory; default: below artifacts/exports.")] = None,
     set_: SetOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """Write a variant as people serve it, with a model card; read it again, compare, evaluate and time it."""
+    """Write a variant for serving, with a model card; read it back, compare, evaluate and time it."""
     from flows.console.tables import print_export
     from flows.launch import run_flow
     from flows.plan.fit import require_expressible
@@ -62,12 +62,12 @@ def export(
 
 @app.command(epilog="Example: `espalier serve`, or once and at once: `espalier serve --now --json`")
 def serve(
-    now: Annotated[bool, typer.Option("--now", help="Run once, print the decision, and end.")] = False,
-    every: Annotated[float | None, typer.Option(help="Seconds from run to run, instead of schedule.cron.")] = None,
+    now: Annotated[bool, typer.Option("--now", help="Run once, print the decision, and exit.")] = False,
+    every: Annotated[float | None, typer.Option(help="Seconds between runs, instead of schedule.cron.")] = None,
     set_: SetOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """Make, judge and register what a new checkpoint gives, on the cron of `schedule` in params.yaml."""
+    """Compress, judge and register new checkpoints, on the cron of `schedule` in params.yaml."""
     from flows.actions.serve import print_decision
     from flows.actions.serve import serve as serve_until_stopped
     from flows.launch import run_flow
@@ -103,7 +103,7 @@ def compress(variant: RecipeArgument, set_: SetOption = None, json_: JsonOption 
 
 @app.command(epilog="Example: `espalier compare --json`")
 def compare(set_: SetOption = None, json_: JsonOption = False) -> None:
-    """Compress every variant, and show all of them beside the dense model in a table and an HTML report."""
+    """Compress every variant, and compare all of them with the dense model in a table and an HTML report."""
     from flows.console.tables import print_comparison
     from flows.launch import report_path, run_flow
 
@@ -118,7 +118,7 @@ def compare(set_: SetOption = None, json_: JsonOption = False) -> None:
 
 @app.command(epilog="Example: `espalier search sparsegpt-50 --set variants.sparsegpt-50.sparsity=0.7`")
 def search(variant: RecipeArgument, set_: SetOption = None, json_: JsonOption = False) -> None:
-    """Search how much of each matrix goes; a search that was stopped goes on where it was."""
+    """Find how much of each matrix to remove; a stopped search resumes where it was."""
     from flows.actions.search import print_search, search_variant
 
     found = search_variant(variant, set_, json_)
@@ -131,10 +131,10 @@ def search(variant: RecipeArgument, set_: SetOption = None, json_: JsonOption = 
 @app.command(epilog="Example: `espalier step prune wanda-50` (what dvc.yaml runs)")
 def step(
     name: Annotated[str, typer.Argument(help="tokens, prune or evaluate.")],
-    variant: Annotated[str | None, typer.Argument(help="A variant, where the step needs one.")] = None,
+    variant: Annotated[str | None, typer.Argument(help="A variant, if the step needs one.")] = None,
     set_: SetOption = None,
 ) -> None:
-    """Run one DVC stage, without Prefect, and put its output into artifacts/."""
+    """Run one DVC stage without Prefect, and put its output into artifacts/."""
     from flows.actions.dvc_stage import run_stage
 
     say("\n".join(run_stage(name, variant, set_)))

@@ -19,11 +19,11 @@ SetOption = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Override a key of params.yaml, e.g. calibration.sequences=32. @FILE takes whole sections from a file, "
-        "e.g. @recipes/papers.yaml.",
+        help="Override a key of params.yaml, e.g. calibration.sequences=32. @FILE replaces whole sections by those of "
+        "a file, e.g. @recipes/papers.yaml.",
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines, no tables, no progress bars.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables and progress bars.")]
 RecipeArgument = Annotated[str, typer.Argument(metavar="VARIANT", help="A name under `variants` in params.yaml.")]
 VariantArgument = Annotated[str, typer.Argument(help="A name under `variants` in params.yaml, or `dense`.")]
 
