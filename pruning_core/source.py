@@ -158,7 +158,7 @@ def load_model(path: Path | str, dtype: str = "float32", *, trust_remote_code: b
         loader = model_class(config)
         weights = {"pretrained_model_name_or_path": path, "trust_remote_code": trust_remote_code}
     else:
-        loader, weights = model_class(config, own=True), pretrained_arguments(tensors, config)
+        loader, weights = model_class(config, concrete=True), pretrained_arguments(tensors, config)
     try:
         with _without_bars():
             model, report = loader.from_pretrained(

@@ -149,11 +149,11 @@ def unstructured_levels(
         sizes = [matrices[index].size for index in gene]
         steps = _whole_parts([together * size / sum(sizes) for size in sizes], together)
         parts = list(zip(gene, sizes, steps, strict=True))
-        down = min(int((base[index] - low * size) // own) for index, size, own in parts if own)
-        up = min(int((high * size - base[index]) // own) for index, size, own in parts if own)
+        down = min(int((base[index] - low * size) // weights) for index, size, weights in parts if weights)
+        up = min(int((high * size - base[index]) // weights) for index, size, weights in parts if weights)
         down, up = max(down, 0), max(up, 0)
-        for index, _, own in parts:
-            rows[index], start[index] = tuple(base[index] + level * own for level in range(-down, up + 1)), down
+        for index, _, weights in parts:
+            rows[index], start[index] = tuple(base[index] + level * weights for level in range(-down, up + 1)), down
     if len(genes) == 1:
         rows, start = [(count,) for count in base], [0] * len(matrices)
     levels = Levels(tuple(matrices), "zeros", None, tuple(rows), tuple(start), sum(base), 1, genes)

@@ -62,8 +62,8 @@ class BlockCompressor:
     def compress_group(self, group: InputGroup, statistics: LayerStatistics | None) -> None:
         """Compress every matrix of the group and put the result into the running block."""
         try:
-            for name, done, method in self.compressed(group, statistics, self.prepared(statistics)):
-                self._store(name, done, method, statistics)
+            for name, layer, method in self.compressed(group, statistics, self.prepared(statistics)):
+                self._store(name, layer, method, statistics)
         except (ComputationError, InputError) as error:
             # Experts with few tokens may share a group of hundreds of matrices.
             more = f" and {len(group.names) - 4} more" if len(group.names) > 4 else ""
@@ -82,8 +82,8 @@ class BlockCompressor:
         for method, alike in self._by_method(self._method_for(statistics), group.names).items():
             for names in stacks({name: matrix(self.linears[name]).numel() for name in alike}):
                 weights = [matrix(self.linears[name]) for name in names]
-                done = method.compress_stacked(weights, prepared)
-                yield from zip(names, done, [method] * len(names), strict=True)
+                layers = method.compress_stacked(weights, prepared)
+                yield from zip(names, layers, [method] * len(names), strict=True)
 
     def _method_for(self, statistics: LayerStatistics | None) -> Method:
         few = isinstance(statistics, PooledStatistics)
@@ -99,18 +99,18 @@ class BlockCompressor:
             methods.setdefault(applied, []).append(name)
         return methods
 
-    def _store(self, name: str, done: CompressedLayer, method: Method, statistics: LayerStatistics | None) -> None:
+    def _store(self, name: str, layer: CompressedLayer, method: Method, statistics: LayerStatistics | None) -> None:
         module = self.linears[name]
         # Rounded once, to the dtype that is saved: what later layers are calibrated on is what users will load.
-        rounded = done.weight.to(self.decoder.stored_dtype(name))
-        check_layer(name, rounded, done.keep, method.pattern, method.sparsity)
+        rounded = layer.weight.to(self.decoder.stored_dtype(name))
+        check_layer(name, rounded, layer.keep, method.pattern, method.sparsity)
         set_matrix(module, rounded.to(self.decoder.dtype))
         laid_out = rounded if matrix(module) is module.weight else rounded.T
         self.decoder.store(f"{name}.weight", laid_out.cpu(), self.outcome.weights)
-        self.outcome.keep[name] = done.keep.cpu()
-        for part, value in done.quantized.items():
+        self.outcome.keep[name] = layer.keep.cpu()
+        for part, value in layer.quantized.items():
             self.outcome.quantized[f"{name}.{part}"] = (value.int() if part == "group" else value).cpu()
-        removed = int((~done.keep).sum())
+        removed = int((~layer.keep).sum())
         few = statistics.routed[name] if isinstance(statistics, PooledStatistics) else None
         if few is not None:
             event = {"event": "few_tokens", "tokens": few, "rule": self.method.few_tokens}
@@ -119,17 +119,17 @@ class BlockCompressor:
             {
                 "name": name,
                 "stored": self.decoder.stored_name(f"{name}.weight"),
-                "rows": done.keep.shape[0],
-                "columns": done.keep.shape[1],
+                "rows": layer.keep.shape[0],
+                "columns": layer.keep.shape[1],
                 "removed": removed,
                 "zeros": int((rounded == 0).sum()),
-                "loss": done.loss,
+                "loss": layer.loss,
                 "bits": self.method.quantizer.bits if self.method.quantizer else None,
-                "groups": done.scale.shape[1] if done.scale is not None else None,
+                "groups": layer.scale.shape[1] if layer.scale is not None else None,
                 "tokens": few if few is not None or statistics is None else statistics.tokens,
             }
         )
-        self.outcome.ledger += [{"layer": name, **event} for event in done.events]
+        self.outcome.ledger += [{"layer": name, **event} for event in layer.events]
 
 
 @torch.no_grad()

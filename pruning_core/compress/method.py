@@ -158,11 +158,11 @@ class Method:
         whole_rows = self.quantizer is not None and self.quantizer.group_size is None
         grids = Grids(self.quantizer, dense if whole_rows else start, prepared.order) if self.quantizer else None
         work = self._swept if self.compensates else self._direct
-        done = work(start, prepared, grids, stack)
+        result = work(start, prepared, grids, stack)
         coded = _coded(grids, prepared.order if self.compensates else None, stack)
-        row_losses = [None] * len(weights) if done.row_loss is None else stack(done.row_loss)
+        row_losses = [None] * len(weights) if result.row_loss is None else stack(result.row_loss)
         losses = [None if rows is None else float(rows.sum()) for rows in row_losses]
-        parts = zip(stack(done.weight), stack(done.keep), losses, coded, strict=True)
+        parts = zip(stack(result.weight), stack(result.keep), losses, coded, strict=True)
         return [CompressedLayer(weight, keep, loss, events, **codes) for weight, keep, loss, codes in parts]
 
     def _swept(self, start: Tensor, prepared: Prepared, grids: Grids | None, stack: Stack) -> ColumnSweepResult:
@@ -173,8 +173,8 @@ class Method:
         if order is not None:
             start, scale = start[:, order], scale[order]
         upper = required(prepared.factor, "the factor of the Hessian").upper
-        done = column_sweep(start, upper, scale, choice, self.compensation.block, kernel, grids)
-        return ColumnSweepResult(_natural(done.weight, order), _natural(done.keep, order), done.row_loss)
+        result = column_sweep(start, upper, scale, choice, self.compensation.block, kernel, grids)
+        return ColumnSweepResult(_natural(result.weight, order), _natural(result.keep, order), result.row_loss)
 
     def _direct(self, start: Tensor, prepared: Prepared, grids: Grids | None, stack: Stack) -> ColumnSweepResult:
         scale = self._scale(prepared.columns, start)

@@ -71,8 +71,8 @@ class Decoder:
             self.model: PreTrainedModel = from_config(config, dtype, trust_remote_code=trust_remote_code).eval()
         for name, buffer in list(self.model.named_buffers()):
             if not buffer.is_meta:
-                owner, _, own = name.rpartition(".")
-                setattr(self.model.get_submodule(owner), own, buffer.to(self.device))
+                owner, _, attribute = name.rpartition(".")
+                setattr(self.model.get_submodule(owner), attribute, buffer.to(self.device))
         # Modules made on the meta device lose the sharing of tied weights.
         self.model.tie_weights()
         self.model.config.use_cache = False
@@ -237,8 +237,8 @@ class Decoder:
         self._outside_loaded = False
 
     def _set_parameter(self, name: str, value: Tensor) -> None:
-        owner, _, own = name.rpartition(".")
-        setattr(self.model.get_submodule(owner), own, nn.Parameter(value, requires_grad=False))
+        owner, _, attribute = name.rpartition(".")
+        setattr(self.model.get_submodule(owner), attribute, nn.Parameter(value, requires_grad=False))
 
 
 def matrix(module: nn.Module) -> Tensor:

@@ -52,9 +52,9 @@ class Stage(nn.Module):
     def forward(self, routed: Routed) -> Routed:
         return routed
 
-    def names(self, own: str) -> list[tuple[str, ...]]:
-        """Full names of the matrices of each expert, `own` being the full name of this stage."""
-        layer = own.rpartition(".")[0]
+    def names(self, stage: str) -> list[tuple[str, ...]]:
+        """Full names of the matrices of each expert, `stage` being the full name of this stage."""
+        layer = stage.rpartition(".")[0]
         return [tuple(f"{layer}.{expert}.{matrix}" for matrix in self.matrices) for expert in range(self.experts)]
 
 
@@ -124,8 +124,8 @@ def unfuse(model: nn.Module) -> None:
         InputError: there are experts of another kind.
     """
     for name, module in list(fused_experts(model)):
-        parent, _, own = name.rpartition(".")
-        setattr(model.get_submodule(parent), own, Experts(module))
+        parent, _, attribute = name.rpartition(".")
+        setattr(model.get_submodule(parent), attribute, Experts(module))
     for name, _ in model.named_parameters():
         owner = model.get_submodule(name.rpartition(".")[0])
         if "experts" in name.split(".") and not isinstance(owner, nn.Linear | Conv1D):

@@ -14,21 +14,21 @@ from pruning_core.model.coupled_groups import Site, site_of
 from pruning_core.model.widths import KEY, BlockWidths, structure_of
 
 
-def model_class(config: PretrainedConfig, *, own: bool = False) -> Any:
+def model_class(config: PretrainedConfig, *, concrete: bool = False) -> Any:
     """What has `from_pretrained` for a config: transformers' automatic class, or one that makes its blocks narrow.
 
     Args:
-        own: the architecture's own class in any case, which takes weights that lie in no file too.
+        concrete: the architecture's own class in any case, which takes weights that lie in no file too.
 
     Raises:
-        InputError: narrow blocks, or `own`, of an architecture that transformers does not have.
+        InputError: narrow blocks, or `concrete`, of an architecture that transformers does not have.
     """
     structure = structure_of(config)
-    if structure is None and not own:
+    if structure is None and not concrete:
         return AutoModelForCausalLM
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        what = KEY if structure else "this export"
-        raise InputError(f"{what} needs an architecture of transformers in config.json, not {config.model_type!r}")
+        subject = KEY if structure else "this export"
+        raise InputError(f"{subject} needs an architecture of transformers in config.json, not {config.model_type!r}")
     stock: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     if structure is None:
         return stock
@@ -103,7 +103,7 @@ def _narrow_attention(model: nn.Module, site: Site, widths: BlockWidths, full: s
         attention.config.num_attention_heads, attention.config.num_key_value_heads = query, key_value
     if widths.alibi is not None:
         _check(len(widths.alibi) == query and all(0 <= head < heads.query for head in widths.alibi), full)
-        attention.register_forward_pre_hook(_own_slopes(widths.alibi, heads.query), with_kwargs=True)
+        attention.register_forward_pre_hook(_kept_slopes(widths.alibi, heads.query), with_kwargs=True)
 
 
 def _resize(model: nn.Module, site: Site, lengths: dict[str, int]) -> None:
@@ -128,7 +128,7 @@ def _tell_widths(linear: nn.Module) -> None:
         linear.out_features, linear.in_features = linear.weight.shape
 
 
-def _own_slopes(kept: list[int], heads: int) -> Any:
+def _kept_slopes(kept: list[int], heads: int) -> Any:
     """A hook that leaves of ALiBi's biases [batch * heads, 1, tokens] those of the heads that are there."""
 
     def hook(

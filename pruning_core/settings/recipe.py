@@ -235,14 +235,14 @@ def _refuse_unused(recipe: Recipe, method: Method, where: str) -> None:
     """A setting that would change nothing is a misunderstanding, and is told."""
     spec = recipe.spec
     blockwise = method.pattern is not None and getattr(method.pattern, "scope", None) == "block"
-    given = spec.get("compensation", {})
+    compensation = spec.get("compensation", {})
     unused = {
         "kernel": "kernel" in spec and not method.compensates,
         "propagate": "propagate" in spec and not recipe.calibrates,
         "few_tokens": "few_tokens" in spec and not recipe.calibrates,
         "max_fallbacks": "max_fallbacks" in spec and method.statistics != "full",
-        "compensation.damping": "damping" in given and method.statistics != "full",
-        "compensation.block": "block" in given and not method.compensates and not blockwise,
+        "compensation.damping": "damping" in compensation and method.statistics != "full",
+        "compensation.block": "block" in compensation and not method.compensates and not blockwise,
     }
     for key, idle in unused.items():
         if idle:

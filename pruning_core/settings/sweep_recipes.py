@@ -90,12 +90,12 @@ def _points(base: Recipe, sweep: Sweep) -> tuple[list[Point], list[str]]:
 
 def _amounts(holder: Spec, sweep: Sweep) -> Iterator[tuple[Any, Any]]:
     """(pattern, sparsity), patterns as hashable items: the own one too where sparsities are given for it to take."""
-    own = holder.get("pattern", {"name": "unstructured"})
-    given: list[Any] = [own if pattern == {"name": own["name"]} else pattern for pattern in sweep.patterns]
-    if not given or (sweep.sparsities and _takes_sparsity(own)):
-        given.insert(0, own)
-    for pattern in given:
-        key = OWN if pattern == own else tuple(pattern.items())
+    base = holder.get("pattern", {"name": "unstructured"})
+    patterns: list[Any] = [base if pattern == {"name": base["name"]} else pattern for pattern in sweep.patterns]
+    if not patterns or (sweep.sparsities and _takes_sparsity(base)):
+        patterns.insert(0, base)
+    for pattern in patterns:
+        key = OWN if pattern == base else tuple(pattern.items())
         for sparsity in (sweep.sparsities or [OWN]) if _takes_sparsity(pattern) else [OWN]:
             yield key, sparsity
 
@@ -142,9 +142,9 @@ def _with_amount(holder: Spec, point: Point) -> Spec:
     return holder
 
 
-def _name(method: str, spec: Spec, variants: Mapping[str, Recipe], made: Mapping[str, Recipe]) -> str:
+def _name(method: str, spec: Spec, variants: Mapping[str, Recipe], recipes: Mapping[str, Recipe]) -> str:
     """The variant's name where the recipe is one, otherwise method and settings; one name never has two recipes."""
-    taken = {**variants, **made}
+    taken = {**variants, **recipes}
     for name, recipe in taken.items():
         if recipe.spec == spec:
             return name
@@ -159,14 +159,14 @@ def _name(method: str, spec: Spec, variants: Mapping[str, Recipe], made: Mapping
 
 def _settings(spec: Spec, base: Spec) -> Iterator[str]:
     """What a name says of a recipe, in its order."""
-    holder, own = _holder(spec) or {}, (_holder(base) or {}).get("pattern")
+    holder, base_pattern = _holder(spec) or {}, (_holder(base) or {}).get("pattern")
     amount = spec["structured"]["ratio"] if "structured" in spec else holder.get("sparsity")
     if amount is not None:
         yield f"{100 * amount:g}".replace(".", "_")
     pattern = holder.get("pattern", {})
     if pattern.get("name") == "n_of_m":
         yield f"{pattern['n']}of{pattern['m']}"
-    elif pattern and pattern != own:
+    elif pattern and pattern != base_pattern:
         yield re.sub(r"[^a-z0-9]+", "_", "_".join(str(value).lower() for value in pattern.values()))
     if "quantizer" in spec:
         yield f"int{spec['quantizer'].get('bits', 4)}"
