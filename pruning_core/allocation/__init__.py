@@ -81,7 +81,7 @@ class Request:
 
 
 class Allocation(Protocol):
-    """A frozen dataclass registered under its name; its fields are its params.yaml keys."""
+    """An allocation: a frozen dataclass registered under its name; its fields are its params.yaml keys."""
 
     name: ClassVar[str]
 

@@ -39,7 +39,7 @@ def groups_of(decoder: Decoder, index: int, states: HiddenStates) -> list[InputG
 
 @torch.no_grad()
 def propagate(decoder: Decoder, index: int, states: HiddenStates, progress: Progress = ignore_progress) -> None:
-    """Replace the states by what the loaded block makes of them."""
+    """Replace the states by the outputs of the loaded block."""
     for position, forward in enumerate(states.forwards(decoder, index)):
         states.advance(position, forward(), index)
         progress(position + 1, len(states.batches))

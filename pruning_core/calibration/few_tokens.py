@@ -1,4 +1,4 @@
-"""When an expert got too few calibration tokens, and what may be done about it."""
+"""Experts that got too few calibration tokens, and the rules for compressing them."""
 
 from typing import Literal
 

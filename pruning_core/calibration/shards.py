@@ -19,7 +19,7 @@ from pruning_core.errors import ComputationError, InputError, required
 
 @contextlib.contextmanager
 def reaching() -> Iterator[None]:
-    """Around what waits for other processes: one that is gone is told in a sentence, as a ComputationError."""
+    """Around calls that wait for other calibration processes: ComputationError where one of them is lost."""
     try:
         yield
     except RuntimeError as error:

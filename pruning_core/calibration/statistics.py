@@ -1,4 +1,4 @@
-"""What calibration knows of the inputs of a linear layer: the one place that defines H."""
+"""Calibration statistics of a linear layer's inputs: the one place that defines the Hessian H."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""How many bits a compressed matrix takes when nothing is counted out: values, masks, scales, zero points."""
+"""How many bits a compressed matrix takes with everything counted: values, masks, scales, zero points."""
 
 from collections.abc import Mapping
 from typing import Any

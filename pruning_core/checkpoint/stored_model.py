@@ -1,4 +1,4 @@
-"""A compressed model as it lies in its directory: tensors, masks, codes and grids, read one at a time."""
+"""A compressed model in its directory: tensors, masks, codes and grids, read one at a time."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from pruning_core.errors import InputError
 
 @dataclass(frozen=True)
 class StoredMatrix:
-    """What the facts of a variant tell of one compressed matrix."""
+    """One compressed matrix, as the facts of a variant describe it."""
 
     name: str
     """Of its module."""
@@ -64,7 +64,7 @@ class StoredGrid:
 
 
 class StoredModel:
-    """The model directory that a variant is, with what is known of its matrices.
+    """The model directory of a variant, with the facts of its matrices.
 
     Args:
         directory: Hugging Face directory; masks.safetensors and quantized.safetensors beside the weights where the
@@ -72,7 +72,7 @@ class StoredModel:
         layers: the `layers` of the variant's facts; none of a dense model.
 
     Raises:
-        InputError: no model, or not the one that `layers` tells of.
+        InputError: no model, or not the one that `layers` describes.
     """
 
     def __init__(self, directory: Path | str, layers: Sequence[Mapping[str, Any]] = ()) -> None:

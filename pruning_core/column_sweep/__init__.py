@@ -21,7 +21,7 @@ ChooseBlock = Callable[[Tensor, int], Tensor]
 
 @dataclass(frozen=True)
 class Choice:
-    """How the sweep gets its mask: fixed, or by block, or by group of m; none of them removes nothing."""
+    """How the column sweep gets its mask: fixed, by block or by group of m; nothing is removed where none is set."""
 
     fixed: Tensor | None = field(default=None, repr=False)
     """[rows, in] bool, True where a weight goes, chosen before the sweep."""

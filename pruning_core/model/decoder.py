@@ -1,4 +1,4 @@
-"""Any Hugging Face causal language model as a row of blocks that are loaded one at a time."""
+"""Any Hugging Face causal language model as a sequence of decoder blocks, loaded one at a time."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

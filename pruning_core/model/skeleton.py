@@ -1,4 +1,4 @@
-"""A decoder without content: the same modules, names and stops as the real one, on the meta device."""
+"""A decoder without weights: the same modules, names and stops as the real one, on the meta device."""
 
 import copy
 from functools import partial

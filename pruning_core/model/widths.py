@@ -1,4 +1,4 @@
-"""The widths of a model whose blocks differ, as its config.json says them under one key of ours.
+"""The widths of a model whose blocks differ, as its config.json gives them under a key of its own.
 
     "espalier_structure": {"format": 1, "blocks": [{"channels": 300, "heads": 4, "key_value_heads": 2}, ...]}
 
@@ -24,7 +24,7 @@ FORMAT = 1
 
 @pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
 class BlockWidths:
-    """Of one block; None where the config's own width holds.
+    """The widths of one block; None where the config's own width holds.
 
     alibi: which of the unpruned model's heads these are, for positions that each head weighs in its own way.
     """
@@ -48,7 +48,7 @@ class Structure:
 
 
 def structure_of(config: PretrainedConfig) -> Structure | None:
-    """What a config says of its blocks' widths; None where they are all alike.
+    """The widths of the blocks in a config; None where they are all alike.
 
     Raises:
         InputError: it says it in a form that is not known.

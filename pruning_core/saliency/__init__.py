@@ -39,7 +39,7 @@ class ColumnStatistics:
 
 
 class Saliency(Protocol):
-    """A frozen dataclass registered under its name; its fields are its params.yaml keys."""
+    """A saliency: a frozen dataclass registered under its name; its fields are its params.yaml keys."""
 
     name: ClassVar[str]
     needs: ClassVar[frozenset[str]]

@@ -40,8 +40,10 @@ class HarnessTask:
 
 @pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
 class DomainTask:
-    """An lm-eval task whose items are made of a text, which a model for that text can answer
-    (`pruning_core.evaluation.lm_eval.continuations`)."""
+    """An lm-eval task whose items are made of a text (`pruning_core.evaluation.lm_eval.continuations`).
+
+    A model for that text can answer them.
+    """
 
     name: str = DOMAIN
     items: Annotated[int, Field(ge=1)] = 500

@@ -232,7 +232,7 @@ def _method(spec: Mapping[str, Any], where: str, device: torch.device) -> Method
 
 
 def _refuse_unused(recipe: Recipe, method: Method, where: str) -> None:
-    """A setting that would change nothing is a misunderstanding, and is told."""
+    """Refuse a setting that changes nothing for these methods: whoever wrote it expects something of it."""
     spec = recipe.spec
     blockwise = method.pattern is not None and getattr(method.pattern, "scope", None) == "block"
     compensation = spec.get("compensation", {})

@@ -1,4 +1,4 @@
-"""The key `recovery` of a variant: how a compressed model is trained back, and on which text."""
+"""The key `recovery` of a variant: how a compressed model is trained to recover its quality, and on which text."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""The key `evaluation.samples`: which texts every model goes on with."""
+"""The key `evaluation.samples`: which prompts every model continues."""
 
 from typing import Annotated, Any
 

@@ -1,4 +1,4 @@
-"""The key `structured` of a variant: which channels and heads go, and what their readers do about it."""
+"""The key `structured` of a variant: which channels and heads go, and how the matrices that read them are refitted."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -20,7 +20,7 @@ SETTINGS_IN_NAMES = re.compile(r"(-(\d+(_\d+)?|\d+of\d+|int\d+))+$")
 
 @dataclass(frozen=True)
 class Expansion:
-    """What a sweep comes to."""
+    """The recipes of a sweep, and what is left out of it."""
 
     recipes: dict[str, Recipe] = field(default_factory=dict)
     skipped: list[tuple[str, str]] = field(default_factory=list)
@@ -68,7 +68,7 @@ def expanded(sweep: Sweep, variants: Mapping[str, Recipe], device: str = "cpu") 
 
 
 def _points(base: Recipe, sweep: Sweep) -> tuple[list[Point], list[str]]:
-    """The combinations for one method, and which axes say nothing to it."""
+    """The combinations for one method, and which axes do not apply to it."""
     notes = []
     holder = _holder(base.spec)
     if holder is None:
@@ -89,7 +89,7 @@ def _points(base: Recipe, sweep: Sweep) -> tuple[list[Point], list[str]]:
 
 
 def _amounts(holder: Spec, sweep: Sweep) -> Iterator[tuple[Any, Any]]:
-    """(pattern, sparsity), patterns as hashable items: the own one too where sparsities are given for it to take."""
+    """(pattern, sparsity), patterns as hashable items: the base recipe's too where sparsities apply to it."""
     base = holder.get("pattern", {"name": "unstructured"})
     patterns: list[Any] = [base if pattern == {"name": base["name"]} else pattern for pattern in sweep.patterns]
     if not patterns or (sweep.sparsities and _takes_sparsity(base)):
@@ -173,7 +173,7 @@ def _settings(spec: Spec, base: Spec) -> Iterator[str]:
 
 
 def _label(method: str, point: Point) -> str:
-    """A combination for people."""
+    """A combination in words, for messages."""
     parts = []
     if point.pattern is not OWN:
         parts.append("pattern " + ", ".join(str(value) for value in point.pattern.values()))
@@ -185,5 +185,5 @@ def _label(method: str, point: Point) -> str:
 
 
 def _reason(error: InputError) -> str:
-    """The sentence without the place, which names a variant that nobody wrote."""
+    """The message without its place, which names a variant that nobody wrote."""
     return re.sub(r"^variants\.[a-z0-9_-]+[.:]? ?", "", str(error))
