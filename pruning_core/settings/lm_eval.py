@@ -57,10 +57,10 @@ class DomainTask:
     """A text source, {name: ...}; that of `evaluation` when absent."""
 
 
-Task = HarnessTask | DomainTask
+LmEvalTask = HarnessTask | DomainTask
 
 
-def build_tasks(spec: Any, where: str = "evaluation.tasks") -> tuple[Task, ...]:
+def build_lm_eval_tasks(spec: Any, where: str = "evaluation.tasks") -> tuple[LmEvalTask, ...]:
     """Check the list of mappings {name: ...}.
 
     Raises:
@@ -68,14 +68,14 @@ def build_tasks(spec: Any, where: str = "evaluation.tasks") -> tuple[Task, ...]:
     """
     if not isinstance(spec, list):
         raise InputError(f"{where} must be a list of mappings {{name: ...}}, got {spec!r}")
-    tasks = tuple(_task(entry, f"{where}[{place}]") for place, entry in enumerate(spec))
+    tasks = tuple(_lm_eval_task(entry, f"{where}[{place}]") for place, entry in enumerate(spec))
     names = [task.name for task in tasks]
     if twice := {name for name in names if names.count(name) > 1}:
         raise InputError(f"{where} has the task {sorted(twice)[0]!r} twice; name each once")
     return tasks
 
 
-def _task(entry: Any, where: str) -> Task:
+def _lm_eval_task(entry: Any, where: str) -> LmEvalTask:
     if not isinstance(entry, Mapping) or "name" not in entry:
         raise InputError(f"{where} must be a mapping with the key name, such as {{name: {DOMAIN}}}, got {entry!r}")
     cls = DomainTask if entry["name"] == DOMAIN else HarnessTask

@@ -15,7 +15,7 @@ from pruning_core.registry import nearest, validated
 from pruning_core.sensitivity import SENSITIVITIES, wants_statistics
 from pruning_core.settings.allocation import build_allocation
 from pruning_core.settings.compute import Compute
-from pruning_core.settings.lm_eval import build_tasks
+from pruning_core.settings.lm_eval import build_lm_eval_tasks
 from pruning_core.settings.method import build_method
 from pruning_core.settings.plugins import plugin_files
 from pruning_core.settings.recovery import Recovering, build_recovery
@@ -264,7 +264,7 @@ def _section(cls: "type[DataclassInstance]", mapping: Any, where: str) -> Any:
     if "text" in fields:
         TEXTS.build(section.text, f"{where}.text")
     if "tasks" in fields:
-        build_tasks(section.tasks, f"{where}.tasks")
+        build_lm_eval_tasks(section.tasks, f"{where}.tasks")
         if section.samples is not None:
             build_samples(section.samples, section.length, section.windows, f"{where}.samples")
     return section
