@@ -1,7 +1,6 @@
 """The flows: compress one variant, or all of them side by side; every step is a cached Prefect task."""
 
 from pathlib import Path
-from typing import Any
 
 from prefect import flow
 
@@ -16,6 +15,7 @@ from tasks.parallel.shard_workers import shard_workers
 from tasks.pipeline.opened import judge, opened
 from tasks.pipeline.variant import Pipeline
 from tasks.progress import progress
+from tasks.records.variant import Variant
 from tasks.report.page import write_report
 from tasks.tracking.comparison_run import track_comparison
 from tasks.tracking.runs import track_variant
@@ -35,7 +35,7 @@ REPORT = Path("reports") / "comparison.html"
 
 
 @flow(name="compress", flow_run_name="compress {variant}")
-def compress(variant: str, root: str = ".", overrides: list[str] | None = None) -> list[dict[str, Any]]:
+def compress(variant: str, root: str = ".", overrides: list[str] | None = None) -> list[Variant]:
     """Compress, evaluate, measure and track one variant; returns the records of the baseline and the variant.
 
     Args:
@@ -49,7 +49,7 @@ def compress(variant: str, root: str = ".", overrides: list[str] | None = None) 
 
 
 @flow(name="compare")
-def compare(root: str = ".", overrides: list[str] | None = None) -> list[dict[str, Any]]:
+def compare(root: str = ".", overrides: list[str] | None = None) -> list[Variant]:
     """Compress every variant of params.yaml and write the report; returns the records, the baseline first.
 
     Args:
@@ -64,7 +64,7 @@ def compare(root: str = ".", overrides: list[str] | None = None) -> list[dict[st
         return records
 
 
-def run_variants(workspace: Workspace, names: list[str], failed: dict[str, str] | None = None) -> list[dict[str, Any]]:
+def run_variants(workspace: Workspace, names: list[str], failed: dict[str, str] | None = None) -> list[Variant]:
     """Make, evaluate, measure, version and track variants; their records, the baseline first.
 
     Args:
@@ -99,11 +99,13 @@ def run_variants(workspace: Workspace, names: list[str], failed: dict[str, str] 
         _version(workspace, pipeline, names)
     records = [variant_record(workspace, pipeline, name, log.about(name)) for name in everything]
     shown = progress("recording in MLflow")
+    tracked = []
     for done, record in enumerate(records):
         shown(done, len(records))
-        record["run_id"] = track_variant(workspace.root, record, small_files(pipeline, record["name"])).run_id
+        run = track_variant(workspace.root, record, small_files(pipeline, record.name))
+        tracked.append(record.model_copy(update={"run_id": run.run_id}))
     shown(len(records), len(records))
-    return records
+    return tracked
 
 
 def _version(workspace: Workspace, pipeline: Pipeline, names: list[str]) -> None:

@@ -6,12 +6,13 @@ used the store: whatever such a process may have found, it has touched.
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tasks.lineage.gc_roots import Root
+from tasks.lineage.provenance import Entry, walk
 from tasks.steps.source_model import KIND
 from tasks.store.directories import MANIFEST, RUN
 from tasks.store.store import Store
@@ -43,7 +44,7 @@ class Item:
 
 
 @dataclass
-class Plan:
+class Collection:
     """What a collection would do.
 
     Args:
@@ -57,7 +58,7 @@ class Plan:
 
 def planned(
     store: Store, roots: Iterable[Root], scratch: set[str], since: list[float], keep_statistics: bool, days: float
-) -> Plan:
+) -> Collection:
     """What may go and why the rest stays; nothing is changed.
 
     Args:
@@ -69,7 +70,7 @@ def planned(
     """
     manifests = _manifests(store)
     reasons = reachable(manifests, roots, () if keep_statistics else STATISTICS)
-    plan, now = Plan(), time.time()
+    plan, now = Collection(), time.time()
 
     def sort(item: Item, why: str | None) -> None:
         if why is None and item.place == "objects" and item.used >= since[0]:
@@ -98,15 +99,15 @@ def planned(
 def reachable(manifests: dict[str, dict[str, Any]], roots: Iterable[Root], dropped: tuple[str, ...]) -> dict[str, str]:
     """Key -> why it stays, of everything that the roots name or that this was made from, but for the kinds dropped."""
     reasons: dict[str, str] = {}
+    seen: set[str] = set()
+
+    def manifest_of(entry: Entry) -> Mapping[str, Any]:
+        return {} if entry["kind"] in (KIND, *dropped) else manifests.get(entry["key"], {})
 
     def keep(key: str, why: str) -> None:
-        waiting = [key]
-        while waiting:
-            key = waiting.pop()
-            manifest = manifests.get(key)
-            if key not in reasons and manifest and manifest["kind"] not in dropped:
-                reasons[key] = why
-                waiting += [entry["key"] for entry in manifest["inputs"].values() if entry["kind"] != KIND]
+        if manifest := manifests.get(key):
+            links = walk({**manifest, "key": key}, manifest_of, seen)
+            reasons.update((link.key, why) for link in links if link.manifest)
 
     for root in roots:
         for key in root.keys:
@@ -145,7 +146,7 @@ def _manifests(store: Store) -> dict[str, dict[str, Any]]:
             manifest = json.loads((path / MANIFEST).read_text())
         except (FileNotFoundError, NotADirectoryError, ValueError):
             manifest = {}
-        complete = isinstance(manifest, dict) and {"kind", "inputs"} <= manifest.keys()
+        complete = isinstance(manifest, dict) and {"kind", "key", "digest", "inputs"} <= manifest.keys()
         found[path.name] = manifest if complete else {}
     return found
 

@@ -15,10 +15,10 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tasks.machine.process_identity import Owner
-from tasks.records.variant import Dataset, Variant, parse
+from tasks.records.variant import Dataset, Variant
 from tasks.store.locks import locked
 from tasks.tracking import run_contents
 from tasks.tracking.database_faults import explained
@@ -56,16 +56,12 @@ class TrackedRun:
     reused: bool
 
 
-def track_variant(workspace: Path, record: Mapping[str, Any], artifacts: list[Path]) -> TrackedRun:
+def track_variant(workspace: Path, variant: Variant, artifacts: list[Path]) -> TrackedRun:
     """Make the run of this variant, or find it: the same variant and evaluation never give a second one.
 
     A run that was there gets what it lacks (a DVC md5, a commit, a metric measured since); one that a killed
     process left unfinished is replaced. `artifacts` are small files or folders that the run shall show.
-
-    Raises:
-        InputError: the record lacks a fact or holds one of the wrong type.
     """
-    variant = parse(record)
     with locked(lock_path(workspace)):
         runs = read_runs(workspace)
         mine = [run for run in runs if run_contents.identity(variant).items() <= run["tags"].items()]

@@ -16,6 +16,7 @@ from records import make_records
 from flows.servers import ui_servers
 from flows.servers.server_process import ServiceProcess, launch, wait_until
 from pruning_core.errors import InputError
+from tasks.records.variant import parse
 from tasks.tracking.runs import track_variant
 
 NAMES = ("dense", "wanda-50", "sparsegpt-50")
@@ -38,7 +39,7 @@ def workspace(tmp_path_factory):
 def records(workspace):
     records = make_records(workspace / ".espalier", NAMES)
     for record in records:
-        track_variant(workspace, record, [])
+        track_variant(workspace, parse(record), [])
     return records
 
 

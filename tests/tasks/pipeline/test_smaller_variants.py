@@ -103,7 +103,7 @@ def test_training_alone_prunes_in_rounds_or_tunes_what_comes(recipes):
         "rounds recovery",
     ]
     record = variant_record(Workspace.open(pipeline.context.workspace), pipeline, "rounds", [])
-    assert record["parents"].keys() == {"dense", "recovery"}
+    assert record.parents.keys() == {"dense", "recovery"}
 
 
 def test_lineage_run_and_report_tell_of_the_scores_the_model_before_and_the_training(

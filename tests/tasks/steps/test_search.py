@@ -260,9 +260,9 @@ def test_the_tracked_run_has_a_curve_over_the_generations(prepared):
     record = variant_record(workspace, pipeline, "masked", [])
     track_variant(workspace.root, record, [])
     run = next(run for run in find_runs(workspace.root) if run["tags"]["variant"] == "masked")
-    history = record["search"]["history"]
-    assert run["metrics"]["search/best"] == pytest.approx(history[-1]["best"])
-    assert run["metrics"]["search/tokens"] == history[-1]["tokens"]
+    history = record.search.history
+    assert run["metrics"]["search/best"] == pytest.approx(history[-1].best)
+    assert run["metrics"]["search/tokens"] == history[-1].tokens
 
 
 def test_the_command_searches_a_variant_that_has_another_allocation(prepared, monkeypatch):

@@ -10,6 +10,7 @@ from records import make_records
 from flows.actions.reproduce import reproduce_run
 from flows.servers import ui_servers
 from pruning_core.errors import InputError
+from tasks.records.variant import parse
 from tasks.report.page import write_report
 from tasks.tracking.comparison_run import track_comparison
 from tasks.tracking.run_index import Run, artifact_folder
@@ -26,13 +27,14 @@ def workspace(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def records(workspace: Path) -> list[dict]:
     made = make_records(workspace / ".espalier", NAMES)
-    return [record | {"run_id": track_variant(workspace, record, []).run_id} for record in made]
+    return [record | {"run_id": track_variant(workspace, parse(record), []).run_id} for record in made]
 
 
 def compared(workspace: Path, records: list[dict]) -> Run:
     """The run, after writing the page and tracking it."""
-    page = write_report(records, Path("reports/comparison.html"), workspace)
-    run_id = track_comparison(workspace, page, records).run_id
+    variants = [parse(record) for record in records]
+    page = write_report(variants, Path("reports/comparison.html"), workspace)
+    run_id = track_comparison(workspace, page, variants).run_id
     [run] = [run for run in find_runs(workspace) if run["run_id"] == run_id]
     return run
 

@@ -8,6 +8,7 @@ import pytest
 from export_records import VARIANT, make_export_record
 from records import make_record
 
+from tasks.records.variant import parse
 from tasks.report.export_card import card
 from tasks.tracking.export_run import track_export
 from tasks.tracking.run_index import Run, artifact_folder, read_runs
@@ -23,7 +24,7 @@ def workspace(tmp_path_factory) -> Path:
 def variant(workspace: Path) -> dict[str, Any]:
     """A tracked variant."""
     made = make_record(workspace / ".espalier", VARIANT)
-    return made | {"run_id": track_variant(workspace, made, []).run_id}
+    return made | {"run_id": track_variant(workspace, parse(made), []).run_id}
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from records import make_record
 
 from flows import launch
 from pruning_core.errors import InputError
+from tasks.records.variant import parse
 from tasks.tracking import run_index
 from tasks.tracking.runs import find_runs, track_variant
 
@@ -59,7 +60,7 @@ def database(made: Path, tmp_path: Path) -> Path:
 
 
 def track(workspace: Path, name: str) -> None:
-    track_variant(workspace, make_record(workspace / ".espalier", name), [])
+    track_variant(workspace, parse(make_record(workspace / ".espalier", name)), [])
 
 
 def names(workspace: Path) -> list[str]:
