@@ -3,6 +3,7 @@
 # make test   set up, run the tests of every day, in less than ten minutes
 # make test-all    the long ones too: the tutorials, what asks the same in another way, the extras, chaos; an hour
 # make test-extras install the extra onnx, test what needs it (EXTRAS="onnx gguf" builds llama.cpp too: ten minutes more)
+# make types       set up, check the types of the core and the engine
 # make chaos       set up, kill, fill, damage and lock what a run needs, and write docs/reliability.md (twenty minutes on
 #                  two cores; SEED=1234 repeats a run's random choices)
 # make benchmark   set up, measure speed and quality beside llm-compressor, write docs/benchmarks.md (an hour)

@@ -51,22 +51,22 @@ class SourceModel:
     Args:
         path: the directory.
         identity: JSON facts on where it came from: model as given, hub revision (commit), trust_remote_code.
-        known: hashes one file; may be a caching hasher.
+        hash_file: hashes one file; may be a caching hasher.
     """
 
     path: Path
     identity: dict[str, Any]
-    known: Callable[[Path], str] = field(default=file_sha256, repr=False, compare=False)
+    hash_file: Callable[[Path], str] = field(default=file_sha256, repr=False, compare=False)
 
     @cached_property
     def files(self) -> dict[str, str]:
         """Relative name -> SHA-256 of all that the model is made of; remote code counts when trusted."""
-        patterns = (*SETTINGS, *TOKENIZER_FILES)
+        patterns: tuple[str, ...] = (*SETTINGS, *TOKENIZER_FILES)
         if self.identity["trust_remote_code"]:
             patterns += (REMOTE_CODE,)
         paths = {path for pattern in patterns for path in self.path.glob(pattern) if path.is_file()}
-        others = {path.name: self.known(path) for path in paths}
-        weights = {path.name: self.known(path) for path in weight_files(self.path)}
+        others = {path.name: self.hash_file(path) for path in paths}
+        weights = {path.name: self.hash_file(path) for path in weight_files(self.path)}
         return dict(sorted((others | weights).items()))
 
     @cached_property
@@ -96,7 +96,7 @@ def resolve(
     *,
     trust_remote_code: bool = False,
     workspace: Path | str = ".",
-    known: Callable[[Path], str] = file_sha256,
+    hash_file: Callable[[Path], str] = file_sha256,
 ) -> SourceModel:
     """Find the model and check that it is complete; no weights are loaded.
 
@@ -104,7 +104,7 @@ def resolve(
         model: a directory (relative to `workspace` or absolute), or a hub id "org/name" or
             "org/name@revision". What exists as a directory is local.
         trust_remote_code: run Python that comes with the model; recorded in the identity.
-        known: hashes one file; pass a caching hasher where big files are hashed often.
+        hash_file: hashes one file; pass a caching hasher where big files are hashed often.
 
     Raises:
         InputError: not found, not reachable, incomplete, pickled, damaged, or code that is not trusted.
@@ -121,7 +121,7 @@ def resolve(
             " org/name@revision; point `model:` to a directory with config, safetensors and tokenizer"
         )
     identity = {"model": model, "revision": revision, "trust_remote_code": trust_remote_code}
-    source = SourceModel(path, identity, known)
+    source = SourceModel(path, identity, hash_file)
     _check_complete(source)
     return source
 
@@ -129,8 +129,7 @@ def resolve(
 def _check_complete(source: SourceModel) -> None:
     source.config()
     check_weights(source.path)
-    found = any(path.is_file() for pattern in VOCABULARIES for path in source.path.glob(pattern))
-    if not found:
+    if not any(path.is_file() for pattern in VOCABULARIES for path in source.path.glob(pattern)):
         raise InputError(
             f"{source.path} has no tokenizer (expected one of {', '.join(VOCABULARIES)}); save it there with"
             " tokenizer.save_pretrained(...)"
@@ -157,13 +156,13 @@ def load_model(path: Path | str, dtype: str = "float32", *, trust_remote_code: b
     tensors = stored.read(path)
     if stored.native:
         loader = model_class(config)
-        what = {"pretrained_model_name_or_path": path, "trust_remote_code": trust_remote_code}
+        weights = {"pretrained_model_name_or_path": path, "trust_remote_code": trust_remote_code}
     else:
-        loader, what = model_class(config, own=True), pretrained_arguments(tensors, config)
+        loader, weights = model_class(config, concrete=True), pretrained_arguments(tensors, config)
     try:
         with _without_bars():
             model, report = loader.from_pretrained(
-                **what,
+                **weights,
                 dtype=DTYPES[dtype],
                 local_files_only=True,
                 use_safetensors=True,
@@ -177,7 +176,8 @@ def load_model(path: Path | str, dtype: str = "float32", *, trust_remote_code: b
     _check_report(path, report)
     _check_finite(path, model)
     model.config.get_text_config().use_cache = False
-    return model.eval()
+    evaluated: nn.Module = model.eval()
+    return evaluated
 
 
 def _dequantizing(config: PretrainedConfig) -> dict[str, PretrainedConfig]:

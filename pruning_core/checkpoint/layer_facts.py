@@ -50,19 +50,19 @@ class LayerFacts:
         Raises:
             InputError: a fact is missing or of the wrong type.
         """
-        known = {field.name: entry.get(field.name, field.default) for field in fields(cls)}
+        values = {field.name: entry.get(field.name, field.default) for field in fields(cls)}
         for field in fields(cls):
-            value = known[field.name]
+            value = values[field.name]
             # JSON does not tell 1.0 from 1.
             if not isinstance(value, field.type if field.type is str else field.type | int):
-                what = "is missing" if value is MISSING else f"is {value!r}"
-                raise InputError(f"{field.name} of the layer {entry.get('name', '?')!r} {what}")
-        return cls(**known)
+                fault = "is missing" if value is MISSING else f"is {value!r}"
+                raise InputError(f"{field.name} of the layer {entry.get('name', '?')!r} {fault}")
+        return cls(**values)
 
     def facts(self) -> dict[str, Any]:
         """The entry, as manifests hold it: of a matrix that kept its size without the size before."""
-        known = asdict(self).items()
-        return {key: value for key, value in known if value is not None or not key.startswith("dense_")}
+        entry = asdict(self).items()
+        return {key: value for key, value in entry if value is not None or not key.startswith("dense_")}
 
     @property
     def size(self) -> int:
@@ -82,8 +82,8 @@ class LayerFacts:
     @property
     def place(self) -> tuple[int | None, str]:
         """(3, "self_attn.q_proj") for "model.layers.3.self_attn.q_proj"; (None, name) outside the blocks."""
-        found = BLOCK.search(self.name)
-        return (int(found[1]), found[2]) if found else (None, self.name)
+        match = BLOCK.search(self.name)
+        return (int(match[1]), match[2]) if match else (None, self.name)
 
     def packed_bits(self, width: float) -> float:
         """Bits of the matrix behind a bit mask, its scales and zero points counted.
@@ -99,7 +99,7 @@ class LayerFacts:
 
 
 def layers_in(facts: Mapping[str, Any]) -> list[LayerFacts]:
-    """The matrices that the facts of a block or a variant tell of."""
+    """The matrices in the facts of a block or a variant."""
     return [LayerFacts.of(entry) for entry in facts["layers"]]
 
 

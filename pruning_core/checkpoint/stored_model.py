@@ -1,4 +1,4 @@
-"""A compressed model as it lies in its directory: tensors, masks, codes and grids, read one at a time."""
+"""A compressed model in its directory: tensors, masks, codes and grids, read one at a time."""
 
 import json
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from pruning_core.checkpoint.bit_masks import unpacked
+from pruning_core.checkpoint.bit_masks import unpack_mask
 from pruning_core.checkpoint.checkpoint import Checkpoint
 from pruning_core.checkpoint.file_names import CODES, MASKS
 from pruning_core.checkpoint.layer_facts import LayerFacts
@@ -40,7 +40,7 @@ class StoredGrid:
 
 
 class StoredModel:
-    """The model directory that a variant is, with what is known of its matrices.
+    """The model directory of a variant, with the facts of its matrices.
 
     Args:
         directory: Hugging Face directory; masks.safetensors and quantized.safetensors beside the weights where the
@@ -48,7 +48,7 @@ class StoredModel:
         layers: of the variant's facts; none of a dense model.
 
     Raises:
-        InputError: no model, or not the one that `layers` tells of.
+        InputError: no model, or not the one that `layers` describes.
     """
 
     def __init__(self, directory: Path | str, layers: Sequence[LayerFacts] = ()) -> None:
@@ -63,7 +63,8 @@ class StoredModel:
     @cached_property
     def config(self) -> dict[str, Any]:
         """config.json."""
-        return json.loads((self.directory / "config.json").read_text(encoding="utf-8"))
+        config: dict[str, Any] = json.loads((self.directory / "config.json").read_text(encoding="utf-8"))
+        return config
 
     @property
     def architecture(self) -> PretrainedConfig:
@@ -100,7 +101,7 @@ class StoredModel:
         """[rows, columns] bool, True where a weight survives; None where the variant has no masks."""
         if self._masks is None:
             return None
-        return unpacked(self._masks.load(matrix.name), matrix.columns)
+        return unpack_mask(self._masks.load(matrix.name), matrix.columns)
 
     def grid(self, matrix: LayerFacts) -> StoredGrid | None:
         """The codes of a matrix; None where it is not quantized.
@@ -118,7 +119,7 @@ class StoredModel:
         Raises:
             InputError: they are missing.
         """
-        return tuple(self._code_part(matrix, part) for part in ("scale", "zero", "group"))
+        return self._code_part(matrix, "scale"), self._code_part(matrix, "zero"), self._code_part(matrix, "group")
 
     def _code_part(self, matrix: LayerFacts, part: str) -> Tensor:
         if self._codes is None:

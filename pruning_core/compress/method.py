@@ -1,19 +1,20 @@
 """One compression method at work on one matrix: saliency, pattern, compensation and quantizer together."""
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pruning_core.calibration.few_tokens import FewTokens
 from pruning_core.calibration.statistics import LayerStatistics
-from pruning_core.column_sweep import Choice, SweepResult, sweep
+from pruning_core.column_sweep import Choice, ColumnSweepResult, column_sweep
 from pruning_core.column_sweep.grids import Grids
 from pruning_core.column_sweep.kernels import kernel_for
 from pruning_core.compensation import COMPENSATIONS, Compensation
 from pruning_core.compress.factor import InverseFactor, factorize
 from pruning_core.compress.stack import Stack
-from pruning_core.errors import ComputationError
+from pruning_core.errors import ComputationError, required
 from pruning_core.patterns import Pattern
 from pruning_core.quantizers import Quantizer
 from pruning_core.quantizers.affine import codes_of
@@ -30,7 +31,7 @@ class CompressedLayer:
     """[out, in] bool, True where a weight survives."""
     loss: float | None
     """0.5 tr(D H D^T), D = change of the weight, H the damped X^T X / tokens; None without a full Hessian."""
-    events: tuple[dict, ...] = ()
+    events: tuple[dict[str, Any], ...] = ()
     """The ledger: dead columns, retries, and `factor_failed` where H could not be factored and its diagonal stands in
     for it, in `loss` too."""
     codes: Tensor | None = field(default=None, repr=False)
@@ -42,16 +43,25 @@ class CompressedLayer:
     group: Tensor | None = field(default=None, repr=False)
     """[in] int64: the group of each column."""
 
+    @property
+    def quantized(self) -> dict[str, Tensor]:
+        """Codes, scale, zero and group by these names; empty where no quantizer took part."""
+        parts = {"codes": self.codes, "scale": self.scale, "zero": self.zero, "group": self.group}
+        return {name: part for name, part in parts.items() if part is not None}
+
 
 @dataclass(frozen=True)
 class Prepared:
-    """What layers with the same input share, columns in natural order; for a sweep also the factor in its own order."""
+    """What layers with the same input share, columns in natural order.
+
+    For a column sweep also the factor, in the sweep's own order.
+    """
 
     columns: ColumnStatistics
     hessian: Tensor | None = field(default=None, repr=False)
     factor: InverseFactor | None = field(default=None, repr=False)
     order: Tensor | None = field(default=None, repr=False)
-    """[in] int64, position in the sweep -> column; None for natural order."""
+    """[in] int64, position in the column sweep -> column; None for natural order."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +92,7 @@ class Method:
 
     def modules(self) -> list[str]:
         """Dotted modules of the chosen methods, for cache keys."""
-        parts = [self.saliency, self.pattern, self.compensation, self.quantizer]
+        parts: list[object] = [self.saliency, self.pattern, self.compensation, self.quantizer]
         if self.few_tokens == "magnitude":
             other = self.without_statistics()
             parts += [other.saliency, other.compensation]
@@ -130,15 +140,16 @@ class Method:
         return self.compress_stacked([weight], prepared)[0]
 
     def compress_stacked(self, weights: list[Tensor], prepared: Prepared) -> list[CompressedLayer]:
-        """Prune and quantize matrices that read one input ([out, in] each), in one sweep over all their rows.
+        """Prune and quantize matrices that read one input ([out, in] each), in one column sweep over all their rows.
 
-        Rows never meet in a sweep but where a pattern lets them compete, and that stays within each matrix.
+        Rows never meet in a column sweep but where a pattern lets them compete, and that stays within each matrix.
         """
         stack = Stack(tuple(len(weight) for weight in weights))
         dense = torch.cat([weight.detach().float() for weight in weights])
         if self.pattern:
             self.pattern.check(dense.shape[1])
-        start, events = dense, ()
+        start = dense
+        events: tuple[dict[str, Any], ...] = ()
         if prepared.factor is not None:
             events = prepared.factor.events
             if prepared.factor.dead.any():
@@ -147,25 +158,25 @@ class Method:
         whole_rows = self.quantizer is not None and self.quantizer.group_size is None
         grids = Grids(self.quantizer, dense if whole_rows else start, prepared.order) if self.quantizer else None
         work = self._swept if self.compensates else self._direct
-        done = work(start, prepared, grids, stack)
+        result = work(start, prepared, grids, stack)
         coded = _coded(grids, prepared.order if self.compensates else None, stack)
-        losses = (
-            [None] * len(weights) if done.row_loss is None else [float(part.sum()) for part in stack(done.row_loss)]
-        )
-        parts = zip(stack(done.weight), stack(done.keep), losses, coded, strict=True)
+        row_losses = [None] * len(weights) if result.row_loss is None else stack(result.row_loss)
+        losses = [None if rows is None else float(rows.sum()) for rows in row_losses]
+        parts = zip(stack(result.weight), stack(result.keep), losses, coded, strict=True)
         return [CompressedLayer(weight, keep, loss, events, **codes) for weight, keep, loss, codes in parts]
 
-    def _swept(self, start: Tensor, prepared: Prepared, grids: Grids | None, stack: Stack) -> SweepResult:
+    def _swept(self, start: Tensor, prepared: Prepared, grids: Grids | None, stack: Stack) -> ColumnSweepResult:
         order = prepared.order
         scale = self._scale(prepared.columns, start)
         choice = stack.choice([self._choice(part, prepared, scale) for part in stack(start)])
         kernel = kernel_for(self.kernel, start.device)
         if order is not None:
             start, scale = start[:, order], scale[order]
-        done = sweep(start, prepared.factor.upper, scale, choice, self.compensation.block, kernel, grids)
-        return SweepResult(_natural(done.weight, order), _natural(done.keep, order), done.row_loss)
+        upper = required(prepared.factor, "the factor of the Hessian").upper
+        result = column_sweep(start, upper, scale, choice, self.compensation.block, kernel, grids)
+        return ColumnSweepResult(_natural(result.weight, order), _natural(result.keep, order), result.row_loss)
 
-    def _direct(self, start: Tensor, prepared: Prepared, grids: Grids | None, stack: Stack) -> SweepResult:
+    def _direct(self, start: Tensor, prepared: Prepared, grids: Grids | None, stack: Stack) -> ColumnSweepResult:
         scale = self._scale(prepared.columns, start)
         removed = torch.cat([self._removed(part, scale) for part in stack(start)])
         final = start.masked_fill(removed, 0.0)
@@ -175,7 +186,7 @@ class Method:
             codes = codes_of(start, step, zero, natural.top).where(~removed, zero)
             grids.codes.copy_(codes.to(torch.uint8))
             final = (step * (codes - zero)).masked_fill(removed, 0.0)
-        return SweepResult(final, ~removed, self._loss(final - start, prepared))
+        return ColumnSweepResult(final, ~removed, self._loss(final - start, prepared))
 
     def _order(self, hessian: Tensor) -> Tensor | None:
         if self.quantizer is None or self.quantizer.order == "natural" or not self.compensates:
@@ -196,25 +207,27 @@ class Method:
     def _choice(self, weight: Tensor, prepared: Prepared, scale: Tensor) -> Choice:
         if self.pattern is None:
             return Choice()
-        choice = self.pattern.sweep_choice(self.sparsity)
+        choice = self.pattern.column_sweep_choice(self.sparsity)
         if prepared.order is None:
             return choice or Choice(fixed=self._removed(weight, scale))
         if choice is not None and choice.block is not None:
             return choice
         # Positions matter to the pattern, so it is chosen before the columns move, on weights not yet compensated;
         # u_j^2 depends on the order of the sweep, [H^-1]_jj does not.
-        static = replace(prepared.columns, factor_diag=prepared.columns.inverse_diag.sqrt())
+        inverse_diag = required(prepared.columns.inverse_diag, "the diagonal of the inverse Hessian")
+        static = replace(prepared.columns, factor_diag=inverse_diag.sqrt())
         return Choice(fixed=self._removed(weight, self._scale(static, weight))[:, prepared.order])
 
     def _loss(self, change: Tensor, prepared: Prepared) -> Tensor | None:
         if prepared.factor is None:
             return None
-        damped = prepared.hessian + prepared.factor.damping * torch.eye(len(prepared.hessian), device=change.device)
+        hessian = required(prepared.hessian, "the Hessian")
+        damped = hessian + prepared.factor.damping * torch.eye(len(hessian), device=change.device)
         return ((change @ damped).double() * change).sum(dim=1) / 2
 
 
 def _natural(swept: Tensor, order: Tensor | None) -> Tensor:
-    """The last dimension back from the order of the sweep to natural order."""
+    """The last dimension back from the order of the column sweep to natural order."""
     if order is None:
         return swept
     # Gathering by the inverse order is several times as fast as scattering by the order.

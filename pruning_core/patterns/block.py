@@ -12,8 +12,8 @@ from pruning_core.patterns import PATTERNS
 
 
 @PATTERNS.register("block")
-class Tiles:
-    """Tiles of `rows` x `columns` weights with the lowest mean score go, from the lowest up.
+class BlockSparsity:
+    """Block sparsity: tiles of `rows` x `columns` weights with the lowest mean score go, from the lowest up.
 
     Tiles at ragged edges are smaller and compete by their mean. The matrix is never denser than asked, and sparser by
     less than one tile.
@@ -26,7 +26,7 @@ class Tiles:
     def check(self, in_features: int) -> None:
         """Any width will do: the last tiles are smaller."""
 
-    def sweep_choice(self, sparsity: float) -> Choice | None:
+    def column_sweep_choice(self, sparsity: float) -> Choice | None:
         return None
 
     def removed(self, score: Tensor, sparsity: float, block: int) -> Tensor:

@@ -30,7 +30,7 @@ def assemble(params: AssembleParams, inputs: dict[str, Artifact], out: Path, con
     """The compressed model: plain safetensors with exact zeros, the source's config and tokenizer, and the masks.
 
     inputs: source, block-0 ... block-n; allocation where the recipe has one.
-    writes: a Hugging Face directory; masks.safetensors (bit masks as `pruning_core.checkpoint.bit_masks.packed` lays
+    writes: a Hugging Face directory; masks.safetensors (bit masks as `pruning_core.checkpoint.bit_masks.pack_mask` lays
         them out); where a quantizer took part quantized.safetensors.
     """
     source = Checkpoint(inputs["source"].path)
