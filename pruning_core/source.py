@@ -51,12 +51,12 @@ class SourceModel:
     Args:
         path: the directory.
         identity: JSON facts on where it came from: model as given, hub revision (commit), trust_remote_code.
-        known: hashes one file; may be a caching hasher.
+        hash_file: hashes one file; may be a caching hasher.
     """
 
     path: Path
     identity: dict[str, Any]
-    known: Callable[[Path], str] = field(default=file_sha256, repr=False, compare=False)
+    hash_file: Callable[[Path], str] = field(default=file_sha256, repr=False, compare=False)
 
     @cached_property
     def files(self) -> dict[str, str]:
@@ -65,8 +65,8 @@ class SourceModel:
         if self.identity["trust_remote_code"]:
             patterns += (REMOTE_CODE,)
         paths = {path for pattern in patterns for path in self.path.glob(pattern) if path.is_file()}
-        others = {path.name: self.known(path) for path in paths}
-        weights = {path.name: self.known(path) for path in weight_files(self.path)}
+        others = {path.name: self.hash_file(path) for path in paths}
+        weights = {path.name: self.hash_file(path) for path in weight_files(self.path)}
         return dict(sorted((others | weights).items()))
 
     @cached_property
@@ -96,7 +96,7 @@ def resolve(
     *,
     trust_remote_code: bool = False,
     workspace: Path | str = ".",
-    known: Callable[[Path], str] = file_sha256,
+    hash_file: Callable[[Path], str] = file_sha256,
 ) -> SourceModel:
     """Find the model and check that it is complete; no weights are loaded.
 
@@ -104,7 +104,7 @@ def resolve(
         model: a directory (relative to `workspace` or absolute), or a hub id "org/name" or
             "org/name@revision". What exists as a directory is local.
         trust_remote_code: run Python that comes with the model; recorded in the identity.
-        known: hashes one file; pass a caching hasher where big files are hashed often.
+        hash_file: hashes one file; pass a caching hasher where big files are hashed often.
 
     Raises:
         InputError: not found, not reachable, incomplete, pickled, damaged, or code that is not trusted.
@@ -121,7 +121,7 @@ def resolve(
             " org/name@revision; point `model:` to a directory with config, safetensors and tokenizer"
         )
     identity = {"model": model, "revision": revision, "trust_remote_code": trust_remote_code}
-    source = SourceModel(path, identity, known)
+    source = SourceModel(path, identity, hash_file)
     _check_complete(source)
     return source
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from benchmarks.common.machine import machine
 from benchmarks.common.summary import Spread
-from pruning_core.column_sweep import Choice, SweepResult, sweep
+from pruning_core.column_sweep import Choice, ColumnSweepResult, column_sweep
 from pruning_core.column_sweep.grids import Grids
 from pruning_core.column_sweep.kernels import kernel_for
 from pruning_core.compress.factor import factorize
@@ -42,7 +42,7 @@ class Setting:
 
     def choice(self) -> Choice:
         """Where the mask comes from."""
-        return PATTERNS.build(self.pattern, "pattern").sweep_choice(self.sparsity) if self.pattern else Choice()
+        return PATTERNS.build(self.pattern, "pattern").column_sweep_choice(self.sparsity) if self.pattern else Choice()
 
     def grids(self, weight: Tensor) -> Grids | None:
         """Fresh grids, which one sweep fills."""
@@ -76,12 +76,12 @@ class Problem:
         upper = factorize(inputs.T @ inputs / len(inputs), 0.01).upper
         return cls(weight.to(device), upper.to(device))
 
-    def sweep(self, setting: Setting, kernel: str) -> tuple[SweepResult, float]:
+    def sweep(self, setting: Setting, kernel: str) -> tuple[ColumnSweepResult, float]:
         """The result, and the seconds until it was there."""
         chosen, grids = kernel_for(kernel, self.weight.device), setting.grids(self.weight)
         scale, choice = self.upper.diagonal().square().reciprocal(), setting.choice()
         began = self._now()
-        done = sweep(self.weight, self.upper, scale, choice, BLOCK, chosen, grids)
+        done = column_sweep(self.weight, self.upper, scale, choice, BLOCK, chosen, grids)
         return done, self._now() - began
 
     def _now(self) -> float:

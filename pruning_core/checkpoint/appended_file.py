@@ -32,8 +32,8 @@ class AppendedFile:
 
     def __init__(self, path: Path, head: bytes, parts: Sequence[str], origin: str) -> None:
         self.path = path
-        self.told: dict[str, Any] = {}
-        """Name -> what was told of each part that is there, in order."""
+        self.notes: dict[str, Any] = {}
+        """Name -> the caller's note on each part that is there, in order."""
         self._parts = list(parts)
         self._waiting = 0
         self._partial = path.with_name(f".{path.name}.partial")
@@ -47,22 +47,22 @@ class AppendedFile:
             _append(self._partial, head)
             _append(self._journal, first)
 
-    def add(self, name: str, content: bytes | memoryview, told: Any = None) -> None:
+    def add(self, name: str, content: bytes | memoryview, note: Any = None) -> None:
         """Append the next part.
 
         Args:
-            told: JSON of the caller, which a writer that goes on from here finds again.
+            note: JSON of the caller, which a writer that goes on from here finds again.
 
         Raises:
             ComputationError: it is not the next one.
         """
-        if len(self.told) == len(self._parts) or name != self._parts[len(self.told)]:
+        if len(self.notes) == len(self._parts) or name != self._parts[len(self.notes)]:
             raise ComputationError(f"{name!r} is not what comes next in {self.path}")
         _append(self._partial, content)
         digest = hashlib.sha256(content).hexdigest()
         size = memoryview(content).nbytes
-        _append(self._journal, _line({"part": name, "bytes": size, "sha256": digest, "told": told}))
-        self.told[name] = told
+        _append(self._journal, _line({"part": name, "bytes": size, "sha256": digest, "told": note}))
+        self.notes[name] = note
         self._waiting += size
         if self._waiting >= SYNCED_BYTES:
             self._make_durable()
@@ -73,8 +73,8 @@ class AppendedFile:
         Raises:
             ComputationError: parts are missing.
         """
-        if len(self.told) < len(self._parts):
-            raise ComputationError(f"{self._parts[len(self.told)]!r} was never written to {self.path}")
+        if len(self.notes) < len(self._parts):
+            raise ComputationError(f"{self._parts[len(self.notes)]!r} was never written to {self.path}")
         # A rename must not reveal what the disk does not have.
         self._make_durable()
         self._partial.replace(self.path)
@@ -100,16 +100,16 @@ class AppendedFile:
         with self._partial.open("r+b") as file:
             if lines[:1] != [first] or file.read(len(head)) != head:
                 return False
-            size, known = len(head), len(first)
+            size, journal_size = len(head), len(first)
             for name, line in zip(self._parts, lines[1:], strict=False):
                 entry = _read(line)
                 if entry is None or entry.get("part") != name or _digest(file, entry["bytes"]) != entry["sha256"]:
                     break
-                self.told[name] = entry["told"]
-                size, known = size + entry["bytes"], known + len(line)
+                self.notes[name] = entry["told"]
+                size, journal_size = size + entry["bytes"], journal_size + len(line)
             file.truncate(size)
         with self._journal.open("r+b") as journal:
-            journal.truncate(known)
+            journal.truncate(journal_size)
         return True
 
 
@@ -134,8 +134,8 @@ def _read(line: bytes) -> dict[str, Any] | None:
 
 def _digest(file: BinaryIO, size: int) -> str:
     """Of the next `size` bytes, or of what there is of them."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     while size > 0 and (piece := file.read(min(size, PIECE))):
-        found.update(piece)
+        digest.update(piece)
         size -= len(piece)
-    return found.hexdigest()
+    return digest.hexdigest()

@@ -92,9 +92,9 @@ class Checkpoint:
         """Numbers stored, of all tensors."""
         return sum(math.prod(entry.shape) for entry in self._entries.values())
 
-    def digest_files(self, known: Callable[[Path], str] = file_sha256) -> dict[str, str]:
-        """File name -> SHA-256 of every weight file and of the index; `known` may be a caching hasher."""
-        return {path.name: known(path) for path in self.all_files}
+    def digest_files(self, hash_file: Callable[[Path], str] = file_sha256) -> dict[str, str]:
+        """File name -> SHA-256 of every weight file and of the index; `hash_file` may be a caching hasher."""
+        return {path.name: hash_file(path) for path in self.all_files}
 
     def _entry(self, name: str) -> TensorEntry:
         if name not in self._entries:

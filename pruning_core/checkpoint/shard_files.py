@@ -25,13 +25,13 @@ class Group:
     shard: number of the file that they lie in, from 0.
     tensors: their names there.
     bytes: of all of them.
-    told: JSON of the caller, which an interrupted writer finds again.
+    note: JSON of the caller, which an interrupted writer finds again.
     """
 
     shard: int
     tensors: list[str]
     bytes: int
-    told: Any = None
+    note: Any = None
 
 
 class ShardFiles:
@@ -65,7 +65,7 @@ class ShardFiles:
         else:
             self.discard()
 
-    def add(self, key: str, tensors: Mapping[str, Tensor], told: Any = None) -> None:
+    def add(self, key: str, tensors: Mapping[str, Tensor], note: Any = None) -> None:
         """Take copies of the tensors, whose memory the caller may reuse.
 
         Raises:
@@ -79,7 +79,7 @@ class ShardFiles:
         for name, tensor in tensors.items():
             self._pending[name] = torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.detach())
         self._pending_bytes += size
-        self.groups[key] = Group(self._written, list(tensors), size, told)
+        self.groups[key] = Group(self._written, list(tensors), size, note)
 
     def finish(self) -> list[str]:
         """Write the last shard; the final names of all, in order."""
@@ -119,9 +119,9 @@ class ShardFiles:
             leftover.unlink()
 
     @property
-    def _notes(self) -> Path:
+    def _groups_file(self) -> Path:
         """What the finished shards hold; one file, so that it is there or not."""
-        return self._provisional("notes")
+        return self._provisional("groups")
 
     def _provisional(self, name: str) -> Path:
         return self.directory / f".shard-{name}.partial"
@@ -140,25 +140,27 @@ class ShardFiles:
         self._pending = {}
         self._pending_bytes = 0
         if self._resume:
-            notes = self._provisional("new-notes")
-            notes.write_text(json.dumps({key: asdict(group) for key, group in self.groups.items()}), encoding="utf-8")
-            _make_durable(notes)
-            notes.replace(self._notes)
+            groups_file = self._provisional("new-groups")
+            groups_file.write_text(
+                json.dumps({key: asdict(group) for key, group in self.groups.items()}), encoding="utf-8"
+            )
+            _make_durable(groups_file)
+            groups_file.replace(self._groups_file)
 
     def _recover(self) -> None:
         """Take up the shards of an interrupted writer as far as they are whole; what else it left is removed."""
-        if self._notes.is_file():
-            known: dict[int, dict[str, Group]] = defaultdict(dict)
-            for key, facts in json.loads(self._notes.read_text(encoding="utf-8")).items():
+        if self._groups_file.is_file():
+            by_shard: dict[int, dict[str, Group]] = defaultdict(dict)
+            for key, facts in json.loads(self._groups_file.read_text(encoding="utf-8")).items():
                 group = Group(**facts)
-                known[group.shard][key] = group
-            while self._restored(self._written, known[self._written]):
-                self.groups |= known[self._written]
+                by_shard[group.shard][key] = group
+            while self._restored(self._written, by_shard[self._written]):
+                self.groups |= by_shard[self._written]
                 self._written += 1
-            # The notes say that files with final names are of that writer too.
+            # That file says that files with final names are of that writer too.
             for file in [self.directory / self._index, *self.directory.glob(f"{self._stem}*.safetensors")]:
                 file.unlink(missing_ok=True)
-        kept = {self._notes, *(self._shard(number) for number in range(self._written))}
+        kept = {self._groups_file, *(self._shard(number) for number in range(self._written))}
         for leftover in set(self.directory.glob(".shard-*.partial")) - kept:
             leftover.unlink()
 

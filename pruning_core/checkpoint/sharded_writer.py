@@ -22,18 +22,18 @@ class ShardedWriter(StreamedWriter):
     index = INDEX_FILE
     content = "weights"
 
-    def add(self, name: str, tensor: Tensor | Mapping[str, Tensor], told: Any = None) -> None:
+    def add(self, name: str, tensor: Tensor | Mapping[str, Tensor], note: Any = None) -> None:
         """Take a copy of the tensor; the caller may reuse its memory.
 
         Args:
             tensor: or what is stored in its place, under names of its own and in one shard.
-            told: JSON that `told` gives again, also after an interruption.
+            note: JSON that `notes` gives again, also after an interruption.
         """
-        self._shards.add(name, {name: tensor} if isinstance(tensor, Tensor) else tensor, told)
+        self._shards.add(name, {name: tensor} if isinstance(tensor, Tensor) else tensor, note)
 
-    def told(self) -> dict[str, Any]:
-        """Name -> what `add` was told of it, where it was."""
-        return {name: group.told for name, group in self._shards.groups.items() if group.told is not None}
+    def notes(self) -> dict[str, Any]:
+        """Name -> the note that `add` took with it, where there was one."""
+        return {name: group.note for name, group in self._shards.groups.items() if group.note is not None}
 
     def close(self) -> list[Path]:
         """Finish the last shard, give all their final names and write the index; the files written."""

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from pruning_core.checkpoint.bit_masks import unpacked
+from pruning_core.checkpoint.bit_masks import unpack_mask
 from pruning_core.checkpoint.checkpoint import Checkpoint
 from pruning_core.checkpoint.file_names import CODES, MASKS
 from pruning_core.checkpoint.model_files import read_config
@@ -123,7 +123,7 @@ class StoredModel:
         """[rows, columns] bool, True where a weight survives; None where the variant has no masks."""
         if self._masks is None:
             return None
-        return unpacked(self._masks.load(matrix.name), matrix.columns)
+        return unpack_mask(self._masks.load(matrix.name), matrix.columns)
 
     def grid(self, matrix: StoredMatrix) -> StoredGrid | None:
         """The codes of a matrix; None where it is not quantized.

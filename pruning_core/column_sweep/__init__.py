@@ -67,7 +67,7 @@ class Kernel(Protocol):
 
 
 @dataclass(frozen=True)
-class SweepResult:
+class ColumnSweepResult:
     """weight [rows, in] float32; keep [rows, in] bool; what each row adds to 0.5 tr(D H_d D^T), [rows] float64."""
 
     weight: Tensor
@@ -80,7 +80,7 @@ class SweepResult:
         return float(self.row_loss.sum())
 
 
-def sweep(
+def column_sweep(
     weight: Tensor,
     upper: Tensor,
     scale: Tensor,
@@ -88,7 +88,7 @@ def sweep(
     block: int,
     kernel: Kernel,
     grids: Grids | None = None,
-) -> SweepResult:
+) -> ColumnSweepResult:
     """Prune and quantize `weight` with optimal updates of the columns not yet fixed.
 
     Args:
@@ -122,7 +122,7 @@ def sweep(
         total += error.square().sum(dim=1, dtype=torch.float64) / 2
         if stop < columns:
             work[:, stop:].addmm_(error, upper[start:stop, stop:], alpha=-1)
-    return SweepResult(work, ~removed, total)
+    return ColumnSweepResult(work, ~removed, total)
 
 
 def _group_rule(choice: Choice, columns: int) -> GroupRule | None:

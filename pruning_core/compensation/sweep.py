@@ -8,7 +8,7 @@ from pruning_core.compensation import COMPENSATIONS
 
 
 @COMPENSATIONS.register("sweep")
-class Sweep:
+class ColumnSweep:
     """SparseGPT's and GPTQ's update (arXiv:2301.00774, algorithm 1; arXiv:2210.17323, algorithm 1).
 
     block: columns per lazy update, and columns that compete in scope `block`.

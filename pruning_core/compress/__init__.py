@@ -1,1 +1,1 @@
-"""One matrix and one block: method, factor, sweep, and the invariants that are checked after them."""
+"""One matrix and one block: method, factor, column sweep, and the invariants that are checked after them."""

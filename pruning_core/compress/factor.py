@@ -20,7 +20,7 @@ FACTOR_FAILED = "factor_failed"
 class InverseFactor:
     """H_d^-1 = U^T U of the damped Hessian H_d.
 
-    Row j of U is conditioned on columns 0..j-1 being fixed, so one factor serves a whole left-to-right sweep:
+    Row j of U is conditioned on columns 0..j-1 being fixed, so one factor serves a whole column sweep:
     U[j, j]^2 is entry (0, 0) of the inverse of H_d[j:, j:] (SparseGPT, arXiv:2301.00774, section 3.2).
     """
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pruning_core.calibration.few_tokens import FewTokens
 from pruning_core.calibration.statistics import LayerStatistics
-from pruning_core.column_sweep import Choice, SweepResult, sweep
+from pruning_core.column_sweep import Choice, ColumnSweepResult, column_sweep
 from pruning_core.column_sweep.grids import Grids
 from pruning_core.column_sweep.kernels import kernel_for
 from pruning_core.compensation import COMPENSATIONS, Compensation
@@ -45,13 +45,16 @@ class CompressedLayer:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What layers with the same input share, columns in natural order; for a sweep also the factor in its own order."""
+    """What layers with the same input share, columns in natural order.
+
+    For a column sweep also the factor, in the sweep's own order.
+    """
 
     columns: ColumnStatistics
     hessian: Tensor | None = field(default=None, repr=False)
     factor: InverseFactor | None = field(default=None, repr=False)
     order: Tensor | None = field(default=None, repr=False)
-    """[in] int64, position in the sweep -> column; None for natural order."""
+    """[in] int64, position in the column sweep -> column; None for natural order."""
 
 
 @dataclass(frozen=True)
@@ -130,9 +133,9 @@ class Method:
         return self.compress_stacked([weight], prepared)[0]
 
     def compress_stacked(self, weights: list[Tensor], prepared: Prepared) -> list[CompressedLayer]:
-        """Prune and quantize matrices that read one input ([out, in] each), in one sweep over all their rows.
+        """Prune and quantize matrices that read one input ([out, in] each), in one column sweep over all their rows.
 
-        Rows never meet in a sweep but where a pattern lets them compete, and that stays within each matrix.
+        Rows never meet in a column sweep but where a pattern lets them compete, and that stays within each matrix.
         """
         stack = Stack(tuple(len(weight) for weight in weights))
         dense = torch.cat([weight.detach().float() for weight in weights])
@@ -155,17 +158,17 @@ class Method:
         parts = zip(stack(done.weight), stack(done.keep), losses, coded, strict=True)
         return [CompressedLayer(weight, keep, loss, events, **codes) for weight, keep, loss, codes in parts]
 
-    def _swept(self, start: Tensor, prepared: Prepared, grids: Grids | None, stack: Stack) -> SweepResult:
+    def _swept(self, start: Tensor, prepared: Prepared, grids: Grids | None, stack: Stack) -> ColumnSweepResult:
         order = prepared.order
         scale = self._scale(prepared.columns, start)
         choice = stack.choice([self._choice(part, prepared, scale) for part in stack(start)])
         kernel = kernel_for(self.kernel, start.device)
         if order is not None:
             start, scale = start[:, order], scale[order]
-        done = sweep(start, prepared.factor.upper, scale, choice, self.compensation.block, kernel, grids)
-        return SweepResult(_natural(done.weight, order), _natural(done.keep, order), done.row_loss)
+        done = column_sweep(start, prepared.factor.upper, scale, choice, self.compensation.block, kernel, grids)
+        return ColumnSweepResult(_natural(done.weight, order), _natural(done.keep, order), done.row_loss)
 
-    def _direct(self, start: Tensor, prepared: Prepared, grids: Grids | None, stack: Stack) -> SweepResult:
+    def _direct(self, start: Tensor, prepared: Prepared, grids: Grids | None, stack: Stack) -> ColumnSweepResult:
         scale = self._scale(prepared.columns, start)
         removed = torch.cat([self._removed(part, scale) for part in stack(start)])
         final = start.masked_fill(removed, 0.0)
@@ -175,7 +178,7 @@ class Method:
             codes = codes_of(start, step, zero, natural.top).where(~removed, zero)
             grids.codes.copy_(codes.to(torch.uint8))
             final = (step * (codes - zero)).masked_fill(removed, 0.0)
-        return SweepResult(final, ~removed, self._loss(final - start, prepared))
+        return ColumnSweepResult(final, ~removed, self._loss(final - start, prepared))
 
     def _order(self, hessian: Tensor) -> Tensor | None:
         if self.quantizer is None or self.quantizer.order == "natural" or not self.compensates:
@@ -196,7 +199,7 @@ class Method:
     def _choice(self, weight: Tensor, prepared: Prepared, scale: Tensor) -> Choice:
         if self.pattern is None:
             return Choice()
-        choice = self.pattern.sweep_choice(self.sparsity)
+        choice = self.pattern.column_sweep_choice(self.sparsity)
         if prepared.order is None:
             return choice or Choice(fixed=self._removed(weight, scale))
         if choice is not None and choice.block is not None:
@@ -214,7 +217,7 @@ class Method:
 
 
 def _natural(swept: Tensor, order: Tensor | None) -> Tensor:
-    """The last dimension back from the order of the sweep to natural order."""
+    """The last dimension back from the order of the column sweep to natural order."""
     if order is None:
         return swept
     # Gathering by the inverse order is several times as fast as scattering by the order.

@@ -77,7 +77,7 @@ class Sparse:
 
         writer = SparseContainerWriter(out, self.max_shard_bytes, resume=True)
         write_streamed(model.names(), writer, encoded, progress)
-        return SparseContainer(out).facts() | {"fallbacks": list(writer.told().values())}
+        return SparseContainer(out).facts() | {"fallbacks": list(writer.notes().values())}
 
     def recognises(self, directory: Path) -> bool:
         return (directory / INDEX).is_file()

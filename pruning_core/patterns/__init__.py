@@ -19,8 +19,8 @@ class Pattern(Protocol):
         """Raise InputError when a layer of that many inputs cannot have this pattern."""
         ...
 
-    def sweep_choice(self, sparsity: float | None) -> Choice | None:
-        """How a sweep chooses on compensated weights; None: the mask is chosen once, before the sweep."""
+    def column_sweep_choice(self, sparsity: float | None) -> Choice | None:
+        """How a column sweep chooses on compensated weights; None: the mask is chosen once, before it."""
         ...
 
     def removed(self, score: Tensor, sparsity: float | None, block: int) -> Tensor:

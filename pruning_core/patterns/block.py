@@ -26,7 +26,7 @@ class Tiles:
     def check(self, in_features: int) -> None:
         """Any width will do: the last tiles are smaller."""
 
-    def sweep_choice(self, sparsity: float) -> Choice | None:
+    def column_sweep_choice(self, sparsity: float) -> Choice | None:
         return None
 
     def removed(self, score: Tensor, sparsity: float, block: int) -> Tensor:

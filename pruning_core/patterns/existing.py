@@ -15,7 +15,7 @@ class ExistingZeros:
     def check(self, in_features: int) -> None:
         """Any width will do."""
 
-    def sweep_choice(self, sparsity: None) -> Choice | None:
+    def column_sweep_choice(self, sparsity: None) -> Choice | None:
         return None
 
     def removed(self, score: Tensor, sparsity: None, block: int) -> Tensor:

@@ -16,7 +16,7 @@ from pruning_core.patterns import PATTERNS
 class KeepNOfM:
     """In every row, N of each aligned group of M consecutive inputs survive (published codes often count the removed).
 
-    The sparsity is 1 - N/M. Inside a sweep a group is chosen when the sweep reaches it, on compensated weights
+    The sparsity is 1 - N/M. In a column sweep a group is chosen when its turn comes, on compensated weights
     (SparseGPT, arXiv:2301.00774, section 3.4).
 
     ragged: what becomes of the last r < M inputs of a width that M does not divide.
@@ -44,7 +44,7 @@ class KeepNOfM:
                 "set ragged to dense, proportional or published, or take an m that divides it"
             )
 
-    def sweep_choice(self, sparsity: None) -> Choice:
+    def column_sweep_choice(self, sparsity: None) -> Choice:
         return Choice(n_of_m=(self.n, self.m), ragged=self.removed_of)
 
     def removed_of(self, width: int) -> int:

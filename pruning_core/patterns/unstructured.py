@@ -16,8 +16,8 @@ class Unstructured:
     """The lowest scores go, an exact number of them: round(sparsity * rows * columns) of the matrix.
 
     scope:
-        block: all rows of 128 columns (the sweep's block) compete, as in SparseGPT; chosen when the sweep enters the
-            block, on weights that were already compensated.
+        block: all rows of 128 columns (a block of the column sweep) compete, as in SparseGPT; chosen when the sweep
+            enters the block, on weights that were already compensated.
         row: the weights of one output compete, as in Wanda.
         matrix: all weights of the matrix compete.
     rounding:
@@ -44,7 +44,7 @@ class Unstructured:
     def check(self, in_features: int) -> None:
         """Any width will do."""
 
-    def sweep_choice(self, sparsity: float) -> Choice | None:
+    def column_sweep_choice(self, sparsity: float) -> Choice | None:
         if self.scope != "block":
             return None
         return Choice(block=lambda score, first: self.removed_in_block(score, sparsity, first))

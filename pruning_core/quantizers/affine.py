@@ -24,8 +24,8 @@ class Affine:
     symmetric: zero sits at the middle code 2^(bits - 1); the scale covers the largest magnitude.
     group_size: columns that share a grid; absent: a whole row does.
     order: natural, or activation: the columns with the largest inputs are fixed first.
-    static_groups: group grids are fitted on the dense matrix in its own column order before the sweep; otherwise each
-        is fitted when the sweep enters the block in which the group begins.
+    static_groups: group grids are fitted on the dense matrix in its own column order before the column sweep; otherwise
+        each is fitted when the sweep enters the block in which the group begins.
     search: minmax takes the whole range; mse shrinks it where that lowers sum |q - w|^2.4.
     """
 

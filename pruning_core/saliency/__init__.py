@@ -1,7 +1,7 @@
 """Saliencies: the score of a weight; larger means keep.
 
-Every saliency here is separable: score[i, j] = weight[i, j]^2 * column_scale[j]. That lets one sweep kernel serve all
-of them, also where a mask is chosen on weights that were already compensated.
+Every saliency here is separable: score[i, j] = weight[i, j]^2 * column_scale[j]. That lets one kernel of the column
+sweep serve all of them, also where a mask is chosen on weights that were already compensated.
 """
 
 from dataclasses import dataclass, field

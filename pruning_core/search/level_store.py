@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pruning_core.calibration.staged_forward import InputGroup
 from pruning_core.calibration.statistics import LayerStatistics
-from pruning_core.checkpoint.bit_masks import packed, unpacked
+from pruning_core.checkpoint.bit_masks import pack_mask, unpack_mask
 from pruning_core.compress.block import BlockCompressor
 from pruning_core.compress.invariants import check_layer
 from pruning_core.compress.method import Method
@@ -111,7 +111,7 @@ def _encoded(name: str, dense: Tensor, made: list[tuple[Tensor, Tensor]]) -> Ite
         yield f"{name}.first", first
         return
     for level, (weight, keep) in enumerate(made):
-        yield f"{name}.{level}.keep", packed(keep)
+        yield f"{name}.{level}.keep", pack_mask(keep)
         yield f"{name}.{level}.values", weight[keep]
 
 
@@ -170,7 +170,7 @@ class LevelStore:
             return dense.masked_fill(first <= level, 0)
         if f"{name}.{level}.keep" not in self._where:
             raise ComputationError(f"level {level} of {name} is not stored")
-        keep = unpacked(self._tensor(f"{name}.{level}.keep"), dense.shape[1])
+        keep = unpack_mask(self._tensor(f"{name}.{level}.keep"), dense.shape[1])
         weight = torch.zeros(dense.shape, dtype=dense.dtype)
         weight[keep] = self._tensor(f"{name}.{level}.values").to(dense.dtype)
         return weight.to(dense.device)

@@ -113,7 +113,7 @@ def compress_layer(
 
     Args:
         weight: [out, in], any float dtype; not modified.
-        stats: statistics of the layer's inputs; only magnitude without a sweep does without.
+        stats: statistics of the layer's inputs; only magnitude without a column sweep does without.
         sparsity: removed fraction; None for n_of_m.
         compensation: default {"name": "none"}.
         quantizer: None keeps float values. With neither saliency nor pattern the matrix is only quantized.

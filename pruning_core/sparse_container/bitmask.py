@@ -7,7 +7,7 @@ import pydantic.dataclasses
 import torch
 from torch import Tensor
 
-from pruning_core.checkpoint.bit_masks import packed, unpacked
+from pruning_core.checkpoint.bit_masks import pack_mask, unpack_mask
 from pruning_core.errors import InputError
 from pruning_core.registry import STRICT
 from pruning_core.sparse_container.bit_stream import check_unused
@@ -36,7 +36,7 @@ class Bitmask(MatrixEntry):
 
     def encode(self, matrix: Matrix) -> dict[str, Tensor]:
         values = matrix.bits.masked_select(matrix.nonzero).view(self.torch_dtype)
-        return {"values": values, "mask": packed(matrix.nonzero)}
+        return {"values": values, "mask": pack_mask(matrix.nonzero)}
 
     def decode(self, parts: Mapping[str, Tensor]) -> Tensor:
         kept = read_mask(parts["mask"], self.columns, self.count)
@@ -55,7 +55,7 @@ def read_mask(bits: Tensor, columns: int, count: int) -> Tensor:
         InputError: another number of bits is set, or one beyond the last column.
     """
     check_unused(bits.numpy()[:, -1], columns)
-    mask = unpacked(bits, columns)
+    mask = unpack_mask(bits, columns)
     found = int(mask.sum())
     if found != count:
         raise InputError(f"its mask has {found} bits set, for {count} values")

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from pruning_core.checkpoint.bit_masks import packed
+from pruning_core.checkpoint.bit_masks import pack_mask
 from pruning_core.checkpoint.stored_model import StoredGrid
 from pruning_core.errors import InputError
 from pruning_core.registry import STRICT
@@ -83,7 +83,7 @@ class Codes(MatrixEntry):
             "zero": packed_stream(grid.zero.reshape(-1).to(torch.uint8), self.bits),
         }
         if self.masked:
-            parts["mask"] = packed(matrix.keep)
+            parts["mask"] = pack_mask(matrix.keep)
         if self.group_size is None:
             parts["group"] = grid.group.to(layout["group"].dtype)
         return parts

@@ -21,23 +21,23 @@ class SparseContainerWriter(StreamedWriter):
 
     def __init__(self, directory: Path | str, max_shard_bytes: int = SHARD_BYTES, resume: bool = False) -> None:
         super().__init__(directory, max_shard_bytes, resume)
-        self._entries = {name: entry_of(group.told["entry"]) for name, group in self._shards.groups.items()}
+        self._entries = {name: entry_of(group.note["entry"]) for name, group in self._shards.groups.items()}
 
-    def add(self, name: str, matrix: Matrix, entry: Entry, told: Any = None) -> None:
+    def add(self, name: str, matrix: Matrix, entry: Entry, note: Any = None) -> None:
         """Take a tensor; the caller may reuse its memory.
 
         Args:
             entry: of this tensor, as `smallest` or the `of` of an encoding makes it.
-            told: JSON that `told` gives again, also after an interruption.
+            note: JSON that `notes` gives again, also after an interruption.
         """
         parts = {f"{name}/{part}": tensor for part, tensor in entry.encode(matrix).items()}
-        self._shards.add(name, parts, {"entry": dataclasses.asdict(entry), "told": told})
+        self._shards.add(name, parts, {"entry": dataclasses.asdict(entry), "note": note})
         self._entries[name] = entry
 
-    def told(self) -> dict[str, Any]:
-        """Name -> what `add` was told of it, where it was."""
-        told = {name: group.told["told"] for name, group in self._shards.groups.items()}
-        return {name: known for name, known in told.items() if known is not None}
+    def notes(self) -> dict[str, Any]:
+        """Name -> the note that `add` took with it, where there was one."""
+        notes = {name: group.note["note"] for name, group in self._shards.groups.items()}
+        return {name: note for name, note in notes.items() if note is not None}
 
     def close(self) -> list[Path]:
         """Finish the last shard, write the index and give all their final names; the files, the index last."""

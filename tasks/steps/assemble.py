@@ -23,7 +23,7 @@ def assemble(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, con
 
     params: recipe (for people: what the blocks were made with).
     inputs: source, block-0 ... block-n; allocation where the recipe has one.
-    writes: a Hugging Face directory; masks.safetensors (bit masks as `pruning_core.checkpoint.bit_masks.packed` lays
+    writes: a Hugging Face directory; masks.safetensors (bit masks as `pruning_core.checkpoint.bit_masks.pack_mask` lays
         them out); where a quantizer took part quantized.safetensors.
     """
     source = Checkpoint(inputs["source"].path)

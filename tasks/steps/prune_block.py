@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from pruning_core.checkpoint.bit_masks import packed
+from pruning_core.checkpoint.bit_masks import pack_mask
 from pruning_core.checkpoint.file_names import CODES
 from pruning_core.column_sweep.kernels import KERNELS
 from pruning_core.compress.block import BlockOutcome, compress_block, compress_block_from, ungrouped
@@ -40,7 +40,7 @@ def prune_block(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, 
         trust_remote_code, device, dtype; states (memory | mapped); shards, where there are more than one; shares (of
         the block's matrices, absent where every matrix gets what the method says).
     inputs: source; statistics (propagate dense); tokens and, from block 1 on, previous (other propagations).
-    writes: weights.safetensors (stored names, checkpoint dtype), keep.safetensors (bit masks, see `packed`), and
+    writes: weights.safetensors (stored names, checkpoint dtype), keep.safetensors (bit masks, see `pack_mask`), and
         quantized.safetensors where a quantizer took part (`pruning_core.compress.block.BlockOutcome.quantized`).
     """
     running = Running(params["device"], params["dtype"])
@@ -105,5 +105,5 @@ def _write(outcome: BlockOutcome, out: Path) -> dict[str, Any]:
     save_file(outcome.weights, out / "weights.safetensors")
     if outcome.quantized:
         save_file(outcome.quantized, out / CODES)
-    save_file({name: packed(keep) for name, keep in outcome.keep.items()}, out / "keep.safetensors")
+    save_file({name: pack_mask(keep) for name, keep in outcome.keep.items()}, out / "keep.safetensors")
     return {"layers": outcome.layers, "ledger": outcome.ledger}

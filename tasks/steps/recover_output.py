@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pruning_core.checkpoint.bit_masks import packed, unpacked
+from pruning_core.checkpoint.bit_masks import pack_mask, unpack_mask
 from pruning_core.checkpoint.checkpoint import INDEX_FILE, Checkpoint
 from pruning_core.checkpoint.file_names import MASKS
 from pruning_core.checkpoint.packed_size import packed_bits
@@ -38,7 +38,7 @@ def masks_of(model: Artifact, decoder: WholeDecoder) -> dict[str, Tensor]:
         bits = load_file(model.path / MASKS)
         if other := sorted(bits.keys() ^ matrices.keys()):
             raise InputError(f"{model.path / MASKS} is of another model: {other[0]} is in one of the two only")
-        return {name: unpacked(bits[name], one.shape[1]) for name, one in matrices.items()}
+        return {name: unpack_mask(bits[name], one.shape[1]) for name, one in matrices.items()}
     zeros = sum(int((one == 0).sum()) for one in matrices.values())
     if zeros <= DENSE * sum(one.numel() for one in matrices.values()):
         return {}
@@ -62,7 +62,7 @@ def write_model(model: Artifact, subject: Subject, recovered: Recovered, out: Pa
             zeros += tensor.numel() - int(tensor.count_nonzero())
             writer.add(name, tensor)
     if recovered.masks:
-        save_file({name: packed(keep) for name, keep in recovered.masks.items()}, out / MASKS)
+        save_file({name: pack_mask(keep) for name, keep in recovered.masks.items()}, out / MASKS)
     return _facts(model, checkpoint, _layers(subject, recovered), zeros)
 
 

@@ -42,8 +42,10 @@ class FileDigests:
 
 def source_model(workspace: Path, settings: Settings) -> SourceModel:
     """The model that params.yaml names, found complete."""
-    known = FileDigests(workspace / ".espalier" / "file-digests.json")
-    return resolve(settings.model, trust_remote_code=settings.trust_remote_code, workspace=workspace, known=known)
+    hash_file = FileDigests(workspace / ".espalier" / "file-digests.json")
+    return resolve(
+        settings.model, trust_remote_code=settings.trust_remote_code, workspace=workspace, hash_file=hash_file
+    )
 
 
 def as_artifact(source: SourceModel) -> Artifact:

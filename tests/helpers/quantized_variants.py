@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pruning_core import LayerStatistics, compress_layer
-from pruning_core.checkpoint.bit_masks import packed
+from pruning_core.checkpoint.bit_masks import pack_mask
 from pruning_core.checkpoint.checkpoint import Checkpoint
 from pruning_core.checkpoint.sharded_writer import ShardedWriter
 from pruning_core.checkpoint.stored_model import StoredModel
@@ -39,7 +39,7 @@ def variant(source: Path, out: Path, *, sparse: bool = True, only: str = "layers
                     spec["quantizer"] = {"name": "affine", **quantizer}
                 inputs = torch.randn(2, 64, weight.shape[1], generator=draw)
                 done = compress_layer(weight, LayerStatistics.from_inputs(inputs), compensation=SWEEP, **spec)
-                weight, masks[module] = done.weight.to(weight.dtype), packed(done.keep)
+                weight, masks[module] = done.weight.to(weight.dtype), pack_mask(done.keep)
                 layers.append({"name": module, "stored": name, "rows": len(weight), "columns": weight.shape[1]})
                 layers[-1]["removed"] = int((~done.keep).sum())
                 if done.codes is not None:

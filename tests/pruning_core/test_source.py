@@ -98,7 +98,7 @@ def test_remote_code_counts_in_the_digest_only_where_it_is_trusted(tiny_director
 
 
 def test_a_caching_hasher_is_asked_for_every_file(tiny_directory):
-    source = resolve(str(tiny_directory), known=lambda path: path.name)
+    source = resolve(str(tiny_directory), hash_file=lambda path: path.name)
     assert source.files == {name: name for name in source.files}
     assert len(source.files) == 5
 

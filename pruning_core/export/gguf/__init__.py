@@ -55,17 +55,17 @@ class Gguf:
         file = AppendedFile(out / FILE, head, parts, origin_of(model))
         try:
             for done, name in enumerate(names, start=1):
-                if name not in file.told:
-                    data, told = encoder.encoded(name)
-                    file.add(name, padded(data).data, told)
+                if name not in file.notes:
+                    data, note = encoder.encoded(name)
+                    file.add(name, padded(data).data, note)
                 progress(done, len(names))
         except InputError:
             file.discard()
             raise
-        if factors is not None and ROPE_FREQUENCIES not in file.told:
+        if factors is not None and ROPE_FREQUENCIES not in file.notes:
             file.add(ROPE_FREQUENCIES, padded(factors).data)
         file.publish()
-        return {"type": self.type, **summed_facts(file.told[name] for name in names)}
+        return {"type": self.type, **summed_facts(file.notes[name] for name in names)}
 
     def recognises(self, directory: Path) -> bool:
         return any(directory.glob("*.gguf"))

@@ -59,11 +59,11 @@ class Onnx:
         origin = hashlib.sha256(graph + origin_of(model).encode()).hexdigest()
         file = AppendedFile(out / DATA, b"", [layout.name for layout in layouts], origin)
         for done, layout in enumerate(layouts, start=1):
-            if layout.name not in file.told:
+            if layout.name not in file.notes:
                 file.add(layout.name, *encoder.encoded(layout))
             progress(done, len(layouts))
         file.publish()
-        return {"type": self.type, "head": self.head, **summed_facts(file.told[layout.name] for layout in layouts)}
+        return {"type": self.type, "head": self.head, **summed_facts(file.notes[layout.name] for layout in layouts)}
 
     def recognises(self, directory: Path) -> bool:
         # Directories of safetensors may hold a graph too, which somebody else made.

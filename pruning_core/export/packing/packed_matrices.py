@@ -35,8 +35,8 @@ def write_packed(
     """
     writer = ShardedWriter(out, resume=True)
     write_streamed(model.names(), writer, make, progress)
-    told = writer.told().values()
+    notes = writer.notes().values()
     return {
-        "largest_scale_change": max(one["change"] for one in told),
-        "packed_bytes": sum(one["bytes"] for one in told),
+        "largest_scale_change": max(note["change"] for note in notes),
+        "packed_bytes": sum(note["bytes"] for note in notes),
     }

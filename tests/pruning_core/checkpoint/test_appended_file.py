@@ -21,10 +21,10 @@ def written(directory: Path, head: bytes = HEAD, origin: str = "model") -> list[
     """The parts that had to be written."""
     file, fresh = AppendedFile(directory / "file", head, list(PARTS), origin), []
     for name, content in PARTS.items():
-        if name not in file.told:
+        if name not in file.notes:
             fresh.append(name)
             file.add(name, content, {"length": len(content)})
-    assert file.told == {name: {"length": len(content)} for name, content in PARTS.items()}
+    assert file.notes == {name: {"length": len(content)} for name, content in PARTS.items()}
     file.publish()
     assert [path.name for path in directory.iterdir()] == ["file"]
     return fresh

@@ -175,7 +175,7 @@ def test_what_stands_for_one_tensor_lies_in_one_shard_and_is_gone_on_from_as_one
 
     with pytest.raises(Stopped):
         fill("c")
-    assert fill(None).told() == {name: {"of": name} for name in "abc"}
+    assert fill(None).notes() == {name: {"of": name} for name in "abc"}
     checkpoint = Checkpoint(tmp_path)
     assert checkpoint.names() == [f"{name}.{part}" for name in "abc" for part in parts]
     assert [set(load_file(file)) for file in checkpoint.files] == [

@@ -5,7 +5,7 @@ import torch
 from problems import EVERY_KERNEL, damped, layer, quadratic
 
 from pruning_core.calibration.statistics import LayerStatistics
-from pruning_core.column_sweep import Choice, sweep
+from pruning_core.column_sweep import Choice, column_sweep
 from pruning_core.column_sweep.kernels import kernel_for
 from pruning_core.compress.factor import factorize
 from pruning_core.errors import InputError
@@ -18,7 +18,7 @@ def swept(kernel: str, choice: Choice, block: int, seed: int = 0):
     weight, inputs = layer(seed=seed)
     factor = factorize(LayerStatistics.from_inputs(inputs).hessian(), 0.01)
     scale = factor.diag.square().reciprocal()
-    return weight, inputs, sweep(weight, factor.upper, scale, choice, block, kernel_for(kernel, CPU))
+    return weight, inputs, column_sweep(weight, factor.upper, scale, choice, block, kernel_for(kernel, CPU))
 
 
 @pytest.mark.parametrize("kernel", EVERY_KERNEL)

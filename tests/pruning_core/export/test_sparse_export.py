@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
-from pruning_core.checkpoint.bit_masks import packed
+from pruning_core.checkpoint.bit_masks import pack_mask
 from pruning_core.checkpoint.stored_model import StoredModel
 from pruning_core.errors import InputError
 from pruning_core.export import FORMATS
@@ -40,7 +40,7 @@ def variant(tiny_llama, tmp_path: Path):
                 continue
             done = compress_layer(module.weight, **METHODS[method])
             module.weight.data = done.weight.bfloat16()
-            masks[name] = packed(done.keep)
+            masks[name] = pack_mask(done.keep)
             rows, columns = done.weight.shape
             layer = {"name": name, "stored": f"{name}.weight", "rows": rows, "columns": columns}
             layers.append(layer | {"removed": int((~done.keep).sum())})

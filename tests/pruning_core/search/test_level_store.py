@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from pruning_core.calibration.collect import collect
 from pruning_core.calibration.hidden_states import HiddenStates
-from pruning_core.checkpoint.bit_masks import packed, unpacked
+from pruning_core.checkpoint.bit_masks import pack_mask, unpack_mask
 from pruning_core.checkpoint.model_files import read_config
 from pruning_core.compress.block import compress_block_from
 from pruning_core.compress.shares import Shares
@@ -122,7 +122,7 @@ def test_memory_for_decoded_levels_is_bounded_and_changes_nothing(decoder: Decod
 
 def test_masks_at_one_bit_come_back(tmp_path: Path):
     keep = torch.rand(5, 19, generator=torch.Generator().manual_seed(0)) < 0.5
-    assert packed(keep).shape == (5, 3) and torch.equal(unpacked(packed(keep), 19), keep)
+    assert pack_mask(keep).shape == (5, 3) and torch.equal(unpack_mask(pack_mask(keep), 19), keep)
 
 
 def test_more_levels_than_a_byte_can_number_are_refused(decoder: Decoder):
