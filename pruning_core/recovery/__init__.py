@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Protocol
 
-from pruning_core.recovery.training.subject import Recovered, Subject
+from pruning_core.recovery.training.trainable_model import Recovered, TrainableModel
 from pruning_core.registry import Registry
 
 
@@ -16,7 +16,7 @@ class Recovery(Protocol):
         """Whether it learns from the dense model."""
         ...
 
-    def recover(self, subject: Subject) -> Recovered:
+    def recover(self, subject: TrainableModel) -> Recovered:
         """Train the subject's model in place.
 
         Raises:

@@ -15,7 +15,7 @@ from pruning_core.recovery.training.loop import train
 from pruning_core.recovery.training.parametrizations import own_layout
 from pruning_core.recovery.training.settings import Training
 from pruning_core.recovery.training.setup import checkpoints_of, freeze, trainable
-from pruning_core.recovery.training.subject import Recovered, Subject, check_masks, require_zeros
+from pruning_core.recovery.training.trainable_model import Recovered, TrainableModel, check_masks, require_zeros
 
 ATTENTION = ("attn", "attention")
 """What the name of every supported architecture's attention module holds."""
@@ -42,7 +42,7 @@ class BlockReconstruction(Training):
         """Always: its outputs are what is fitted."""
         return True
 
-    def recover(self, subject: Subject) -> Recovered:
+    def recover(self, subject: TrainableModel) -> Recovered:
         """See `Recovery`; InputError without a dense model of as many blocks and the same width."""
         check_masks(subject)
         teacher = required_teacher(subject, "block_reconstruction")
@@ -65,13 +65,15 @@ class BlockReconstruction(Training):
         require_zeros(subject, subject.masks)
         return Recovered(changed, subject.masks, curves)
 
-    def _fit(self, subject: Subject, objective: BlockObjective, folder: Path, place: int, parts: int) -> list[dict]:
+    def _fit(
+        self, subject: TrainableModel, objective: BlockObjective, folder: Path, place: int, parts: int
+    ) -> list[dict]:
         def progress(done: int, total: int) -> None:
             subject.progress(place * total + done, parts * total)
 
         return train(objective, self, checkpoints_of(subject, self, folder), progress)
 
-    def parts_of(self, subject: Subject, index: int) -> Iterator[tuple[str, str | None, dict[str, nn.Module]]]:
+    def parts_of(self, subject: TrainableModel, index: int) -> Iterator[tuple[str, str | None, dict[str, nn.Module]]]:
         """(name, module whose output is fitted or None for the block, matrices that are trained) of a block."""
         linears = subject.decoder.linears(index)
         if self.parts == "together":
@@ -86,7 +88,7 @@ class BlockReconstruction(Training):
         yield "attention", attention, inside
         yield "mlp", None, {name: one for name, one in linears.items() if name not in inside}
 
-    def _check_alike(self, subject: Subject) -> None:
+    def _check_alike(self, subject: TrainableModel) -> None:
         decoders = (subject.decoder, subject.teacher)
         depths = [len(decoder) for decoder in decoders]
         widths = [decoder.model.config.get_text_config().hidden_size for decoder in decoders]
@@ -97,6 +99,6 @@ class BlockReconstruction(Training):
                 )
 
 
-def _masks(subject: Subject, modules: dict[str, nn.Module]) -> dict[str, Tensor]:
+def _masks(subject: TrainableModel, modules: dict[str, nn.Module]) -> dict[str, Tensor]:
     known = {name: module for name, module in modules.items() if name in subject.masks}
     return {f"{name}.weight": own_layout(module, subject.masks[name]) for name, module in known.items()}

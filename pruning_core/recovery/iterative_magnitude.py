@@ -19,7 +19,7 @@ from pruning_core.recovery.training.loop import train
 from pruning_core.recovery.training.parametrizations import own_layout
 from pruning_core.recovery.training.settings import LanguageTraining, Training
 from pruning_core.recovery.training.setup import checkpoints_of, freeze, trainable
-from pruning_core.recovery.training.subject import Recovered, Subject, check_masks, require_zeros
+from pruning_core.recovery.training.trainable_model import Recovered, TrainableModel, check_masks, require_zeros
 
 
 @RECOVERIES.register("iterative_magnitude")
@@ -58,7 +58,7 @@ class IterativeMagnitude(LanguageTraining):
         pattern: Pattern = PATTERNS.build(self.pattern, "pattern")
         return gradual_pattern(pattern, self.sparsity, self.rounds, self.path)
 
-    def recover(self, subject: Subject) -> Recovered:
+    def recover(self, subject: TrainableModel) -> Recovered:
         """See `Recovery`; InputError for a matrix that cannot have the pattern, or masks that cannot grow into it."""
         check_masks(subject)
         with self.objective(subject) as objective:
@@ -68,7 +68,7 @@ class IterativeMagnitude(LanguageTraining):
         return Recovered(list(objective.parameters), objective.keep, {"model": curve}, history)
 
     @contextmanager
-    def objective(self, subject: Subject) -> Iterator["_Rounds"]:
+    def objective(self, subject: TrainableModel) -> Iterator["_Rounds"]:
         """What is trained, and what for; the model is ready to be trained inside the block.
 
         Raises:
@@ -88,7 +88,7 @@ class _Rounds(LanguageObjective):
 
     def __init__(
         self,
-        subject: Subject,
+        subject: TrainableModel,
         settings: IterativeMagnitude,
         parameters: dict[str, nn.Parameter],
         modules: dict[str, nn.Module],
@@ -105,7 +105,7 @@ class _Rounds(LanguageObjective):
             )
         self._set(self._begin(subject))
 
-    def _begin(self, subject: Subject) -> dict[str, Tensor]:
+    def _begin(self, subject: TrainableModel) -> dict[str, Tensor]:
         absent = {name: matrix(module) for name, module in self.modules.items() if name not in subject.masks}
         dense = {name: torch.ones(weight.shape, dtype=torch.bool) for name, weight in absent.items()}
         return dense | subject.masks

@@ -14,7 +14,7 @@ from pruning_core.recovery.training.language_objective import LanguageObjective
 from pruning_core.recovery.training.loop import seeded, train
 from pruning_core.recovery.training.settings import LanguageTraining
 from pruning_core.recovery.training.setup import checkpoints_of
-from pruning_core.recovery.training.subject import Recovered, Subject
+from pruning_core.recovery.training.trainable_model import Recovered, TrainableModel
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "down_proj", "up_proj")
 
@@ -43,14 +43,14 @@ class Lora(LanguageTraining):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
     modules: list[str] = Field(default_factory=lambda: list(PROJECTIONS), min_length=1)
 
-    def recover(self, subject: Subject) -> Recovered:
+    def recover(self, subject: TrainableModel) -> Recovered:
         """See `Recovery`; InputError as `objective`."""
         with self.objective(subject) as objective:
             curve = train(objective, self, checkpoints_of(subject, self, subject.checkpoints), subject.progress)
         return Recovered([f"{name}.weight" for name in self.chosen(subject.matrices())], {}, {"model": curve})
 
     @contextmanager
-    def objective(self, subject: Subject) -> Iterator[LanguageObjective]:
+    def objective(self, subject: TrainableModel) -> Iterator[LanguageObjective]:
         """What is trained, and what for; the adapters are in the model inside the block, and merged after it.
 
         Raises:

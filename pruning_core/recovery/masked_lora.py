@@ -14,7 +14,7 @@ from pruning_core.recovery.training.loop import seeded, train
 from pruning_core.recovery.training.parametrizations import MaskedLowRank, own_layout, parametrized
 from pruning_core.recovery.training.settings import LanguageTraining
 from pruning_core.recovery.training.setup import checkpoints_of
-from pruning_core.recovery.training.subject import Recovered, Subject, check_masks, require_zeros
+from pruning_core.recovery.training.trainable_model import Recovered, TrainableModel, check_masks, require_zeros
 
 
 @RECOVERIES.register("masked_lora")
@@ -28,7 +28,7 @@ class MaskedLora(LanguageTraining):
     rank: Annotated[int, Field(ge=1)] = 8
     alpha: Annotated[float, Field(gt=0)] = 16.0
 
-    def recover(self, subject: Subject) -> Recovered:
+    def recover(self, subject: TrainableModel) -> Recovered:
         """See `Recovery`; InputError where there is no mask to keep."""
         check_masks(subject)
         with self.objective(subject) as objective:
@@ -37,7 +37,7 @@ class MaskedLora(LanguageTraining):
         return Recovered([f"{name}.weight" for name in subject.masks], subject.masks, {"model": curve})
 
     @contextmanager
-    def objective(self, subject: Subject) -> Iterator[LanguageObjective]:
+    def objective(self, subject: TrainableModel) -> Iterator[LanguageObjective]:
         """What is trained, and what for; the changes are in the model inside the block, and merged after it.
 
         Raises:

@@ -10,7 +10,7 @@ from pruning_core.recovery.training.loop import train
 from pruning_core.recovery.training.parametrizations import Masked, own_layout, parametrized
 from pruning_core.recovery.training.settings import LanguageTraining
 from pruning_core.recovery.training.setup import checkpoints_of, freeze, trainable
-from pruning_core.recovery.training.subject import Recovered, Subject, check_masks, require_zeros
+from pruning_core.recovery.training.trainable_model import Recovered, TrainableModel, check_masks, require_zeros
 
 
 @RECOVERIES.register("sparse_finetune")
@@ -25,7 +25,7 @@ class SparseFinetune(LanguageTraining):
     form: Literal["projection", "product"] = "projection"
     trained: Literal["all", "matrices"] = "all"
 
-    def recover(self, subject: Subject) -> Recovered:
+    def recover(self, subject: TrainableModel) -> Recovered:
         """See `Recovery`."""
         check_masks(subject)
         with self.objective(subject) as objective:
@@ -34,7 +34,7 @@ class SparseFinetune(LanguageTraining):
         return Recovered(list(objective.parameters), subject.masks, {"model": curve})
 
     @contextmanager
-    def objective(self, subject: Subject) -> Iterator[LanguageObjective]:
+    def objective(self, subject: TrainableModel) -> Iterator[LanguageObjective]:
         """What is trained, and what for; the model is ready to be trained inside the block."""
         modules = subject.matrices()
         parameters = trainable(subject, None if self.trained == "all" else modules)

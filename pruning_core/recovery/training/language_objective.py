@@ -12,7 +12,7 @@ from pruning_core.evaluation.perplexity import perplexity
 from pruning_core.model.whole_model import WholeDecoder
 from pruning_core.recovery.training.objective import Objective
 from pruning_core.recovery.training.settings import LanguageTraining
-from pruning_core.recovery.training.subject import Subject
+from pruning_core.recovery.training.trainable_model import TrainableModel
 
 
 class LanguageObjective(Objective):
@@ -30,7 +30,7 @@ class LanguageObjective(Objective):
 
     def __init__(
         self,
-        subject: Subject,
+        subject: TrainableModel,
         settings: LanguageTraining,
         parameters: dict[str, nn.Parameter],
         masks: dict[str, Tensor] | None = None,
@@ -81,7 +81,7 @@ class LanguageObjective(Objective):
         return torch.autocast(self.device.type, torch.bfloat16) if self.halved else nullcontext()
 
 
-def _teacher(subject: Subject, settings: LanguageTraining) -> nn.Module | None:
+def _teacher(subject: TrainableModel, settings: LanguageTraining) -> nn.Module | None:
     if not settings.needs_teacher:
         return None
     teacher = required_teacher(subject, "distillation").model
@@ -91,7 +91,7 @@ def _teacher(subject: Subject, settings: LanguageTraining) -> nn.Module | None:
     return teacher
 
 
-def required_teacher(subject: Subject, what: str) -> WholeDecoder:
+def required_teacher(subject: TrainableModel, what: str) -> WholeDecoder:
     """The dense model; InputError where there is none."""
     if subject.teacher is None:
         raise InputError(f"{what} learns from the dense model, which was not given")

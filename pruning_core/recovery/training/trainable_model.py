@@ -13,7 +13,7 @@ from pruning_core.progress import Progress, ignore_progress
 
 
 @dataclass(frozen=True)
-class Subject:
+class TrainableModel:
     """A compressed model in float32, the text it learns from and the dense model it may learn from."""
 
     decoder: WholeDecoder
@@ -48,14 +48,14 @@ class Recovered:
     changed: list[str]
     """Names of the model's parameters that were trained."""
     masks: dict[str, Tensor] = field(repr=False)
-    """As in `Subject`."""
+    """As in `TrainableModel`."""
     curves: dict[str, list[dict[str, Any]]]
     """Part of the model ("model" for all of it) -> points of step, train_loss, validation_loss, learning_rate."""
     history: list[dict[str, Any]] = field(default_factory=list)
     """What masks went through on the way."""
 
 
-def check_masks(subject: Subject) -> int:
+def check_masks(subject: TrainableModel) -> int:
     """How many weights the masks remove; all of them are zero.
 
     Raises:
@@ -83,7 +83,7 @@ def lost_zeros(weight: Tensor, keep: Tensor) -> int:
     return int(((weight != 0) & ~keep.to(weight.device)).sum())
 
 
-def require_zeros(subject: Subject, masks: dict[str, Tensor]) -> None:
+def require_zeros(subject: TrainableModel, masks: dict[str, Tensor]) -> None:
     """Raise ComputationError where a removed weight came back: no recovery may trade sparsity for quality."""
     matrices = subject.matrices()
     for name, keep in masks.items():
