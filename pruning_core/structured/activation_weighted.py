@@ -5,11 +5,11 @@ from transformers.pytorch_utils import Conv1D
 
 from pruning_core.model.coupled_groups import Member, Site
 from pruning_core.progress import Progress, ignore_progress
-from pruning_core.structured.subject import Subject, input_squares
+from pruning_core.structured.scoring_inputs import ScoringInputs, input_squares
 
 
 def row_and_column(
-    subject: Subject, progress: Progress = ignore_progress
+    subject: ScoringInputs, progress: Progress = ignore_progress
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """(scores from what a group writes with, from what reads it), each site name -> [groups] float64."""
     rows: dict[str, Tensor] = {}
@@ -21,12 +21,12 @@ def row_and_column(
     return rows, columns
 
 
-def _summed(subject: Subject, site: Site, squares: dict[str, Tensor], consumes: bool) -> Tensor:
+def _summed(subject: ScoringInputs, site: Site, squares: dict[str, Tensor], consumes: bool) -> Tensor:
     members = [m for m in site.members if m.consumes == consumes and m.parameter == "weight"]
     return sum(member.per_group(_weighted(subject, member, squares[member.matrix])) for member in members).cpu()
 
 
-def _weighted(subject: Subject, member: Member, squares: Tensor) -> Tensor:
+def _weighted(subject: ScoringInputs, member: Member, squares: Tensor) -> Tensor:
     norms = squares.sqrt()
     transposed = isinstance(subject.decoder.model.get_submodule(member.matrix), Conv1D)
     return subject.weight(member.name).double().abs() * (norms[:, None] if transposed else norms)

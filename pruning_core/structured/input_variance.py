@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pruning_core.calibration.collect import propagate
 from pruning_core.progress import Progress, ignore_progress
-from pruning_core.structured.subject import Subject
+from pruning_core.structured.scoring_inputs import ScoringInputs
 
 
 @dataclass
@@ -41,7 +41,9 @@ class Spread:
 
 
 @torch.no_grad()
-def consumer_inputs(subject: Subject, progress: Progress = ignore_progress) -> Iterator[tuple[int, dict[str, Spread]]]:
+def consumer_inputs(
+    subject: ScoringInputs, progress: Progress = ignore_progress
+) -> Iterator[tuple[int, dict[str, Spread]]]:
     """Block by block, with the block in memory: name of each consumer -> spread of its inputs in the dense model."""
     states = subject.states()
     for index, _ in subject.blocks():
@@ -58,6 +60,6 @@ def consumer_inputs(subject: Subject, progress: Progress = ignore_progress) -> I
         progress(index + 1, len(subject.decoder))
 
 
-def _watch(subject: Subject, name: str, spread: Spread) -> torch.utils.hooks.RemovableHandle:
+def _watch(subject: ScoringInputs, name: str, spread: Spread) -> torch.utils.hooks.RemovableHandle:
     module = subject.decoder.model.get_submodule(name)
     return module.register_forward_pre_hook(lambda _, args: spread.add(args[0]))

@@ -9,7 +9,7 @@ from pruning_core.calibration.resumed_forward import ResumedForward
 from pruning_core.evaluation.perplexity import window_loss
 from pruning_core.model.coupled_groups import Site
 from pruning_core.progress import Progress, ignore_progress
-from pruning_core.structured.subject import Subject
+from pruning_core.structured.scoring_inputs import ScoringInputs
 
 
 def probe_groups(values: Tensor, count: int) -> list[int]:
@@ -23,7 +23,7 @@ def probe_groups(values: Tensor, count: int) -> list[int]:
 
 @torch.no_grad()
 def measured_losses(
-    subject: Subject, chosen: dict[str, list[list[int]]], tokens: int, progress: Progress = ignore_progress
+    subject: ScoringInputs, chosen: dict[str, list[list[int]]], tokens: int, progress: Progress = ignore_progress
 ) -> dict[str, Tensor]:
     """Site name -> rise of the mean loss in nats per token [chosen sets] float64, each set of groups off by itself.
 
@@ -52,7 +52,9 @@ def measured_losses(
     return rises
 
 
-def _without(subject: Subject, site: Site, groups: list[int], resumed: ResumedForward, states: HiddenStates) -> float:
+def _without(
+    subject: ScoringInputs, site: Site, groups: list[int], resumed: ResumedForward, states: HiddenStates
+) -> float:
     consumer = site.consumer
     weight, columns = subject.weight(consumer.name), consumer.index[groups].flatten().to(subject.decoder.device)
     kept = weight.index_select(consumer.axis, columns)

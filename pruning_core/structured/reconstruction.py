@@ -19,7 +19,7 @@ from pruning_core.progress import Progress, ignore_progress
 from pruning_core.registry import STRICT
 from pruning_core.structured.kept_groups import Plan
 from pruning_core.structured.least_squares import Moments, Refit, refit, relative_error
-from pruning_core.structured.subject import loaded
+from pruning_core.structured.scoring_inputs import loaded
 from pruning_core.structured.surgery import Replacements, kept_slices, mask_groups
 
 

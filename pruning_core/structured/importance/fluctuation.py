@@ -9,7 +9,7 @@ from pruning_core.progress import Progress, ignore_progress
 from pruning_core.structured.importance import IMPORTANCES
 from pruning_core.structured.input_variance import Spread, consumer_inputs
 from pruning_core.structured.scores import Scores
-from pruning_core.structured.subject import Subject
+from pruning_core.structured.scoring_inputs import ScoringInputs
 
 
 @IMPORTANCES.register("fluctuation")
@@ -22,7 +22,7 @@ class Fluctuation:
 
     needs = frozenset({"tokens"})
 
-    def score(self, subject: Subject, progress: Progress = ignore_progress) -> Scores:
+    def score(self, subject: ScoringInputs, progress: Progress = ignore_progress) -> Scores:
         values = {}
         for index, spreads in consumer_inputs(subject, progress):
             for site in subject.of_block(index):
@@ -30,7 +30,7 @@ class Fluctuation:
         # Standardised scores have no unit: that of a head stands for it as a channel's does.
         return Scores(values, per_parameter=False)
 
-    def _of(self, subject: Subject, site: Site, spread: Spread) -> Tensor:
+    def _of(self, subject: ScoringInputs, site: Site, spread: Spread) -> Tensor:
         consumer = site.consumer
         weight = subject.weight(consumer.name).double()
         transposed = isinstance(subject.decoder.model.get_submodule(consumer.matrix), Conv1D)

@@ -20,7 +20,7 @@ from pruning_core.structured.gradients import GradientMoments, gate_slopes, grad
 from pruning_core.structured.importance import IMPORTANCES
 from pruning_core.structured.probes import measured_losses, probe_groups
 from pruning_core.structured.scores import Scores, mean_one
-from pruning_core.structured.subject import Subject
+from pruning_core.structured.scoring_inputs import ScoringInputs
 
 
 @IMPORTANCES.register("hybrid")
@@ -66,7 +66,7 @@ class Hybrid:
     prior: Annotated[float, Field(ge=0)] = 0.25
     samples: Annotated[int, Field(ge=1)] | None = None
 
-    def score(self, subject: Subject, progress: Progress = ignore_progress) -> Scores:
+    def score(self, subject: ScoringInputs, progress: Progress = ignore_progress) -> Scores:
         model = subject.decoder.model
         moments = gradient_moments(model, subject.sites, subject.text()[: self.samples], progress)
         fine = {site.name: fine_estimate(model, site, moments).cpu() for site in subject.sites}
@@ -91,7 +91,7 @@ class Hybrid:
         return mean_one(values) if self.normalise == "mean" else (1 + ranks(values)) / len(values)
 
     def _evidence(
-        self, subject: Subject, fine: dict[str, Tensor], coarse: dict[str, Tensor], progress: Progress
+        self, subject: ScoringInputs, fine: dict[str, Tensor], coarse: dict[str, Tensor], progress: Progress
     ) -> dict[str, list[float]]:
         """Site name -> evidence for fine and for coarse; empty where the fusion asks for none."""
         if "probes" not in self.fusion:

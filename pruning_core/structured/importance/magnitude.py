@@ -3,7 +3,7 @@
 from pruning_core.progress import Progress, ignore_progress
 from pruning_core.structured.importance import IMPORTANCES
 from pruning_core.structured.scores import Scores
-from pruning_core.structured.subject import Subject
+from pruning_core.structured.scoring_inputs import ScoringInputs
 
 
 @IMPORTANCES.register("magnitude")
@@ -12,7 +12,7 @@ class Magnitude:
 
     needs = frozenset()
 
-    def score(self, subject: Subject, progress: Progress = ignore_progress) -> Scores:
+    def score(self, subject: ScoringInputs, progress: Progress = ignore_progress) -> Scores:
         values = {}
         for index, _ in subject.blocks():
             for site in subject.of_block(index):

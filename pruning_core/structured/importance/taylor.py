@@ -11,7 +11,7 @@ from pruning_core.progress import Progress, ignore_progress
 from pruning_core.structured.gradients import GradientMoments, gradient_moments
 from pruning_core.structured.importance import IMPORTANCES
 from pruning_core.structured.scores import Scores
-from pruning_core.structured.subject import Subject
+from pruning_core.structured.scoring_inputs import ScoringInputs
 
 
 @IMPORTANCES.register("taylor")
@@ -31,7 +31,7 @@ class Taylor:
     grouping: Literal["sum", "mean", "max", "prod", "first", "last"] = "sum"
     samples: Annotated[int, Field(ge=1)] | None = None
 
-    def score(self, subject: Subject, progress: Progress = ignore_progress) -> Scores:
+    def score(self, subject: ScoringInputs, progress: Progress = ignore_progress) -> Scores:
         windows = subject.text()[: self.samples]
         moments = gradient_moments(subject.decoder.model, subject.sites, windows, progress)
         model = subject.decoder.model

@@ -15,7 +15,7 @@ from pruning_core.progress import Progress, ignore_progress
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
+class ScoringInputs:
     """A model whose groups are to be scored.
 
     Args:
@@ -72,7 +72,9 @@ def loaded(decoder: Decoder, index: int) -> Iterator[nn.Module]:
             decoder.drop_block(index)
 
 
-def input_squares(subject: Subject, progress: Progress = ignore_progress) -> Iterator[tuple[int, dict[str, Tensor]]]:
+def input_squares(
+    subject: ScoringInputs, progress: Progress = ignore_progress
+) -> Iterator[tuple[int, dict[str, Tensor]]]:
     """Block by block, with the block in memory: name of every matrix -> mean squares of its inputs [in] float64."""
     states = subject.states()
     for index, _ in subject.blocks():
