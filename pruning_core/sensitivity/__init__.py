@@ -19,7 +19,7 @@ Statistics = Callable[[int], list[tuple[InputGroup, LayerStatistics]]]
 
 
 @dataclass(frozen=True)
-class Subject:
+class SensitivityInputs:
     """What a sensitivity may look at; only what its `needs` ask for is set."""
 
     matrices: tuple[Matrix, ...]
@@ -66,7 +66,7 @@ class Sensitivity(Protocol):
     needs: ClassVar[frozenset[str]]
     """Subset of {"model", "weights", "tokens", "statistics", "method"}; see `wants_statistics`."""
 
-    def measure(self, subject: Subject, progress: Progress) -> Profile:
+    def measure(self, subject: SensitivityInputs, progress: Progress) -> Profile:
         """The profile of the subject, whose decoder is left as it was."""
         ...
 

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from pruning_core.progress import Progress, ignore_progress
-from pruning_core.sensitivity import SENSITIVITIES, Profile, Subject
+from pruning_core.sensitivity import SENSITIVITIES, Profile, SensitivityInputs
 from pruning_core.sensitivity.estimation.gradients import (
     checked_windows,
     each_gradient,
@@ -38,7 +38,7 @@ class Fisher:
     seed: int = 0
     needs = frozenset({"model", "tokens"})
 
-    def measure(self, subject: Subject, progress: Progress = ignore_progress) -> Profile:
+    def measure(self, subject: SensitivityInputs, progress: Progress = ignore_progress) -> Profile:
         """The mean over sequences; its errors are those of a sample of sequences."""
         samples = self.traces(subject, progress)
         details = {
@@ -47,7 +47,7 @@ class Fisher:
         }
         return profile_of(samples, subject.matrices, self.normalise, details)
 
-    def traces(self, subject: Subject, progress: Progress = ignore_progress) -> Tensor:
+    def traces(self, subject: SensitivityInputs, progress: Progress = ignore_progress) -> Tensor:
         """[matrices, sequences] float64: the squared norm of each sequence's gradient, one backward each."""
         windows = checked_windows(subject.decoder, subject.windows, self.sequences)
         weights = weights_of(subject.decoder, subject.matrices)

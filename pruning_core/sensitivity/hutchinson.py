@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pruning_core.errors import InputError
 from pruning_core.progress import Progress, ignore_progress
-from pruning_core.sensitivity import SENSITIVITIES, Profile, Subject
+from pruning_core.sensitivity import SENSITIVITIES, Profile, SensitivityInputs
 from pruning_core.sensitivity.estimation.curvature import differences, double_backward, probe
 from pruning_core.sensitivity.estimation.gradients import checked_windows, weights_of
 from pruning_core.sensitivity.estimation.repeated_measurements import (
@@ -67,7 +67,7 @@ class Hutchinson:
             raise ValueError(f"form mixgpt_code fixes {extra[0]}; remove it")
         return self
 
-    def measure(self, subject: Subject, progress: Progress = ignore_progress) -> Profile:
+    def measure(self, subject: SensitivityInputs, progress: Progress = ignore_progress) -> Profile:
         """The mean over probes; its errors are those of a sample of probes on the same sequences."""
         if self.form == "mixgpt_code":
             return self._published(subject, progress)
@@ -83,7 +83,7 @@ class Hutchinson:
         }
         return profile_of(probes, subject.matrices, self.normalise, details)
 
-    def traces(self, subject: Subject, progress: Progress = ignore_progress) -> Tensor:
+    def traces(self, subject: SensitivityInputs, progress: Progress = ignore_progress) -> Tensor:
         """[matrices, probes, sequences] float64: v^T H v of each sequence's own H, as many probes as were needed."""
         windows = _ready(subject, self.sequences)
         weights = weights_of(subject.decoder, subject.matrices)
@@ -97,7 +97,7 @@ class Hutchinson:
             progress(self.max_probes, self.max_probes)
         return torch.stack(found, dim=1)
 
-    def _route(self, subject: Subject) -> str:
+    def _route(self, subject: SensitivityInputs) -> str:
         if self.route != "auto":
             return self.route
         return "double_backward" if subject.decoder.has_experts else "differences"
@@ -107,7 +107,7 @@ class Hutchinson:
             return False
         return _settled(torch.stack(found, dim=1).mean(dim=2), self.tolerance) >= self.share
 
-    def _published(self, subject: Subject, progress: Progress) -> Profile:
+    def _published(self, subject: SensitivityInputs, progress: Progress) -> Profile:
         windows = _ready(subject, 1)
         weights = dict(subject.decoder.model.named_parameters())
         signs = probe(weights, torch.Generator().manual_seed(self.seed))
@@ -121,7 +121,7 @@ class Hutchinson:
         return profile_of(own, subject.matrices, "sum", details)
 
 
-def _ready(subject: Subject, sequences: int | None) -> Tensor:
+def _ready(subject: SensitivityInputs, sequences: int | None) -> Tensor:
     if subject.decoder.dtype.itemsize < 4:
         raise InputError("sensitivity hutchinson needs gradients in float32; set compute.dtype to float32")
     return checked_windows(subject.decoder, subject.windows, sequences)

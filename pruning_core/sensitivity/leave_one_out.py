@@ -14,7 +14,7 @@ from pruning_core.evaluation.forward import window_batches
 from pruning_core.evaluation.perplexity import window_loss
 from pruning_core.model.decoder import Decoder
 from pruning_core.progress import Progress, ignore_progress
-from pruning_core.sensitivity import SENSITIVITIES, Profile, Subject, wants_statistics
+from pruning_core.sensitivity import SENSITIVITIES, Profile, SensitivityInputs, wants_statistics
 from pruning_core.sensitivity.estimation.gradients import checked_windows
 from pruning_core.sensitivity.estimation.repeated_measurements import (
     Normalise,
@@ -39,7 +39,7 @@ class LeaveOneOut:
     normalise: Normalise = "sum"
     needs = frozenset({"model", "tokens", "statistics", "method"})
 
-    def measure(self, subject: Subject, progress: Progress = ignore_progress) -> Profile:
+    def measure(self, subject: SensitivityInputs, progress: Progress = ignore_progress) -> Profile:
         """The mean over windows; its errors are those of a sample of windows, pruned and dense on the same ones."""
         samples = self.increases(subject, progress)
         details = {
@@ -52,7 +52,7 @@ class LeaveOneOut:
         return _shared_by_blocks(samples, subject, self.normalise, details)
 
     @torch.no_grad()
-    def increases(self, subject: Subject, progress: Progress = ignore_progress) -> Tensor:
+    def increases(self, subject: SensitivityInputs, progress: Progress = ignore_progress) -> Tensor:
         """[matrices or blocks, windows] float64: loss with this one pruned less the dense loss, in nats per token."""
         decoder = subject.decoder
         windows = checked_windows(decoder, subject.windows)
@@ -84,7 +84,7 @@ def _losses(resumed: ResumedForward, states: HiddenStates, index: int) -> Tensor
     return torch.tensor(losses, dtype=torch.float64)
 
 
-def _each_pruned(subject: Subject, index: int, whole: bool) -> Iterator[None]:
+def _each_pruned(subject: SensitivityInputs, index: int, whole: bool) -> Iterator[None]:
     """Yields with each matrix of the block pruned in turn (or once with all of them), and leaves the block dense."""
     decoder = subject.decoder
     linears = decoder.linears(index)
@@ -113,7 +113,7 @@ def _put(linears: dict[str, nn.Module], weights: dict[str, nn.Parameter]) -> Non
         module.weight = weights[name]
 
 
-def _shared_by_blocks(samples: Tensor, subject: Subject, normalise: Normalise, details: dict) -> Profile:
+def _shared_by_blocks(samples: Tensor, subject: SensitivityInputs, normalise: Normalise, details: dict) -> Profile:
     """The profile of samples [blocks, windows], whose matrices have the value and the error of their block."""
     sizes = torch.zeros(len(samples), 1, dtype=torch.float64)
     for matrix in subject.matrices:

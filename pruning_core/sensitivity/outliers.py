@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from pruning_core.progress import Progress, ignore_progress
-from pruning_core.sensitivity import SENSITIVITIES, Profile, Statistics, Subject
+from pruning_core.sensitivity import SENSITIVITIES, Profile, SensitivityInputs, Statistics
 from pruning_core.sensitivity.estimation.loaded_matrices import loaded_matrices
 from pruning_core.sensitivity.estimation.repeated_measurements import per_block_profile
 
@@ -23,7 +23,7 @@ class Outliers:
     multiple: Annotated[float, Field(gt=0)] = 5.0
     needs = frozenset({"weights", "statistics"})
 
-    def measure(self, subject: Subject, progress: Progress = ignore_progress) -> Profile:
+    def measure(self, subject: SensitivityInputs, progress: Progress = ignore_progress) -> Profile:
         """The matrices of a block share its value."""
         count = 1 + max(matrix.block for matrix in subject.matrices)
         shares = []

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from pruning_core.progress import Progress, ignore_progress
-from pruning_core.sensitivity import SENSITIVITIES, Profile, Subject
+from pruning_core.sensitivity import SENSITIVITIES, Profile, SensitivityInputs
 from pruning_core.sensitivity.estimation.loaded_matrices import loaded_matrices
 
 BINS = 100
@@ -24,7 +24,7 @@ class Spectral:
 
     needs = frozenset({"weights"})
 
-    def measure(self, subject: Subject, progress: Progress = ignore_progress) -> Profile:
+    def measure(self, subject: SensitivityInputs, progress: Progress = ignore_progress) -> Profile:
         count = 1 + max(matrix.block for matrix in subject.matrices)
         matrices: dict[str, float] = {}
         blocks: list[float] = []
