@@ -10,7 +10,7 @@ from pruning_core.checkpoint.checkpoint import Checkpoint
 from pruning_core.model.coupled_groups import Site, sites_of
 from pruning_core.model.decoder import Decoder, matrix
 from pruning_core.settings.structured import build_ranking, build_reconstruction
-from pruning_core.structured.kept_groups import Plan, plan_table
+from pruning_core.structured.kept_groups import KeptGroups, plan_table
 from pruning_core.structured.surgery import Replacements, kept_slices, stored_parameters, write_pruned
 from tasks.engine.step import Context, step
 from tasks.progress import progress
@@ -33,7 +33,7 @@ def structured_prune(
     params: recipe (for people), ranking (mapping), reconstruction (mapping or None), batch, trust_remote_code, device,
         dtype.
     inputs: source, scores; tokens where there is a reconstruction.
-    writes: a Hugging Face directory; plan.json (`pruning_core.structured.kept_groups.Plan`); plan.txt (a table for
+    writes: a Hugging Face directory; plan.json (`pruning_core.structured.kept_groups.KeptGroups`); plan.txt (a table for
         people).
     """
     ranking = build_ranking(params["ranking"])
@@ -57,7 +57,7 @@ def structured_prune(
 def _facts(
     decoder: Decoder,
     sites: list[Site],
-    plan: Plan,
+    plan: KeptGroups,
     written: dict[str, Any],
     refits: list[dict[str, Any]],
     params: dict[str, Any],
@@ -98,7 +98,7 @@ def _raised(refits: list[dict[str, Any]], reconstruction: dict[str, Any] | None)
     return [{"layer": refit["layer"], "event": "ridge_raised", "ridge": refit["ridge"]} for refit in raised]
 
 
-def _layers(decoder: Decoder, index: int, sites: list[Site], plan: Plan) -> list[dict[str, Any]]:
+def _layers(decoder: Decoder, index: int, sites: list[Site], plan: KeptGroups) -> list[dict[str, Any]]:
     cuts = {name: cut for site in sites if site.block == index for name, cut in kept_slices(site, plan).items()}
     found = []
     for name, module in decoder.linears(index).items():

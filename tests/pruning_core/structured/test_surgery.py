@@ -25,7 +25,7 @@ from pruning_core.errors import InputError
 from pruning_core.model.whole_model import load_whole
 from pruning_core.source import load_model
 from pruning_core.structured.coupling import check_coupling
-from pruning_core.structured.kept_groups import Plan
+from pruning_core.structured.kept_groups import KeptGroups
 from pruning_core.structured.surgery import Replacements, stored_parameters, write_pruned
 
 
@@ -90,7 +90,7 @@ def test_heads_of_an_explicit_width_load_with_transformers_itself(tmp_path: Path
     decoder, sites = opened(directory, ["attention"])
     kept = {site.name: (0, 2, 3) if site.block else (1, 2, 3) for site in sites}
     before, _ = stored_parameters(decoder)
-    plan = Plan("uniform", kept, before, before - sum(site.group_size for site in sites))
+    plan = KeptGroups("uniform", kept, before, before - sum(site.group_size for site in sites))
     write_pruned(decoder, sites, plan, tmp_path / "sliced")
     stock = AutoModelForCausalLM.from_pretrained(tmp_path / "sliced", dtype=torch.float32).eval()
     tokens = token_windows()
@@ -104,7 +104,7 @@ def test_four_queries_to_a_key_go_with_it(tmp_path: Path):
     assert sites[0].heads.per_group == 4
     kept = {site.name: (site.block % 2,) for site in sites}
     before, _ = stored_parameters(decoder)
-    plan = Plan("uniform", kept, before, before - sum(site.group_size for site in sites))
+    plan = KeptGroups("uniform", kept, before, before - sum(site.group_size for site in sites))
     write_pruned(decoder, sites, plan, tmp_path / "sliced")
     stock = AutoModelForCausalLM.from_pretrained(tmp_path / "sliced", dtype=torch.float32).eval()
     tokens = token_windows()
