@@ -17,7 +17,7 @@ from pruning_core.errors import InputError
 from pruning_core.evaluation.perplexity import perplexity
 from pruning_core.model.skeleton import Skeleton
 from pruning_core.model.whole_model import load_whole
-from pruning_core.plan.estimate import Plan, Planner
+from pruning_core.plan.estimate import Planner, ResourceEstimate
 from pruning_core.plan.memory import BASE, GAPS
 from pruning_core.plan.model_shape import anatomy
 from pruning_core.plan.recovery_cost import schooling
@@ -78,7 +78,7 @@ def settings_of(variant: dict, *, sequences: int = 16, length: int = 12, batch: 
     )
 
 
-def planned(config: PretrainedConfig, variant: dict, **settings) -> Plan:
+def planned(config: PretrainedConfig, variant: dict, **settings) -> ResourceEstimate:
     chosen = settings_of(variant, **settings)
     return Planner(config, chosen).plan(chosen.recipe("a"))
 
