@@ -28,7 +28,7 @@ DENSE = 0.01
 
 
 def masks_of(model: Artifact, decoder: WholeDecoder) -> dict[str, Tensor]:
-    """Matrix name -> [out, in] bool, as `TrainableModel` holds them: the stored masks, or the zeros of a pruned checkpoint.
+    """Matrix name -> [out, in] bool, as `TrainableModel` has them: the stored masks, or the zeros of a checkpoint.
 
     Raises:
         InputError: the masks are not of this model.

@@ -33,8 +33,8 @@ def structured_prune(
     params: recipe (for people), ranking (mapping), reconstruction (mapping or None), batch, trust_remote_code, device,
         dtype.
     inputs: source, scores; tokens where there is a reconstruction.
-    writes: a Hugging Face directory; plan.json (`pruning_core.structured.kept_groups.KeptGroups`); plan.txt (a table for
-        people).
+    writes: a Hugging Face directory; plan.json (`pruning_core.structured.kept_groups.KeptGroups`); plan.txt (a
+        table for people).
     """
     ranking = build_ranking(params["ranking"])
     decoder = opened(inputs["source"], params, whole=False)
