@@ -16,8 +16,8 @@ class Recovery(Protocol):
         """Whether it learns from the dense model."""
         ...
 
-    def recover(self, subject: TrainableModel) -> Recovered:
-        """Train the subject's model in place.
+    def recover(self, model: TrainableModel) -> Recovered:
+        """Train the model in place.
 
         Raises:
             InputError: the model, its masks or the windows are not what this method can work on.

@@ -46,8 +46,8 @@ def structured_importance(
     check_coupling(decoder, sites, torch.arange(8)[None] % decoder.model.get_input_embeddings().num_embeddings)
     windows = load_tokens(inputs["tokens"]) if "tokens" in importance.needs else None
     with exclusive:
-        subject = ScoringInputs(decoder, sites, windows, params["batch"])
-        scores = importance.score(subject, progress(params["importance"]["name"]))
+        scoring = ScoringInputs(decoder, sites, windows, params["batch"])
+        scores = importance.score(scoring, progress(params["importance"]["name"]))
     save_file({site.name: scores.of(site).contiguous() for site in sites}, out / "scores.safetensors")
     write_json(out / "notes.json", scores.notes)
     (out / GROUPS_TABLE).write_text(groups_table(sites) + "\n", encoding="utf-8")

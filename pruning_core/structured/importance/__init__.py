@@ -15,8 +15,8 @@ class Importance(Protocol):
     needs: ClassVar[frozenset[str]]
     """Subset of {"tokens", "whole"}: calibration windows; every weight in memory at once."""
 
-    def score(self, subject: ScoringInputs, progress: Progress = ignore_progress) -> Scores:
-        """The scores of all groups of all sites of the subject."""
+    def score(self, inputs: ScoringInputs, progress: Progress = ignore_progress) -> Scores:
+        """The scores of all groups of all sites of the inputs."""
         ...
 
 

@@ -13,5 +13,5 @@ class Both:
 
     needs = frozenset({"tokens"})
 
-    def score(self, subject: ScoringInputs, progress: Progress = ignore_progress) -> Scores:
-        return Scores(combined(subject.sites, *row_and_column(subject, progress)))
+    def score(self, inputs: ScoringInputs, progress: Progress = ignore_progress) -> Scores:
+        return Scores(combined(inputs.sites, *row_and_column(inputs, progress)))

@@ -13,5 +13,5 @@ class Column:
 
     needs = frozenset({"tokens"})
 
-    def score(self, subject: ScoringInputs, progress: Progress = ignore_progress) -> Scores:
-        return Scores(row_and_column(subject, progress)[1])
+    def score(self, inputs: ScoringInputs, progress: Progress = ignore_progress) -> Scores:
+        return Scores(row_and_column(inputs, progress)[1])

@@ -12,11 +12,11 @@ class Magnitude:
 
     needs = frozenset()
 
-    def score(self, subject: ScoringInputs, progress: Progress = ignore_progress) -> Scores:
+    def score(self, inputs: ScoringInputs, progress: Progress = ignore_progress) -> Scores:
         values = {}
-        for index, _ in subject.blocks():
-            for site in subject.of_block(index):
-                squares = (m.per_group(subject.weight(m.name).double().square()) for m in site.members)
+        for index, _ in inputs.blocks():
+            for site in inputs.of_block(index):
+                squares = (m.per_group(inputs.weight(m.name).double().square()) for m in site.members)
                 values[site.name] = sum(squares).sqrt().cpu()
-            progress(index + 1, len(subject.decoder))
+            progress(index + 1, len(inputs.decoder))
         return Scores(values)

@@ -31,11 +31,11 @@ class Taylor:
     grouping: Literal["sum", "mean", "max", "prod", "first", "last"] = "sum"
     samples: Annotated[int, Field(ge=1)] | None = None
 
-    def score(self, subject: ScoringInputs, progress: Progress = ignore_progress) -> Scores:
-        windows = subject.text()[: self.samples]
-        moments = gradient_moments(subject.decoder.model, subject.sites, windows, progress)
-        model = subject.decoder.model
-        values = {site.name: self._grouped(model, site, moments).cpu() for site in subject.sites}
+    def score(self, inputs: ScoringInputs, progress: Progress = ignore_progress) -> Scores:
+        windows = inputs.text()[: self.samples]
+        moments = gradient_moments(inputs.decoder.model, inputs.sites, windows, progress)
+        model = inputs.decoder.model
+        values = {site.name: self._grouped(model, site, moments).cpu() for site in inputs.sites}
         return Scores(values, notes={"windows": len(windows)})
 
     def _grouped(self, model: nn.Module, site: Site, moments: GradientMoments) -> Tensor:
