@@ -8,13 +8,12 @@ from prefect import flow
 from flows.parallel_variants import make_variants
 from pruning_core.errors import ComputationError
 from pruning_core.settings.recipe import BASELINE
-from tasks.engine.step import Context
-from tasks.engine.step_log import StepsSeen
+from tasks.engine.step_log import StepLog
 from tasks.lineage.collect_record import small_files, variant_record
 from tasks.orchestration.flow_runs import owned_run
-from tasks.orchestration.step_tasks import prefect_run
+from tasks.orchestration.step_tasks import prefect_driver
 from tasks.parallel.shard_workers import shard_workers
-from tasks.pipeline.opened import judge
+from tasks.pipeline.opened import judge, opened
 from tasks.pipeline.variant import Pipeline
 from tasks.progress import progress
 from tasks.report.page import write_report
@@ -74,12 +73,11 @@ def run_variants(workspace: Workspace, names: list[str], failed: dict[str, str] 
     """
     for name in names:
         workspace.settings.recipe(name)
-    plain = workspace.context()
-    seen = StepsSeen(prefect_run(plain))
-    pipeline = Pipeline(Context(plain.store, plain.workspace, seen), workspace.settings)
+    log = StepLog(prefect_driver)
+    pipeline = opened(workspace, log)
     judge(pipeline, BASELINE)
     if workspace.settings.compute.variants is not None and len(names) > 1:
-        broken = make_variants(workspace, names, seen)
+        broken = make_variants(workspace, names, log)
         if broken and failed is None:
             raise ComputationError("; ".join(f"{name}: {why}" for name, why in broken.items()))
         (failed if failed is not None else {}).update(broken)
@@ -99,7 +97,7 @@ def run_variants(workspace: Workspace, names: list[str], failed: dict[str, str] 
         pipeline.measured(name)
     if is_repository(workspace.root) and not workspace.overrides:
         _version(workspace, pipeline, names)
-    records = [variant_record(workspace, pipeline, name, seen.about(name)) for name in everything]
+    records = [variant_record(workspace, pipeline, name, log.about(name)) for name in everything]
     shown = progress("recording in MLflow")
     for done, record in enumerate(records):
         shown(done, len(records))

@@ -12,13 +12,12 @@ from flows.actions.inspect import lineage_of
 from flows.compress import run_variants
 from pruning_core.errors import InputError
 from pruning_core.settings.recipe import BASELINE
-from tasks.engine.step import Context
-from tasks.engine.step_log import StepsSeen
+from tasks.engine.step_log import StepLog
 from tasks.orchestration.flow_runs import owned_run
-from tasks.orchestration.step_tasks import prefect_run
+from tasks.orchestration.step_tasks import prefect_driver
 from tasks.parallel.shard_workers import shard_workers
 from tasks.pipeline.export import export_record
-from tasks.pipeline.variant import Pipeline
+from tasks.pipeline.opened import opened
 from tasks.report.export_card import card
 from tasks.store.directories import MANIFEST, RUN
 from tasks.tracking.export_run import track_export
@@ -44,8 +43,7 @@ def export(
     workspace = Workspace.open(Path(root), overrides)
     target = target_of(workspace, variant, format, to)
     with owned_run(workspace.root), shard_workers(workspace):
-        plain = workspace.context()
-        pipeline = Pipeline(Context(plain.store, plain.workspace, StepsSeen(prefect_run(plain))), workspace.settings)
+        pipeline = opened(workspace, StepLog(prefect_driver))
         # Tracked too, so that the run of the export has that of its variant above it.
         run_variants(workspace, [] if variant == BASELINE else [variant])
         record = export_record(pipeline, variant, format)

@@ -14,22 +14,20 @@ from prefect.futures import as_completed
 
 from flows.sweep_variants import Axes, swept
 from pruning_core.errors import ComputationError, InputError
-from tasks.engine.step import Context
-from tasks.engine.step_log import StepsSeen
+from tasks.engine.step_log import StepLog
 from tasks.orchestration import temporary_servers
-from tasks.orchestration.step_tasks import prefect_run
+from tasks.orchestration.step_tasks import prefect_driver
 from tasks.parallel.resident_tasks import Here, end_with_parent
 from tasks.parallel.task_runners import task_runner
-from tasks.pipeline.opened import judge
-from tasks.pipeline.variant import Pipeline
+from tasks.pipeline.opened import judge, opened
 from tasks.store.temporary_dirs import full_disk
 from tasks.workspace.workspace import Workspace
 
 
-def make_variants(workspace: Workspace, names: list[str], seen: StepsSeen, axes: Axes | None = None) -> dict[str, str]:
+def make_variants(workspace: Workspace, names: list[str], log: StepLog, axes: Axes | None = None) -> dict[str, str]:
     """Make and judge variants on the workers of `compute.variants`; those that failed, with the reason.
 
-    What was done is noted in `seen` as each variant is finished.
+    What was done is noted in `log` as each variant is finished.
 
     Args:
         names: variants; dense is judged already.
@@ -50,7 +48,7 @@ def make_variants(workspace: Workspace, names: list[str], seen: StepsSeen, axes:
             if isinstance(found, BaseException):
                 failed[begun[future]] = reason(found, workspace.hidden)
             else:
-                seen.add(found)
+                log.add(found)
 
     here = Here(make_all)
 
@@ -71,10 +69,9 @@ def make(root: str, overrides: list[str], axes: Axes | None, name: str, threads:
     workspace = Workspace.open(Path(root), overrides)
     if axes is not None:
         workspace, _ = swept(workspace, axes)
-    plain = workspace.context()
-    seen = StepsSeen(prefect_run(plain))
-    judge(Pipeline(Context(plain.store, plain.workspace, seen), workspace.settings), name)
-    return seen.records
+    log = StepLog(prefect_driver)
+    judge(opened(workspace, log), name)
+    return log.records
 
 
 def reason(error: BaseException, place: Path) -> str:

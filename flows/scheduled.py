@@ -12,12 +12,11 @@ from flows.compress import run_variants
 from flows.launch import open_scheduled
 from flows.plan.fit import check_room
 from pruning_core.errors import ComputationError, InputError
-from tasks.engine.step import Context
 from tasks.engine.step_log import CACHED, listening
 from tasks.orchestration.flow_runs import owned_run
-from tasks.orchestration.step_tasks import prefect_run
+from tasks.orchestration.step_tasks import prefect_driver
 from tasks.parallel.shard_workers import shard_workers
-from tasks.pipeline.variant import Pipeline
+from tasks.pipeline.opened import opened
 from tasks.promotion.decide import decide, known_decision, scheduled_names
 from tasks.promotion.decision_log import Decision, markdown, reasons, sentence
 from tasks.versioning import is_repository, push
@@ -66,9 +65,7 @@ def _look_and_run(workspace: Workspace) -> tuple[Decision, bool]:
     if len(failed) == len(names):
         raise ComputationError("; ".join(f"{name}: {reason}" for name, reason in failed.items()))
     pushed = _push(workspace, [name for name in names if name not in failed])
-    plain = workspace.context()
-    pipeline = Pipeline(Context(plain.store, plain.workspace, prefect_run(plain)), workspace.settings)
-    decision, new = decide(workspace, pipeline, records, failed, pushed)
+    decision, new = decide(workspace, opened(workspace, prefect_driver), records, failed, pushed)
     if new:
         create_markdown_artifact(markdown(decision), key="decision", description=sentence(decision))
     return decision, new

@@ -8,13 +8,12 @@ from prefect import flow
 from flows.parallel_variants import make_variants, reason
 from flows.sweep_variants import Axes, swept
 from pruning_core.settings.recipe import BASELINE
-from tasks.engine.step import Context
-from tasks.engine.step_log import StepsSeen
+from tasks.engine.step_log import StepLog
 from tasks.lineage.collect_record import small_files, variant_record
 from tasks.orchestration.flow_runs import owned_run
-from tasks.orchestration.step_tasks import prefect_run
+from tasks.orchestration.step_tasks import prefect_driver
 from tasks.parallel.shard_workers import shard_workers
-from tasks.pipeline.opened import judge
+from tasks.pipeline.opened import judge, opened
 from tasks.pipeline.variant import Pipeline
 from tasks.report.page import write_report
 from tasks.tracking.comparison_run import track_comparison
@@ -38,19 +37,18 @@ def sweep(root: str = ".", overrides: list[str] | None = None, axes: Axes | None
     """
     workspace, skipped = swept(Workspace.open(Path(root), overrides), axes or {})
     with owned_run(workspace.root), shard_workers(workspace):
-        plain = workspace.context()
-        seen = StepsSeen(prefect_run(plain))
-        pipeline = Pipeline(Context(plain.store, plain.workspace, seen), workspace.settings)
-        records = [_finished(workspace, pipeline, seen, BASELINE)]
+        log = StepLog(prefect_driver)
+        pipeline = opened(workspace, log)
+        records = [_finished(workspace, pipeline, log, BASELINE)]
         names = list(workspace.settings.variants)
         side_by_side = workspace.settings.compute.variants is not None and len(names) > 1
-        failed = make_variants(workspace, names, seen, axes or {}) if side_by_side else {}
+        failed = make_variants(workspace, names, log, axes or {}) if side_by_side else {}
 
         # A run of its own for each variant: whatever ends it, Prefect keeps the state and the sweep goes on.
         @flow(name="variant of a sweep", flow_run_name="{name}", persist_result=False)
         def variant(name: str) -> None:
             with owned_run(workspace.root):
-                records.append(_finished(workspace, pipeline, seen, name))
+                records.append(_finished(workspace, pipeline, log, name))
 
         for name in [name for name in names if name not in failed]:
             state = variant(name, return_state=True)
@@ -61,9 +59,9 @@ def sweep(root: str = ".", overrides: list[str] | None = None, axes: Axes | None
     return {"records": records, "skipped": skipped, "failed": failed, "report": str(report)}
 
 
-def _finished(workspace: Workspace, pipeline: Pipeline, seen: StepsSeen, name: str) -> dict[str, Any]:
+def _finished(workspace: Workspace, pipeline: Pipeline, log: StepLog, name: str) -> dict[str, Any]:
     """Make a variant and all that is known of it; its speed is measured while nothing else of the sweep is at work."""
     judge(pipeline, name)
     pipeline.measured(name)
-    record = variant_record(workspace, pipeline, name, seen.about(name))
+    record = variant_record(workspace, pipeline, name, log.about(name))
     return record | {"run_id": track_variant(workspace.root, record, small_files(pipeline, name)).run_id}

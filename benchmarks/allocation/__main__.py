@@ -5,7 +5,6 @@ and searches drawn anew for every seed; then the scores of the sweep under a uni
 section of the results page and the figures as JSON; work that is done is found again.
 """
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,8 +13,7 @@ import yaml
 
 from benchmarks.allocation.entries import SEEDS, Ladder, ladders, saliencies
 from benchmarks.allocation.page import raw, section
-from benchmarks.common.command import OutOption, SetOption, SettingsOption, run_command
-from benchmarks.common.sections import put_section
+from benchmarks.common.command import OutOption, SetOption, SettingsOption, run_command, write_section
 from benchmarks.quality.entries import PAPERS, SETTINGS
 from benchmarks.quality.figures import Bench, Figures
 from pruning_core.errors import InputError
@@ -52,9 +50,7 @@ def ladder(
     searches = {one.name: _searches(bench, one) for one in wanted}
     called = name or Path(bench.settings()["model"]).name
     facts = raw(called, bench.settings(), dense, wanted, figures, searches)
-    put_section(out, f"ladder-{called}", section(facts))
-    out.with_name(f"{out.stem}-ladder-{called}.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    typer.echo(f"page       {out}")
+    write_section(out, f"ladder-{called}", section(facts), facts)
 
 
 def _measured(bench: Bench, ladder: Ladder) -> dict[tuple[str, int], Figures]:

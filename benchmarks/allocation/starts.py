@@ -13,8 +13,7 @@ import typer
 import yaml
 
 from benchmarks.allocation.entries import SEEDS, ladders
-from benchmarks.common.command import OutOption, SetOption, SettingsOption, run_command
-from benchmarks.common.sections import put_section
+from benchmarks.common.command import OutOption, SetOption, SettingsOption, run_command, write_section
 from benchmarks.common.tables import table
 from benchmarks.quality.entries import PAPERS, SETTINGS, Entry
 from benchmarks.quality.figures import Bench
@@ -55,9 +54,7 @@ def starts(
         runs[start].append(_run(bench, entry, seed))
         typer.echo(f"{entry.name:44} {runs[start][-1]['final']:.4f}", err=True)
     facts = {"ladder": ladder, "title": known[ladder].title, "settings": bench.settings(), "starts": runs}
-    put_section(out, "starts", section(facts))
-    out.with_name(f"{out.stem}-starts.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    typer.echo(f"page       {out}")
+    write_section(out, "starts", section(facts), facts)
 
 
 def _started(entry: Entry, start: str) -> Entry:

@@ -1,11 +1,14 @@
 """Starting a benchmark's command, and the options that several of them take."""
 
+import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from benchmarks.common.sections import put_section
 from pruning_core.errors import ComputationError, InputError
 
 OutOption = Annotated[Path, typer.Option(help="The page; the figures go beside it.")]
@@ -36,3 +39,10 @@ def run_command(app: typer.Typer) -> None:
     except (InputError, ComputationError) as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2 if isinstance(error, InputError) else 1)
+
+
+def write_section(page: Path, name: str, text: str, figures: Mapping[str, Any]) -> None:
+    """Put a section on its page, and what it was made of as JSON beside the page under the section's name."""
+    put_section(page, name, text)
+    page.with_name(f"{page.stem}-{name}.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    typer.echo(f"page       {page}")

@@ -4,17 +4,18 @@ import datetime
 import importlib.metadata
 import os
 import platform
-from pathlib import Path
 from typing import Any
 
 import psutil
+
+from tasks.machine.hardware import processor
 
 
 def machine(threads: int) -> dict[str, Any]:
     """Processor, memory, versions, date, and how busy the machine was with other work at this moment."""
     packages = ("torch", "transformers", "numba", "safetensors")
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "threads": threads,
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
@@ -24,12 +25,3 @@ def machine(threads: int) -> dict[str, Any]:
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "load": round(psutil.getloadavg()[0], 2),
     }
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -5,7 +5,6 @@ starts. In every round each kernel does each setting once, and ratios are taken 
 """
 
 import json
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ import torch
 import typer
 from torch import Tensor
 
+from benchmarks.common.command import run_command
 from benchmarks.common.machine import machine
 from benchmarks.common.summary import Spread
 from pruning_core.column_sweep import Choice, ColumnSweepResult, column_sweep
@@ -164,8 +164,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        app()
-    except InputError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(2)
+    run_command(app)

@@ -14,10 +14,10 @@ from benchmarks.quality.entries import Entry, Group
 from pruning_core.evaluation.paired import PairedDifference, paired_difference
 from pruning_core.evaluation.size import model_size
 from pruning_core.settings.recipe import BASELINE, Settings
-from tasks.engine.step import Context
-from tasks.engine.step_log import StepsSeen
+from tasks.engine.step import Context, direct
+from tasks.engine.step_log import StepLog
 from tasks.pipeline.variant import Pipeline
-from tasks.steps.evaluate import evaluate, losses_of
+from tasks.steps.evaluate import EvaluateParams, evaluate, losses_of
 from tasks.store.artifact import Artifact
 from tasks.workspace.workspace import Workspace
 
@@ -78,7 +78,7 @@ class Bench:
         self.overrides = overrides
         self.entries = {entry.name: entry for entry in entries}
         plain = Workspace.open(root, overrides).context()
-        self.context = Context(plain.store, plain.workspace, StepsSeen(plain.run))
+        self.context = replace(plain, driver=StepLog(direct))
         self._made = cache(self._pipeline)
 
     @property
@@ -97,7 +97,7 @@ class Bench:
     def evaluated(self, entry: Entry) -> Artifact:
         """Its quality, beside the dense model whatever it was made from."""
         home = self.home
-        params = {"batch": home.settings.evaluation.batch, "trust_remote_code": home.trust}
+        params = EvaluateParams(batch=home.settings.evaluation.batch, trust_remote_code=home.trust)
         inputs = {"model": self.model(entry), "tokens": home.evaluation}
         if self.divergence:
             inputs |= {"source": home.source, "baseline": home.evaluated(BASELINE)}

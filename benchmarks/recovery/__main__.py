@@ -5,7 +5,6 @@ validation windows, never on the text that is judged on. Writes a section of the
 work that is done is found again.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,8 +12,15 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from benchmarks.common.command import OutOption, SeedsOption, SetOption, SettingsOption, TrainingOption, run_command
-from benchmarks.common.sections import put_section
+from benchmarks.common.command import (
+    OutOption,
+    SeedsOption,
+    SetOption,
+    SettingsOption,
+    TrainingOption,
+    run_command,
+    write_section,
+)
 from benchmarks.quality.entries import PAPERS, SETTINGS, Entry
 from benchmarks.quality.figures import Bench, Figures
 from benchmarks.quality.seeds import difference, runs_of
@@ -49,9 +55,7 @@ def recovery(
     names = tuple({name for one in wanted for name in one.trainings})
     rates = scans(Path.cwd(), overrides, papers, names, changes, _say)
     facts = measured(overrides, wanted, tuple(range(seeds)), rates, changes)
-    put_section(out, "recovery", section(facts))
-    out.with_name(f"{out.stem}-recovery.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    typer.echo(f"page       {out}")
+    write_section(out, "recovery", section(facts), facts)
 
 
 def measured(

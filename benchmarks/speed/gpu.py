@@ -5,7 +5,6 @@ kernel against eager. Writes a page and the raw figures as JSON beside it. Witho
 """
 
 import json
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +15,7 @@ import typer
 from transformers import LlamaConfig
 
 from benchmarks.common import sweep
+from benchmarks.common.command import run_command
 from benchmarks.common.launch import ROOT
 from benchmarks.common.machine import machine
 from benchmarks.common.summary import Spread
@@ -164,8 +164,4 @@ def _spread(values: list[float]) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        app()
-    except InputError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(2)
+    run_command(app)

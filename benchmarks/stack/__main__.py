@@ -4,7 +4,6 @@ Every variant is written in every format that can hold it, read again, and count
 narrower matrices may make faster are timed beside the dense model. Writes a section of the results page and figures.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +12,8 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from benchmarks.common.command import OutOption, SetOption, SettingsOption, run_command
+from benchmarks.common.command import OutOption, SetOption, SettingsOption, run_command, write_section
 from benchmarks.common.machine import machine
-from benchmarks.common.sections import put_section
 from benchmarks.common.tables import table
 from benchmarks.quality.entries import PAPERS, SETTINGS, Entry
 from benchmarks.quality.figures import Bench, Figures
@@ -24,7 +22,7 @@ from pruning_core.errors import InputError
 from pruning_core.evaluation.serving import Load, Served, measure_served
 from pruning_core.evaluation.size import model_size
 from pruning_core.export.stored.recognise import weight_bytes
-from tasks.steps.export import export
+from tasks.steps.export import ExportParams, export
 from tasks.steps.serve_speed import engine_of
 from tasks.store.artifact import Artifact
 from tasks.workspace.params import read_params
@@ -74,13 +72,11 @@ def stack(
         "speed": _timed(bench, rows, dense, rounds),
         "settings": bench.settings(),
     }
-    put_section(out, "stack", section(facts))
-    out.with_name(f"{out.stem}-stack.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    typer.echo(f"page       {out}")
+    write_section(out, "stack", section(facts), facts)
 
 
 def _exported(bench: Bench, model: Artifact, spec: dict[str, Any]) -> Artifact:
-    return bench.context.run(export, {"format": spec}, {"model": model}, f"as {spec['name']}")
+    return bench.context.run(export, ExportParams(format=spec), {"model": model}, f"as {spec['name']}")
 
 
 def _row(bench: Bench, entry: Entry) -> Row:

@@ -6,7 +6,6 @@ HyWIA does, is better than the better of the two. Writes a section of the result
 that is done is found again.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,8 +22,8 @@ from benchmarks.common.command import (
     SettingsOption,
     TrainingOption,
     run_command,
+    write_section,
 )
-from benchmarks.common.sections import put_section
 from benchmarks.quality.entries import PAPERS, SETTINGS
 from benchmarks.quality.figures import Bench, Figures
 from benchmarks.quality.seeds import difference, runs_of
@@ -64,9 +63,7 @@ def structured(
     rates = scans(Path.cwd(), overrides, papers, names, changes, _say) if names else {}
     facts = {"name": name} | measured(overrides, wanted, tuple(range(seeds)), rates, changes)
     called = f"structured-{name}" if name else "structured"
-    put_section(out, called, section(facts))
-    out.with_name(f"{out.stem}-{called}.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    typer.echo(f"page       {out}")
+    write_section(out, called, section(facts), facts)
 
 
 def measured(

@@ -22,8 +22,8 @@ from benchmarks.common.command import (
     SettingsOption,
     TrainingOption,
     run_command,
+    write_section,
 )
-from benchmarks.common.sections import put_section
 from benchmarks.common.tables import table
 from benchmarks.quality.entries import PAPERS, SETTINGS, Entry, percent
 from benchmarks.quality.figures import Bench
@@ -64,11 +64,7 @@ def accuracy(
     entries = {(way, seed): way.entry(seed, rates, changes) for way in wanted for seed in range(seeds)}
     overrides.append(f"evaluation.tasks={json.dumps([asked])}")
     facts = {"task": asked} | measured(Bench(Path.cwd(), overrides, entries.values(), divergence=False), entries)
-    put_section(out, "structured-accuracy", section(facts))
-    out.with_name(f"{out.stem}-structured-accuracy.json").write_text(
-        json.dumps(facts, indent=1) + "\n", encoding="utf-8"
-    )
-    typer.echo(f"page       {out}")
+    write_section(out, "structured-accuracy", section(facts), facts)
 
 
 def ways(ratios: list[float] | tuple[float, ...]) -> list[Way]:

@@ -4,7 +4,6 @@ All models take turns in every round, on a machine that should do nothing else. 
 and the figures as JSON.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,9 +11,8 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from benchmarks.common.command import OutOption, RatioOption, SetOption, SettingsOption, run_command
+from benchmarks.common.command import OutOption, RatioOption, SetOption, SettingsOption, run_command, write_section
 from benchmarks.common.machine import machine
-from benchmarks.common.sections import put_section
 from benchmarks.common.summary import Spread, ratio
 from benchmarks.common.tables import spread, table
 from benchmarks.quality.entries import SETTINGS, percent
@@ -45,9 +43,7 @@ def speed(
     """Make the models smaller, measure them in turn, and write the section."""
     ways = [Way(PEER, one, mode, "static") for one in ratio or RATIOS for mode in MODES]
     facts = measured([f"@{settings.resolve()}", *(set_ or [])], ways, rounds, prompt, generated)
-    put_section(out, "structured-speed", section(facts))
-    out.with_name(f"{out.stem}-structured-speed.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    typer.echo(f"page       {out}")
+    write_section(out, "structured-speed", section(facts), facts)
 
 
 def measured(overrides: list[str], ways: list[Way], rounds: int, prompt: int, generated: int) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from benchmarks.quality.seeds import (
 from benchmarks.studies.study import Plan, bullets, head, judged, recipe, tail, title_of
 from benchmarks.studies.texts import OWN, CalibrationText, texts
 from pruning_core.checkpoint.model_files import read_tokenizer
-from tasks.steps.evaluate import evaluate
+from tasks.steps.evaluate import EvaluateParams, evaluate
 
 METHODS = ("wanda", "sparsegpt")
 WITHOUT = "magnitude"
@@ -107,7 +107,7 @@ def _draw(bench: Bench, entry: Entry) -> dict[str, Any]:
     """What one seed drew from a text, and how well the dense model predicts it."""
     pipeline = bench.pipeline(entry)
     windows, home = pipeline.calibration, bench.home
-    params = {"batch": home.settings.evaluation.batch, "trust_remote_code": home.trust}
+    params = EvaluateParams(batch=home.settings.evaluation.batch, trust_remote_code=home.trust)
     judged_on = bench.context.run(evaluate, params, {"model": home.source, "tokens": windows}, "dense on a text")
     return {
         "seed": entry.seed,

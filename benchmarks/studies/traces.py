@@ -1,6 +1,7 @@
 """Hutchinson traces of every probe, taken once; what fewer probes would have told is their first ones."""
 
 import json
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,13 @@ from pruning_core.compress.shares import matrices_of, target_of, unit_of
 from pruning_core.model.whole_model import load_whole
 from pruning_core.sensitivity import SENSITIVITIES, Profile, SensitivityInputs
 from pruning_core.sensitivity.estimation.repeated_measurements import profile_of
-from pruning_core.settings.compute import Running
 from pruning_core.settings.recipe import Settings
 from tasks.engine.step import Context, step
 from tasks.pipeline.variant import Pipeline
 from tasks.progress import progress
-from tasks.steps.allocation import allocation
+from tasks.steps.allocation import AllocationParams, allocation
 from tasks.steps.hidden_states import decoder_of, exclusive, load_tokens
+from tasks.steps.running import OnDevice
 from tasks.steps.sensitivity import PROFILE
 from tasks.store.artifact import Artifact
 from tasks.store.canonical_json import write_json
@@ -27,36 +28,50 @@ from tasks.store.canonical_json import write_json
 TRACES = "traces.safetensors"
 
 
+@dataclass(frozen=True, kw_only=True)
+class TracesParams(OnDevice):
+    """`sensitivity` is a mapping of hutchinson."""
+
+    sensitivity: dict[str, Any]
+
+
 @step("traces", modules=lambda params: [SENSITIVITIES.module("hutchinson")])
-def traces(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, context: Context) -> dict[str, Any]:
+def traces(params: TracesParams, inputs: dict[str, Artifact], out: Path, context: Context) -> dict[str, Any]:
     """v^T H v of every matrix, probe and sequence.
 
-    params: sensitivity (mapping of hutchinson), trust_remote_code, device, dtype.
     inputs: source, tokens.
     writes: traces.safetensors {traces: [matrices, probes, sequences] float64}.
     """
-    chosen, running = SENSITIVITIES.build(params["sensitivity"]), Running(params["device"], params["dtype"])
+    chosen, running = SENSITIVITIES.build(params.sensitivity), params.running
     with exclusive:
         where = {"device": running.torch_device, "dtype": running.torch_dtype}
-        decoder = load_whole(inputs["source"].path, params["trust_remote_code"], **where)
+        decoder = load_whole(inputs["source"].path, params.trust_remote_code, **where)
         subject = SensitivityInputs(matrices_of(decoder), decoder, load_tokens(inputs["tokens"]))
         found = chosen.traces(subject, progress("traces"))
     save_file({"traces": found}, out / TRACES)
     return {"probes": found.shape[1], "sequences": found.shape[2]}
 
 
+@dataclass(frozen=True, kw_only=True)
+class ProfileParams:
+    """How many probes count, and as what."""
+
+    probes: int
+    normalise: str
+    trust_remote_code: bool
+
+
 @step("profile of traces")
-def profile(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, context: Context) -> dict[str, Any]:
+def profile(params: ProfileParams, inputs: dict[str, Artifact], out: Path, context: Context) -> dict[str, Any]:
     """The profile of the first probes.
 
-    params: probes, normalise, trust_remote_code.
     inputs: source, traces.
     writes: profile.json.
     """
     with exclusive:
-        matrices = matrices_of(decoder_of(inputs["source"], params["trust_remote_code"]))
-    probes = traces_in(inputs["traces"])[:, : params["probes"]].mean(dim=2)
-    found = profile_of(probes, matrices, params["normalise"], {"probes": params["probes"]})
+        matrices = matrices_of(decoder_of(inputs["source"], params.trust_remote_code))
+    probes = traces_in(inputs["traces"])[:, : params.probes].mean(dim=2)
+    found = profile_of(probes, matrices, params.normalise, {"probes": params.probes})
     write_json(out / PROFILE, found.facts())
     return found.details
 
@@ -96,13 +111,12 @@ class SharedTraces(Pipeline):
     def traces(self) -> Artifact:
         """Of all probes."""
         measure = by_probes(self.probes, self.sequences, self.settings.calibration.seed)["sensitivity"]
-        running = {name: self.forwards[name] for name in ("device", "dtype")}
-        params = {"sensitivity": measure, "trust_remote_code": self.trust, **running}
+        params = TracesParams(sensitivity=measure, **self.on_device)
         return self.context.run(traces, params, {"source": self.source, "tokens": self.calibration}, "traces")
 
     def profile(self, probes: int, normalise: str = "mean") -> Artifact:
         """What the first `probes` tell."""
-        params = {"probes": probes, "normalise": normalise, "trust_remote_code": self.trust}
+        params = ProfileParams(probes=probes, normalise=normalise, trust_remote_code=self.trust)
         return self.context.run(profile, params, {"source": self.source, "traces": self.traces}, "profile")
 
     def allocation(self, name: str) -> Artifact | None:
@@ -112,12 +126,12 @@ class SharedTraces(Pipeline):
         count, normalise = measure.get("max_probes"), measure.get("normalise")
         if wanted != by_probes(count, self.sequences, self.settings.calibration.seed, normalise):
             return super().allocation(name)
-        params = {
-            "allocation": wanted,
-            "unit": unit_of(recipe.method),
-            "m": getattr(recipe.method.pattern, "m", None),
-            "target": target_of(recipe.method),
-            "trust_remote_code": self.trust,
-        }
+        params = AllocationParams(
+            allocation=wanted,
+            unit=unit_of(recipe.method),
+            m=getattr(recipe.method.pattern, "m", None),
+            target=target_of(recipe.method),
+            trust_remote_code=self.trust,
+        )
         told = self.profile(count, normalise)
         return self.context.run(allocation, params, {"source": self.source, "sensitivity": told}, f"{name} allocation")

@@ -1,6 +1,6 @@
 """Small samples of calibration windows out of one large draw, so that a long text is made tokens once."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,22 @@ from tasks.steps.hidden_states import load_tokens
 from tasks.store.artifact import Artifact
 
 
+@dataclass(frozen=True, kw_only=True)
+class SomeParams:
+    """How many `windows`."""
+
+    windows: int
+
+
 @step("some of the tokens")
-def some(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, context: Context) -> dict[str, Any]:
+def some(params: SomeParams, inputs: dict[str, Artifact], out: Path, context: Context) -> dict[str, Any]:
     """Windows that are evenly spread over those of the input.
 
-    params: windows (how many).
     inputs: tokens.
     writes: tokens.safetensors {tokens: [windows, length] int64}.
     """
     drawn = load_tokens(inputs["tokens"])
-    wanted = params["windows"]
+    wanted = params.windows
     kept = drawn[[place * len(drawn) // wanted for place in range(wanted)]].contiguous()
     save_file({"tokens": kept}, out / "tokens.safetensors")
     return inputs["tokens"].facts | {"windows": wanted, "token_digest": token_digest(kept)}
@@ -46,4 +52,4 @@ class OneDraw(Pipeline):
     def calibration(self) -> Artifact:
         chosen = self.settings.calibration
         whole = self.sampled(replace(chosen, sequences=self.drawn), "calibration")
-        return self.context.run(some, {"windows": chosen.sequences}, {"tokens": whole}, "calibration windows")
+        return self.context.run(some, SomeParams(windows=chosen.sequences), {"tokens": whole}, "calibration windows")

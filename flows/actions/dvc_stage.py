@@ -6,11 +6,12 @@ from flows.console.progress_bars import shown_bars
 from flows.plan.fit import check_room
 from pruning_core.errors import InputError
 from pruning_core.settings.recipe import BASELINE
-from tasks.engine.step import Context
-from tasks.engine.step_log import StepsSeen
+from tasks.engine.step import direct
+from tasks.engine.step_log import StepLog
 from tasks.machine import process_identity
 from tasks.orchestration import prefect_settings
 from tasks.parallel.shard_workers import shard_workers
+from tasks.pipeline.opened import opened
 from tasks.pipeline.variant import Pipeline
 from tasks.versioning import StageOutput, evaluation_output, model_output, place, place_figures, tokens_outputs
 from tasks.workspace.workspace import Workspace
@@ -34,16 +35,15 @@ def run_stage(name: str, variant: str | None, overrides: list[str] | None) -> li
     process_identity.claim()
     if name == "prune" and variant != BASELINE:
         check_room(workspace, [variant], evaluates=False)
-    plain = workspace.context()
-    seen = StepsSeen(plain.run)
-    pipeline = Pipeline(Context(plain.store, plain.workspace, seen), workspace.settings)
+    log = StepLog(direct)
+    pipeline = opened(workspace, log)
     with shown_bars(), shard_workers(workspace):
         place(workspace.root, workspace.store, _outputs(name, variant, pipeline))
         if name == "evaluate":
             place_figures(workspace.root, variant, *pipeline.figures(variant))
             # No output of the stage: kept in the store, where a flow finds it.
             pipeline.written(variant)
-    return [f"{_state(record)} {record['label']}" for record in seen.records]
+    return [f"{_state(record)} {record['label']}" for record in log.records]
 
 
 def _outputs(name: str, variant: str | None, pipeline: Pipeline) -> list[StageOutput]:

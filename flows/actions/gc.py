@@ -10,11 +10,10 @@ from flows.console.progress_bars import shown_bars
 from flows.sweep_variants import swept
 from pruning_core.errors import InputError
 from pruning_core.settings.recipe import BASELINE
-from tasks.engine.step import Context, Step
+from tasks.engine.look import Look
 from tasks.lineage.gc import Item, planned, remove
 from tasks.lineage.gc_roots import Root, roots
-from tasks.pipeline.variant import Pipeline
-from tasks.store.artifact import Artifact
+from tasks.pipeline.opened import judge, opened
 from tasks.store.temporary_dirs import Builds
 from tasks.workspace.workspace import Workspace
 
@@ -93,30 +92,16 @@ def _wanted(workspace: Workspace) -> tuple[list[Root], set[str]]:
     variants = workspace.settings.variants
     if workspace.settings.sweep is not None:
         variants = variants | swept(workspace, {})[0].settings.variants
-    found, following = [], set()
-    seen: list[str] = []
-
-    def look(step: Step, params: dict[str, Any], inputs: dict[str, Artifact | None], label: str = "") -> Any:
-        if not all(inputs.values()):
-            return None
-        key = step.key(params, inputs)
-        seen.append(key)
-        artifact, _ = plain.store.check(key)
-        if artifact is None:
-            following.add(key)
-        return artifact
-
-    plain = workspace.context()
-    settings = replace(workspace.settings, variants=variants)
-    pipeline = Pipeline(Context(plain.store, plain.workspace, look), settings, enforce=False)
+    look, found = Look(), []
+    pipeline = opened(replace(workspace, settings=replace(workspace.settings, variants=variants)), look)
     for name in (BASELINE, *variants):
-        pipeline.evaluated(name)
+        begun = len(look.lookups)
+        judge(pipeline, name)
         pipeline.measured(name)
-        pipeline.task_evaluated(name)
-        pipeline.written(name)
-        found.append(Root(f"params.yaml: {name}", tuple(dict.fromkeys(seen))))
-        seen.clear()
-    return found, following
+        keys = [lookup.call.key for lookup in look.lookups[begun:] if lookup.call.key]
+        found.append(Root(f"params.yaml: {name}", tuple(dict.fromkeys(keys))))
+    missing = {lookup.call.key for lookup in look.lookups if lookup.call.key and lookup.artifact is None}
+    return found, missing
 
 
 def _builds(workspace: Workspace) -> Builds:

@@ -15,8 +15,10 @@ from pruning_core.model.skeleton import Skeleton
 from pruning_core.settings.recipe import BASELINE
 from pruning_core.settings.structured import DEFAULT_FAMILIES
 from pruning_core.structured.kept_groups import groups_table
-from tasks.engine.step import Context, Step
+from tasks.engine.explain import explanation
+from tasks.engine.look import Look
 from tasks.lineage.collect_record import block_entries, making_chain, texts_of
+from tasks.pipeline.opened import judge, opened
 from tasks.pipeline.variant import Pipeline
 from tasks.store.artifact import Artifact
 from tasks.workspace.workspace import Workspace
@@ -28,7 +30,7 @@ def evaluate_directory(path: Path, overrides: list[str] | None, quiet: bool) -> 
         raise InputError(f"there is no model directory {path}; give the folder that holds its config.json")
     given = [*(overrides or []), f"model={json.dumps(str(path.resolve()))}"]
     workspace = Workspace.open(None, given)
-    pipeline = Pipeline(workspace.context(), workspace.settings)
+    pipeline = opened(workspace)
     with shown_bars(quiet):
         quality = pipeline.evaluated(BASELINE)
         answers = pipeline.task_evaluated(BASELINE)
@@ -46,22 +48,11 @@ def evaluate_directory(path: Path, overrides: list[str] | None, quiet: bool) -> 
 
 def explain_variant(name: str, overrides: list[str] | None) -> list[dict[str, Any]]:
     """Per step of a variant: label, cached, reason; nothing is computed or changed."""
-    workspace = Workspace.open(None, overrides)
-    plain = workspace.context()
-    seen: dict[str, dict[str, Any]] = {}
-
-    def look(
-        step: Step, params: dict[str, Any], inputs: dict[str, Artifact | None], label: str = ""
-    ) -> Artifact | None:
-        found = step.explain(plain.store, params, inputs)
-        seen[label] = {"label": label, **found}
-        return plain.store.check(found["key"])[0] if found["cached"] else None
-
-    pipeline = Pipeline(Context(plain.store, plain.workspace, look), workspace.settings, enforce=False)
-    pipeline.evaluated(name)
-    pipeline.task_evaluated(name)
-    pipeline.written(name)
-    return list(seen.values())
+    workspace, look = Workspace.open(None, overrides), Look()
+    pipeline = opened(workspace, look)
+    judge(pipeline, name)
+    lookups = {lookup.call.label: lookup for lookup in look.lookups}
+    return [explanation(pipeline.context.store, lookup) for lookup in lookups.values()]
 
 
 def lineage_of(name: str, overrides: list[str] | None) -> dict[str, Any]:
@@ -77,7 +68,7 @@ def lineage_of(name: str, overrides: list[str] | None) -> dict[str, Any]:
             f"run: espalier {'compare' if name == BASELINE else f'compress {name}'}"
         )
     workspace = Workspace.open(None, overrides)
-    pipeline = Pipeline(workspace.context(), workspace.settings)
+    pipeline = opened(workspace)
     model, quality = pipeline.model(name), pipeline.evaluated(name)
     chain = [_link("source checkpoint", pipeline.source)]
     if name != BASELINE:

@@ -13,10 +13,9 @@ from flows.console.progress_bars import shown_bars
 from flows.plan.fit import check_room
 from pruning_core.errors import ComputationError, InputError
 from pruning_core.settings.recipe import BASELINE
-from tasks.engine.step import Context
 from tasks.lineage.provenance import lineage
 from tasks.lineage.reproduction import changed_since, compared
-from tasks.pipeline.variant import Pipeline
+from tasks.pipeline.opened import opened
 from tasks.store.store import Store
 from tasks.store.temporary_dirs import Builds
 from tasks.tracking.comparison_run import COMPARISON, KIND
@@ -66,8 +65,7 @@ def reproduce_run(prefix: str, from_cache: bool, quiet: bool) -> dict[str, Any]:
     with shown_bars(quiet) as (console, _), _store(workspace, from_cache) as store:
         for line in _change_lines(changed):
             console.print(line, highlight=False, markup=False)
-        pipeline = Pipeline(Context(store, workspace.root), workspace.settings)
-        now = lineage(store, pipeline.evaluated(variant))
+        now = lineage(store, opened(workspace, store=store).evaluated(variant))
     return {"run_id": run["run_id"], "variant": variant, "changed": changed, **compared(then, now)}
 
 

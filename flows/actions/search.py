@@ -12,7 +12,7 @@ from pruning_core.checkpoint.durable_files import replace_bytes
 from pruning_core.settings.recipe import Recipe, parse_recipe
 from tasks.engine.step import Context
 from tasks.pipeline.allocation import allocate
-from tasks.pipeline.variant import Pipeline
+from tasks.pipeline.opened import opened
 from tasks.report.drawings import drawn_search
 from tasks.steps.search import EVENT
 from tasks.store.artifact import Artifact
@@ -32,11 +32,11 @@ def search_variant(name: str, overrides: list[str] | None, quiet: bool) -> dict[
     workspace = Workspace.open(None, overrides)
     recipe = searching(workspace.settings.recipe(name), workspace.settings.compute.target)
     settings = replace(workspace.settings, variants={**workspace.settings.variants, name: recipe})
-    context = workspace.context()
+    pipeline = opened(replace(workspace, settings=settings))
     with shown_bars(quiet):
-        artifact = allocate(Pipeline(context, settings), recipe)
+        artifact = allocate(pipeline, recipe)
     page = write_page(artifact, workspace.hidden / PAGES / f"search-{name}.html")
-    return described(name, artifact, pace(context, artifact)) | {"page": str(page)}
+    return described(name, artifact, pace(pipeline.context, artifact)) | {"page": str(page)}
 
 
 def searching(recipe: Recipe, device: str) -> Recipe:

@@ -2,11 +2,11 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from pruning_core.checkpoint.durable_files import flush_one
 from pruning_core.errors import ComputationError
 
 SYNCED_BYTES = 2**26
@@ -88,8 +88,7 @@ class AppendedFile:
     def _make_durable(self) -> None:
         """Wait until both files are on the disk, the journal last."""
         for path in (self._partial, self._journal):
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+            flush_one(path)
         self._waiting = 0
 
     def _recovered(self, head: bytes, first: bytes) -> bool:

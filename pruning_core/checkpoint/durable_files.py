@@ -13,7 +13,7 @@ def file_sha256(path: Path) -> str:
 
 
 def flush_one(path: Path) -> None:
-    """fsync one file or folder."""
+    """fsync one file or folder, so that a rename never reveals data that is not on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,7 +1,6 @@
 """Safetensors shards filled one tensor at a time, under provisional names until all are written."""
 
 import json
-import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pruning_core.checkpoint.durable_files import flush_one
 from pruning_core.checkpoint.safetensors_format import read_header, write_file
 from pruning_core.errors import ComputationError, InputError
 
@@ -134,7 +134,7 @@ class ShardFiles:
             return
         write_file(self._provisional("unfinished"), self._pending)
         if self._resume:
-            _make_durable(self._provisional("unfinished"))
+            flush_one(self._provisional("unfinished"))
         self._provisional("unfinished").replace(self._shard(self._written))
         self._written += 1
         self._pending = {}
@@ -144,7 +144,7 @@ class ShardFiles:
             groups_file.write_text(
                 json.dumps({key: asdict(group) for key, group in self.groups.items()}), encoding="utf-8"
             )
-            _make_durable(groups_file)
+            flush_one(groups_file)
             groups_file.replace(self._groups_file)
 
     def _recover(self) -> None:
@@ -177,9 +177,3 @@ class ShardFiles:
             return read_header(shard).keys() == {name for group in groups.values() for name in group.tensors}
         except InputError:
             return False
-
-
-def _make_durable(file: Path) -> None:
-    """Wait until its bytes are on the disk, so that a rename never reveals data that is not."""
-    with file.open("rb") as written:
-        os.fsync(written.fileno())

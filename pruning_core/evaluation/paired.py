@@ -76,7 +76,8 @@ def mcnemar(gained: int, lost: int) -> float:
     """
     discordant, fewer = gained + lost, min(gained, lost)
     tail = sum(math.comb(discordant, count) for count in range(fewer + 1))
-    # Whole numbers up to the division, which Python rounds correctly however many digits they have.
+    # Whole numbers up to the division, which Python rounds correctly however many digits they have: the last bit is in
+    # the digest of an evaluation. That of scipy's binomtest, a sum of rounded densities, differs for two in five pairs.
     return min(1.0, 2 * tail / 2**discordant)
 
 
@@ -91,7 +92,8 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Percentile interval of the accuracy difference when items are drawn anew with replacement (Efron, 1979).
 
-    An item adds 1, 0 or -1 to the difference, so a resample is one draw of how many of each it holds.
+    An item adds 1, 0 or -1 to the difference, so a resample is one draw of how many of each it holds: two milliseconds
+    for any number of items, where scipy's bootstrap draws every item of every resample.
     """
     same = items - gained - lost
     drawn = np.random.default_rng(seed).multinomial(items, np.array([gained, same, lost]) / items, size=resamples)

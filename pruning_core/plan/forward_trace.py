@@ -12,10 +12,12 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 aten = torch.ops.aten
-PRODUCTS = (aten.mm.default, aten.addmm.default)
-BATCHED = (aten.bmm.default, aten.baddbmm.default)
+# Only the formulas of torch's counter: while it runs, its hooks hold gradients longer than training alone does.
+FORMULAS = FlopCounterMode(display=False).flop_registry
+BATCHED = (aten.bmm, aten.baddbmm)
 
 
 @dataclass
@@ -58,15 +60,17 @@ class Ledger(TorchDispatchMode):
             # Masks ask whether all tokens count and whether all sequences are whole: they do and are.
             return True
         out = func(*args, **(kwargs or {}))
-        segment = self.segments[-1]
-        if func in PRODUCTS:
-            segment.products += 2 * out.numel() * args[-2].shape[-1]
-        elif func in BATCHED:
-            segment.attention += 2 * out.numel() * args[-2].shape[-1]
+        self._count(func.overloadpacket, out, args, kwargs or {})
         for tensor in tree_leaves(out):
             if isinstance(tensor, Tensor):
                 self._enter(tensor)
         return out
+
+    def _count(self, operation: Any, out: Any, args: tuple, kwargs: dict) -> None:
+        if operation in BATCHED:
+            self.segments[-1].attention += FORMULAS[operation](*args, **kwargs, out_val=out)
+        elif operation in FORMULAS:
+            self.segments[-1].products += FORMULAS[operation](*args, **kwargs, out_val=out)
 
     def _enter(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
@@ -86,10 +90,7 @@ class Ledger(TorchDispatchMode):
 
 @dataclass
 class FusedAttention(TorchFunctionMode):
-    """Stands in for scaled dot product attention, whose fused kernels hold no scores; the meta device has none.
-
-    A backward takes five products where the forward takes two: scores are computed again.
-    """
+    """Stands in for scaled dot product attention, whose fused kernels hold no scores; the meta device has none."""
 
     ledger: Ledger = field(repr=False)
 
@@ -101,25 +102,25 @@ class FusedAttention(TorchFunctionMode):
         if func is not scaled_dot_product_attention:
             return func(*args, **kwargs)
         query, key, value = (*args, *(kwargs.get(name) for name in ("query", "key", "value")[len(args) :]))[:3]
-        full = 2 * query.shape[:-1].numel() * key.shape[-2] * (query.shape[-1] + value.shape[-1])
         # Masked by order, a kernel leaves the later half out.
-        return _Attention.apply(query, key, value, self.ledger, full // 2 if kwargs.get("is_causal") else full)
+        return _Attention.apply(query, key, value, self.ledger, 2 if kwargs.get("is_causal") else 1)
 
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, ledger: Ledger, operations: int) -> Tensor:
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, ledger: Ledger, parts: int) -> Tensor:
         out = query.new_empty(*query.shape[:-1], value.shape[-1])
         # Kernels keep the logarithm of each row's sum beside their output.
         ctx.save_for_backward(query, key, value, out, query.new_empty(query.shape[:-1], dtype=torch.float32))
-        ctx.ledger, ctx.operations = ledger, operations
-        ledger.segments[-1].attention += operations
+        ctx.ledger, ctx.parts = ledger, parts
+        ledger.segments[-1].attention += sdpa_flop_count(query.shape, key.shape, value.shape) // parts
         return out
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, *_ = ctx.saved_tensors
-        ctx.ledger.segments[-1].attention += ctx.operations * 5 // 2
+        operations = sdpa_backward_flop_count(gradient.shape, query.shape, key.shape, value.shape)
+        ctx.ledger.segments[-1].attention += operations // ctx.parts
         return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value), None, None
 
 

@@ -3,10 +3,12 @@
 import re
 import zoneinfo
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
+from datetime import datetime
 from typing import Annotated, Any
 
 import pydantic.dataclasses
+from cronsim import CronSim, CronSimError
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from pruning_core.errors import InputError
@@ -161,67 +163,41 @@ def _fields(cls: type) -> list[str]:
     return list(cls.__dataclass_fields__)
 
 
-MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
-RANGE = re.compile(r"(\*|\w+)(?:-(\w+))?(?:/(\d+))?")
-
-
-@dataclass(frozen=True)
-class _Field:
-    """What one place may hold; `names` stand for `lowest`, `lowest` + 1, ..."""
-
-    name: str
-    lowest: int
-    highest: int
-    names: tuple[str, ...] = ()
-
-    def check(self, text: str) -> None:
-        """Raise ValueError where `text` is not a list of numbers, ranges and steps within the bounds."""
-        for part in text.split(","):
-            found = RANGE.fullmatch(part)
-            if found is None:
-                raise ValueError(
-                    f"the {self.name} {text!r} is not *, a number, a range such as 1-5 or a step such as */2"
-                )
-            first, last, step = found.groups()
-            if first == "*" and last is not None:
-                raise ValueError(f"the {self.name} {text!r} begins a range with *; write a number")
-            bounds = [self._number(value) for value in (first, last) if value not in (None, "*")]
-            if bounds != sorted(bounds):
-                raise ValueError(f"the {self.name} {text!r} is a range that ends before it begins")
-            if step is not None and (int(step) == 0 or (first != "*" and last is None)):
-                raise ValueError(f"the {self.name} {text!r} has a step of nothing; write for example */5 or 10-50/5")
-
-    def _number(self, text: str) -> int:
-        lower = text.lower()
-        value = self.names.index(lower) + self.lowest if lower in self.names else int(text) if text.isdecimal() else -1
-        if not self.lowest <= value <= self.highest:
-            raise ValueError(f"the {self.name} is a number from {self.lowest} to {self.highest}, not {text!r}")
-        return value
-
-
-FIELDS = (
-    _Field("minute", 0, 59),
-    _Field("hour", 0, 23),
-    _Field("day of the month", 1, 31),
-    _Field("month", 1, 12, MONTHS),
-    # 0 and 7 are both Sunday.
-    _Field("day of the week", 0, 7, DAYS),
-)
+# The names are those in cronsim's errors.
+CRON_FIELDS = {
+    "minute": "0 to 59",
+    "hour": "0 to 23",
+    "day-of-month": "1 to 31, a day that one of the months has",
+    "month": "1 to 12 or jan to dec",
+    "day-of-week": "0 to 7 or sun to sat",
+}
+# The last working day of a month and the last Friday as cronsim writes them; Prefect's parser reads other signs.
+NOT_IN_PREFECT = re.compile(r"LW|\dL|\bL/", re.IGNORECASE)
 
 
 def check_cron(text: str) -> str:
-    """`text`, when it is five fields of `*`, numbers, names of months and days, ranges, lists and steps.
+    """`text`, when it is a cron expression of five fields that Prefect can run.
 
     Raises:
         ValueError: it is not; says which field.
     """
     parts = text.split()
-    if len(parts) != len(FIELDS):
+    if len(parts) != len(CRON_FIELDS):
         raise ValueError(
             f"has {len(parts)} fields, a cron expression has five: minute, hour, day of the month, month, day of the "
             "week, such as 0 3 * * *"
         )
-    for known, part in zip(FIELDS, parts, strict=True):
-        known.check(part)
+    if NOT_IN_PREFECT.search(text):
+        raise ValueError("has a last weekday, which Prefect does not read; write for example L, as in 0 3 L * *")
+    if "#" in text and parts[2] != "*":
+        raise ValueError("has a # beside a day of the month, of which Prefect takes one; write * there: 0 3 * * 5#1")
+    try:
+        # Prefect looks for the day of the month even where a day of the week would do.
+        for days in (parts[4], "*"):
+            CronSim(" ".join([*parts[:4], days]), datetime(2000, 1, 1))
+    except CronSimError as error:
+        name = str(error).removeprefix("Bad ")
+        raise ValueError(
+            f"has a bad {name}; write {CRON_FIELDS[name]}, ranges such as 1-5 and steps such as */2, as in 0 3 * * 1-5"
+        ) from None
     return text

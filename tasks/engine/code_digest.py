@@ -8,6 +8,7 @@ invisible here: the step names it (see tasks.engine.step).
 import ast
 import functools
 import sys
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -18,6 +19,8 @@ PACKAGES = ("pruning_core", "tasks")
 PLUGINS = "workspace_plugins"
 """The package of the files that a workspace adds (tasks.workspace.plugins)."""
 FOLLOWED = (*PACKAGES, PLUGINS)
+_PARSING = threading.Lock()
+"""Held around `ast.parse`, which counts its depth for all threads together and fails when two are at it."""
 STEPS = "tasks.steps"
 """Of tasks/ only this room makes results; the rest carries, stores and shows them, and its edits throw none away."""
 
@@ -81,7 +84,8 @@ class SourceTree:
             path = self._path(name)
             if path is None:
                 raise ComputationError(f"the code of module {name} was not found below {self.root}")
-            tree = without_docstrings(ast.parse(path.read_bytes(), filename=str(path)))
+            with _PARSING:
+                tree = without_docstrings(ast.parse(path.read_bytes(), filename=str(path)))
             package = name if path.name == "__init__.py" else name.rpartition(".")[0]
             self._parsed[name] = digest_of(ast.dump(tree)), frozenset(self._imports(tree, name, package))
         return self._parsed[name]

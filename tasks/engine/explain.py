@@ -4,6 +4,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from tasks.engine.look import Lookup
+from tasks.engine.step import Call
 from tasks.store.directories import RUN
 from tasks.store.store import Store
 
@@ -11,26 +13,23 @@ Change = dict[str, Any]
 ABSENT = "absent"
 
 
-def explanation(store: Store, kind: str, key: str | None, ingredients: dict[str, Any]) -> dict[str, Any]:
-    """{"step", "key", "cached", "path", "reason", "nearest", "changes"}; nothing in the store is changed.
-
-    Args:
-        key: None when an input is not computed yet.
-        ingredients: as `Step.ingredients` gives them.
+def explanation(store: Store, lookup: Lookup) -> dict[str, Any]:
+    """{"step", "label", "key", "cached", "path", "reason", "nearest", "changes"} of a call that was looked for.
 
     Returns:
         `reason` is one sentence; `nearest` is the key of the stored artifact of this kind with the fewest
         changes (the newest of equals) or None; each change is {"what": "params" | "input" | "source" |
         "version", "where": path or name, "old": value, "new": value}, with "absent" for what one side lacks.
     """
-    found, problem = store.check(key) if key else (None, None)
-    result = {"step": kind, "key": key, "cached": found is not None, "path": found and str(found.path)}
+    call, found = lookup.call, lookup.artifact
+    result = {"label": call.label, "step": call.step.name, "key": call.key}
+    result |= {"cached": found is not None, "path": found and str(found.path)}
     if found:
-        return {**result, "reason": "the result is stored and intact", "nearest": key, "changes": []}
-    if problem:
-        reason = f"the stored result was altered: {problem}"
-        return {**result, "reason": reason, "nearest": key, "changes": []}
-    nearest, differing = _nearest(store, kind, ingredients)
+        return {**result, "reason": "the result is stored and intact", "nearest": call.key, "changes": []}
+    if lookup.problem:
+        reason = f"the stored result was altered: {lookup.problem}"
+        return {**result, "reason": reason, "nearest": call.key, "changes": []}
+    nearest, differing = _nearest(store, call)
     if nearest is None:
         reason = "no result of this step is stored yet"
     else:
@@ -80,12 +79,12 @@ def _contents(inputs: dict[str, dict[str, str] | None]) -> dict[str, str]:
     return {name: facts["digest"] if facts else "not computed yet" for name, facts in inputs.items()}
 
 
-def _nearest(store: Store, kind: str, ingredients: dict[str, Any]) -> tuple[str | None, list[Change]]:
+def _nearest(store: Store, call: Call) -> tuple[str | None, list[Change]]:
     candidates = []
     for artifact in store.artifacts():
-        if artifact.kind == kind:
+        if artifact.kind == call.step.name:
             started = json.loads((artifact.path / RUN).read_text())["started"]
-            candidates.append((changes(artifact.manifest, ingredients), started, artifact.key))
+            candidates.append((changes(artifact.manifest, call.ingredients), started, artifact.key))
     if not candidates:
         return None, []
     candidates.sort(key=lambda one: one[1:], reverse=True)

@@ -1,12 +1,20 @@
 """Steps: functions whose result is an artifact, computed once per key.
 
+    @dataclass(frozen=True, kw_only=True)
+    class PruneParams:
+        sparsity: float
+
     @step("prune")
-    def prune(params: dict, inputs: dict[str, Artifact], out: Path, context: Context) -> dict | None:
+    def prune(params: PruneParams, inputs: dict[str, Artifact], out: Path, context: Context) -> dict | None:
         ...write files below out...
         return facts
 
 The key is everything that the result depends on: the parameters, the content of the inputs, the code that
 computes and the versions of the libraries that compute. It never holds a run id, a time or a path.
+
+`context.run(step, params, inputs, label)` makes a `Call` of them, whose key is worked out there and nowhere else, and
+hands it to the context's driver: `direct` here, `tasks.orchestration.step_tasks.prefect_driver`, or
+`tasks.engine.look.Look`.
 """
 
 import functools
@@ -14,21 +22,119 @@ import importlib
 import importlib.metadata
 import platform
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pruning_core.errors import ComputationError
 from tasks.engine.code_digest import module_digests
-from tasks.engine.explain import explanation
+from tasks.engine.params import as_json, of_json, params_type
 from tasks.store.artifact import Artifact
-from tasks.store.canonical_json import digest_of, plain
+from tasks.store.canonical_json import digest_of
 from tasks.store.store import Store
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "numba", "safetensors")
 
-StepFunction = Callable[[dict[str, Any], dict[str, Artifact], Path, "Context"], dict[str, Any] | None]
+StepFunction = Callable[[Any, dict[str, Artifact], Path, "Context"], dict[str, Any] | None]
+Driver = Callable[["Context", "Call"], Any]
+"""driver(context, call) -> Artifact: how a step is run. A driver that only looks returns None for what is not there."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A named, cached computation; see the module's docstring."""
+
+    name: str
+    function: StepFunction
+    modules: Callable[[Any], list[str]] | None = None
+    unkeyed: tuple[str, ...] = ()
+    params: type | None = None
+
+    def __reduce__(self) -> tuple[Callable[..., "Step"], tuple[str, str]]:
+        # Workers of a cluster are sent the name of a step, never its code.
+        return load_step, (self.function.__module__, self.function.__qualname__)
+
+    def call(self, params: Any, inputs: Mapping[str, Artifact | None], label: str = "") -> "Call":
+        """The step with what it is given, and its key.
+
+        Args:
+            params: of the step's own type, or the same as a mapping.
+
+        Raises:
+            InputError: params holds a path, NaN, a date or a key that is not text.
+        """
+        params = as_json(self.parsed(params) if isinstance(params, Mapping) else params)
+        ingredients = self.ingredients(params, inputs)
+        key = key_of(ingredients) if all(inputs.values()) else None
+        return Call(self, params, dict(inputs), ingredients, key, label or self.name)
+
+    def parsed(self, params: Mapping[str, Any]) -> Any:
+        """Plain JSON as what the step's function takes: a copy, which it may change."""
+        return of_json(self.params, params)
+
+    def ingredients(self, params: dict[str, Any], inputs: Mapping[str, Artifact | None]) -> dict[str, Any]:
+        """Everything that the key depends on, as JSON, for the manifest and for `explain`; `params` is plain JSON."""
+        chosen = self.modules(self.parsed(params)) if self.modules else []
+        modules = module_digests([self.function.__module__, *chosen])
+        return {
+            "step": self.name,
+            "params": {name: value for name, value in params.items() if name not in self.unkeyed},
+            "inputs": {name: _input_facts(artifact) for name, artifact in inputs.items()},
+            "source": digest_of(modules),
+            "modules": modules,
+            "versions": versions(),
+        }
+
+
+@dataclass(frozen=True)
+class Call:
+    """A step with what it is given: all that a driver needs, worked out once.
+
+    Args:
+        params: plain JSON.
+        inputs: name -> artifact, None where a driver that only looks found none.
+        ingredients: as `Step.ingredients` gives them.
+        key: sha256 over the step's name, params, input digests, source and library versions, 64 hex digits; None
+            while an input is not computed.
+        label: for people (it names the variant); changes nothing.
+    """
+
+    step: Step
+    params: dict[str, Any]
+    inputs: dict[str, Artifact | None]
+    ingredients: dict[str, Any]
+    key: str | None
+    label: str
+
+
+def direct(context: "Context", call: Call, missed: bool = False) -> Artifact:
+    """Find the result of a call, or compute it in this process; the driver without an orchestrator.
+
+    Args:
+        missed: it was looked for just now and is not there.
+
+    Raises:
+        ComputationError: an input is not computed, or was altered since it was found.
+    """
+    inputs = {name: artifact for name, artifact in call.inputs.items() if artifact is not None}
+    if call.key is None:
+        raise ComputationError(f"{call.label} needs {', '.join(call.inputs.keys() - inputs.keys())}, not computed yet")
+    within = replace(context, key=call.key)
+
+    def compute(out: Path) -> dict[str, Any] | None:
+        _require_intact(context.store, inputs)
+        facts = call.step.function(call.step.parsed(call.params), dict(inputs), out, within)
+        # Once more: what was altered under the step's hands may have been read.
+        _require_intact(context.store, inputs)
+        return facts
+
+    provenance = {name: value for name, value in call.ingredients.items() if name != "step"}
+    make = context.store.compute if missed else context.store.get_or_compute
+    artifact = make(call.step.name, call.key, provenance, compute)
+    if not artifact.hit:
+        context.store.discard_scratch(call.key)
+    return artifact
 
 
 @dataclass(frozen=True)
@@ -38,19 +144,21 @@ class Context:
     Args:
         store: where artifacts are.
         workspace: the folder that holds params.yaml.
-        run: run(step, params, inputs, label="") -> Artifact; how steps are driven. By default here and now.
+        driver: how steps are run; by default here and now.
         key: inside a step, the key that it computes; "" elsewhere.
     """
 
     store: Store
     workspace: Path
-    run: Callable[..., Artifact] | None = None
+    driver: Driver = direct
     key: str = ""
 
-    def __post_init__(self) -> None:
-        # Bound to this context, also when `dataclasses.replace` made it from one that ran directly.
-        if self.run is None or getattr(self.run, "func", None) is direct:
-            object.__setattr__(self, "run", functools.partial(direct, self))
+    def run(self, step: Step, params: Any, inputs: Mapping[str, Artifact | None], label: str = "") -> Any:
+        """The artifact of (params, inputs), found or computed; from a driver that only looks, None where it is missing.
+
+        `label` is for people (it names the variant) and changes nothing.
+        """
+        return self.driver(self, step.call(params, inputs, label))
 
     @property
     def scratch(self) -> Path:
@@ -58,83 +166,8 @@ class Context:
         return self.store.scratch(self.key)
 
 
-def direct(
-    context: Context, step: "Step", params: dict[str, Any], inputs: dict[str, Artifact], label: str = ""
-) -> Artifact:
-    """Run a step in this process, without an orchestrator."""
-    return step.run(context, params, inputs, label)
-
-
-@dataclass(frozen=True)
-class Step:
-    """A named, cached computation; see the module's docstring."""
-
-    name: str
-    function: StepFunction
-    modules: Callable[[dict[str, Any]], list[str]] | None = None
-    unkeyed: tuple[str, ...] = ()
-
-    def __reduce__(self) -> tuple[Callable[..., "Step"], tuple[str, str]]:
-        # Workers of a cluster are sent the name of a step, never its code.
-        return load_step, (self.function.__module__, self.function.__qualname__)
-
-    def ingredients(self, params: dict[str, Any], inputs: dict[str, Artifact | None]) -> dict[str, Any]:
-        """Everything that the key depends on, as JSON, for the manifest and for `explain`.
-
-        Raises:
-            InputError: params holds a path, NaN, a date or a key that is not text.
-        """
-        params = plain(params, "params")
-        chosen = self.modules(params) if self.modules else []
-        params = {name: value for name, value in params.items() if name not in self.unkeyed}
-        modules = module_digests([self.function.__module__, *chosen])
-        return {
-            "step": self.name,
-            "params": params,
-            "inputs": {name: _input_facts(artifact) for name, artifact in inputs.items()},
-            "source": digest_of(modules),
-            "modules": modules,
-            "versions": versions(),
-        }
-
-    def key(self, params: dict[str, Any], inputs: dict[str, Artifact]) -> str:
-        """sha256 over the step's name, params, input digests, source and library versions; 64 hex digits."""
-        return key_of(self.ingredients(params, inputs))
-
-    def run(self, context: Context, params: dict[str, Any], inputs: dict[str, Artifact], label: str = "") -> Artifact:
-        """The artifact of (params, inputs): found in the context's store, or computed into it.
-
-        `label` is for people (it names the variant) and changes nothing.
-        """
-        found = self.ingredients(params, inputs)
-        key = key_of(found)
-        within = replace(context, key=key)
-
-        def compute(out: Path) -> dict[str, Any] | None:
-            _require_intact(context.store, inputs)
-            facts = self.function(plain(params), dict(inputs), out, within)
-            # Once more: what was altered under the step's hands may have been read.
-            _require_intact(context.store, inputs)
-            return facts
-
-        provenance = {name: value for name, value in found.items() if name != "step"}
-        artifact = context.store.get_or_compute(self.name, key, provenance, compute)
-        if not artifact.hit:
-            context.store.discard_scratch(key)
-        return artifact
-
-    def explain(self, store: Store, params: dict[str, Any], inputs: dict[str, Artifact | None]) -> dict[str, Any]:
-        """Whether (params, inputs) is cached and, if not, what differs from the most similar artifact stored.
-
-        An input that is not computed yet is given as None. See `tasks.engine.explain.explanation` for the form.
-        """
-        found = self.ingredients(params, inputs)
-        key = key_of(found) if all(inputs.values()) else None
-        return explanation(store, self.name, key, found)
-
-
 def step(
-    name: str, modules: Callable[[dict[str, Any]], list[str]] | None = None, unkeyed: tuple[str, ...] = ()
+    name: str, modules: Callable[[Any], list[str]] | None = None, unkeyed: tuple[str, ...] = ()
 ) -> Callable[[StepFunction], Step]:
     """Make a Step of a function.
 
@@ -144,7 +177,7 @@ def step(
             the imports of the step's own module do not show.
         unkeyed: params that say how to compute and leave the result as it is; no part of the key.
     """
-    return lambda function: Step(name, function, modules, unkeyed)
+    return lambda function: Step(name, function, modules, unkeyed, params_type(function))
 
 
 def load_step(module: str, name: str) -> Step:

@@ -7,7 +7,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
-from tasks.engine.step import Step
+from tasks.engine.step import Call, Context, Driver
 from tasks.store.artifact import Artifact
 
 CACHED = "Cached"
@@ -28,35 +28,34 @@ def listening(listener: Listener) -> Iterator[None]:
 
 
 @dataclass
-class StepsSeen:
-    """Wraps a `run`; the same step asked for again in one run is answered from memory.
+class StepLog:
+    """Drives steps by another driver and notes them; the same call again in one run is answered from memory.
 
     Args:
-        run: the driver that does the work.
+        driver: does the work.
     """
 
-    run: Callable[..., Artifact]
+    driver: Driver
     records: list[dict[str, Any]] = field(default_factory=list)
-    _known: dict[str, Artifact] = field(default_factory=dict)
-    _elsewhere: set[str] = field(default_factory=set)
+    _artifacts: dict[str, Artifact] = field(default_factory=dict)
+    _labels_elsewhere: set[str] = field(default_factory=set)
 
-    def __call__(self, step: Step, params: dict[str, Any], inputs: dict[str, Artifact], label: str = "") -> Artifact:
+    def __call__(self, context: Context, call: Call) -> Artifact:
         """Run the step, once, and note it."""
-        key = step.key(params, inputs)
-        if key in self._known:
-            return self._known[key]
+        if call.key in self._artifacts:
+            return self._artifacts[call.key]
         begun = time.monotonic()
-        artifact = self.run(step, params, inputs, label)
-        self._known[key] = artifact
-        if artifact.hit and (label or step.name) in self._elsewhere:
+        artifact = self._artifacts[call.key] = self.driver(context, call)
+        if artifact.hit and call.label in self._labels_elsewhere:
             return artifact
-        record = {
-            "name": step.name,
-            "label": label or step.name,
-            "state": CACHED if artifact.hit else COMPUTED,
-            "seconds": round(time.monotonic() - begun, 3),
-        }
-        self._note(record)
+        self._note(
+            {
+                "name": call.step.name,
+                "label": call.label,
+                "state": CACHED if artifact.hit else COMPUTED,
+                "seconds": round(time.monotonic() - begun, 3),
+            }
+        )
         return artifact
 
     def add(self, records: list[dict[str, Any]]) -> None:
@@ -64,7 +63,7 @@ class StepsSeen:
         for record in records:
             if record["state"] == COMPUTED or record["label"] not in {known["label"] for known in self.records}:
                 self._note(record)
-        self._elsewhere |= {record["label"] for record in records}
+        self._labels_elsewhere |= {record["label"] for record in records}
 
     def _note(self, record: dict[str, Any]) -> None:
         self.records.append(record)

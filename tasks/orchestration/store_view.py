@@ -13,26 +13,17 @@ from prefect.results import ResultRecordMetadata
 from prefect.serializers import JSONSerializer
 
 from pruning_core.checkpoint.durable_files import replace_bytes
-from tasks.engine.step import Step
-from tasks.store.artifact import Artifact
 from tasks.store.locks import FileLock, is_locked
 from tasks.store.store import Store
 
 
 @dataclasses.dataclass
-class StepKey(CachePolicy):
-    """The key of Prefect's record is the key of the step, which knows its code and its inputs' content."""
-
-    step: Step | None = None
+class KeyOfCall(CachePolicy):
+    """The key of Prefect's record is the key of the call."""
 
     def compute_key(self, task_ctx: Any, inputs: dict[str, Any], flow_parameters: dict[str, Any], **kwargs: Any) -> str:
-        """The step's key; of an exception raised here Prefect only says so in its log."""
-        return self.step.key(inputs["params"], artifacts(inputs["references"]))
-
-
-def artifacts(references: dict[str, dict[str, str]]) -> dict[str, Artifact]:
-    """Named references as named artifacts."""
-    return {name: Artifact.from_reference(reference) for name, reference in references.items()}
+        """That of the call, which has it: an exception raised here would only be a line in Prefect's log."""
+        return inputs["call"].key
 
 
 class StoreView(WritableFileSystem):

@@ -20,6 +20,7 @@ import torch.distributed as dist
 
 from pruning_core.calibration.shards import Shards, reaching
 from pruning_core.errors import InputError
+from tasks.engine.params import as_json
 from tasks.parallel.rendezvous import came
 from tasks.store.artifact import Artifact
 from tasks.workspace.plugins import load_plugins, loaded_plugins
@@ -55,13 +56,12 @@ def summoned_by(summon: Callable[[], None]) -> Iterator[None]:
         _SUMMON.reset(token)
 
 
-def shards_of(params: dict[str, Any]) -> Shards:
-    """How the windows of a step with these params are divided, and which of them this process holds.
+def shards_of(count: int) -> Shards:
+    """How the windows of a step with so many shards are divided, and which of them this process holds.
 
     Raises:
         InputError: another number of shards than of processes.
     """
-    count = params.get("shards", 1)
     if count > 1 and processes() == 1 and (summon := _SUMMON.get()):
         summon()
     if processes() == 1:
@@ -91,9 +91,7 @@ def leave() -> None:
 
 
 @contextlib.contextmanager
-def together(
-    module: str, name: str, params: dict[str, Any], inputs: dict[str, Artifact], context: "Context"
-) -> Iterator[None]:
+def together(module: str, name: str, params: Any, inputs: dict[str, Artifact], context: "Context") -> Iterator[None]:
     """Around what a step calibrates: the others are told to run this step too, and a failure parts all of them.
 
     Nothing to do where this process is alone or follows itself.
@@ -103,7 +101,7 @@ def together(
         return
     job = {
         "step": [module, name],
-        "params": params,
+        "params": as_json(params),
         "inputs": {label: artifact.reference() for label, artifact in inputs.items()},
         "store": str(context.store.root.resolve()),
         "workspace": str(context.workspace.resolve()),
@@ -137,7 +135,8 @@ def follow() -> None:
         context = Context(Store(Path(job["store"])), Path(job["workspace"]), key=job["key"])
         inputs = {label: Artifact.from_reference(reference) for label, reference in job["inputs"].items()}
         with tempfile.TemporaryDirectory(prefix="espalier-shard-") as folder:
-            load_step(*job["step"]).function(job["params"], inputs, Path(folder), context)
+            step = load_step(*job["step"])
+            step.function(step.parsed(job["params"]), inputs, Path(folder), context)
 
 
 def _send(message: bytes) -> None:

@@ -12,11 +12,11 @@ from pruning_core.sensitivity import SENSITIVITIES, wants_statistics
 from pruning_core.settings.recipe import Recipe
 from pruning_core.settings.windows import Calibration
 from tasks.pipeline.inputs import Inputs
-from tasks.steps.allocation import allocation
+from tasks.steps.allocation import AllocationParams, allocation
 from tasks.steps.hidden_states import load_tokens
-from tasks.steps.levels import levels
-from tasks.steps.search import search
-from tasks.steps.sensitivity import sensitivity
+from tasks.steps.levels import LevelsParams, levels
+from tasks.steps.search import SearchParams, search
+from tasks.steps.sensitivity import SensitivityParams, sensitivity
 from tasks.store.artifact import Artifact
 
 
@@ -25,13 +25,13 @@ def allocate(shared: Inputs, recipe: Recipe) -> Artifact | None:
     if isinstance(recipe.allocation, Evolutionary):
         return searched(shared, recipe)
     pattern = recipe.method.pattern
-    params = {
-        "allocation": recipe.spec["allocation"],
-        "unit": unit_of(recipe.method),
-        "m": getattr(pattern, "m", None),
-        "target": target_of(recipe.method),
-        "trust_remote_code": shared.trust,
-    }
+    params = AllocationParams(
+        allocation=recipe.spec["allocation"],
+        unit=unit_of(recipe.method),
+        m=getattr(pattern, "m", None),
+        target=target_of(recipe.method),
+        trust_remote_code=shared.trust,
+    )
     inputs = {"source": shared.source}
     # Levels first: a menu that cannot be is told before any work is done.
     if "levels" in recipe.allocation.needs:
@@ -57,15 +57,14 @@ def searched(shared: Inputs, recipe: Recipe) -> Artifact | None:
         if chosen.sensitivity_spec is not None:
             inputs[f"sensitivity-{number}"] = measured_sensitivity(shared, chosen.sensitivity_spec, recipe)
     inputs |= compressed_levels(shared, recipe)
-    params = {
-        "allocation": recipe.spec["allocation"],
-        "unit": request.unit,
-        "m": request.m,
-        "target": request.target,
-        "trust_remote_code": shared.trust,
-        **{name: shared.forwards[name] for name in ("device", "dtype")},
-        "workers": asdict(shared.settings.compute.workers),
-    }
+    params = SearchParams(
+        allocation=recipe.spec["allocation"],
+        unit=request.unit,
+        m=request.m,
+        target=request.target,
+        workers=asdict(shared.settings.compute.workers),
+        **shared.on_device,
+    )
     return shared.context.run(search, params, inputs, f"{recipe.name} search")
 
 
@@ -88,11 +87,9 @@ def check_held_out(search_text: Artifact | None, evaluation: Artifact | None) ->
 def measured_sensitivity(shared: Inputs, spec: Mapping[str, Any], recipe: Recipe) -> Artifact | None:
     """The profile of a sensitivity; one that looks at how matrices are pruned depends on the recipe's method."""
     measure = SENSITIVITIES.build(spec)
-    running = {name: shared.forwards[name] for name in ("device", "dtype")}
-    params = {"sensitivity": dict(spec), "trust_remote_code": shared.trust, **running}
+    method = recipe.method_spec if "method" in measure.needs else None
+    params = SensitivityParams(sensitivity=dict(spec), method=method, **shared.on_device)
     inputs = {"source": shared.source}
-    if "method" in measure.needs:
-        params["method"] = recipe.method_spec
     if "tokens" in measure.needs:
         inputs["tokens"] = shared.calibration
     if wants_statistics(measure, recipe.method):
@@ -105,12 +102,10 @@ def compressed_levels(shared: Inputs, recipe: Recipe) -> dict[str, Artifact | No
     unit, m = unit_of(recipe.method), getattr(recipe.method.pattern, "m", None)
     menu = recipe.allocation.levels_for(Request(shared.matrices, unit, m, target_of(recipe.method)))
     shares = menu.facts()["shares"]
-    running = {name: shared.forwards[name] for name in ("device", "dtype")}
     found = {}
     for index in range(shared.depth):
         own = {matrix.name: shares[matrix.name] for matrix in shared.matrices if matrix.block == index}
-        params = {"block": index, "method": recipe.method_spec, "unit": menu.unit, "shares": own}
-        params |= {"trust_remote_code": shared.trust, **running}
+        params = LevelsParams(block=index, method=recipe.method_spec, unit=menu.unit, shares=own, **shared.on_device)
         inputs = {"source": shared.source}
         if recipe.calibrates or recipe.levels_need_hessians:
             inputs["statistics"] = shared.statistics(index)

@@ -7,7 +7,7 @@ from pruning_core.compress.shares import method_shares
 from pruning_core.settings.recipe import Recipe
 from tasks.pipeline.inputs import Inputs
 from tasks.steps.allocation import load_shares
-from tasks.steps.prune_block import prune_block
+from tasks.steps.prune_block import PruneBlockParams, prune_block
 from tasks.store.artifact import Artifact
 
 
@@ -25,13 +25,13 @@ def compressed_blocks(shared: Inputs, recipe: Recipe, allocation: Artifact | Non
     ledger: list[dict[str, Any]] = []
     shares = _shares(shared, recipe, allocation)
     for index in range(shared.depth):
-        params = {
-            "block": index,
-            "method": recipe.method_spec,
-            "propagate": recipe.propagate if recipe.calibrates else None,
+        params = PruneBlockParams(
+            block=index,
+            method=recipe.method_spec,
+            propagate=recipe.propagate if recipe.calibrates else None,
+            shares=shares[index],
             **shared.forwards,
-            **shares[index],
-        }
+        )
         inputs = {"source": shared.source} | _block_inputs(shared, recipe, index, blocks)
         if recipe.allocation is not None and allocation is None:
             # A driver that only looks: what the block would be made with is not known.
@@ -44,20 +44,20 @@ def compressed_blocks(shared: Inputs, recipe: Recipe, allocation: Artifact | Non
     return blocks
 
 
-def _shares(shared: Inputs, recipe: Recipe, allocation: Artifact | None) -> list[dict[str, Any]]:
-    """Per block the params that say how much of each matrix goes: none where it is what the method says anyway.
+def _shares(shared: Inputs, recipe: Recipe, allocation: Artifact | None) -> list[dict[str, Any] | None]:
+    """Per block how much of each matrix goes: None where it is what the method says anyway.
 
     So blocks whose shares are equal are one block, whichever allocation, or none, gave them.
     """
     if allocation is None:
-        return [{}] * shared.depth
+        return [None] * shared.depth
     shares, of_method = load_shares(allocation), method_shares(recipe.method, shared.matrices)
-    params = []
+    found = []
     for index in range(shared.depth):
         names = [matrix.name for matrix in shared.matrices if matrix.block == index]
         own = shares.of(names)
-        params.append({} if own == of_method.of(names) else {"shares": own.facts()})
-    return params
+        found.append(None if own == of_method.of(names) else own.facts())
+    return found
 
 
 def _block_inputs(shared: Inputs, recipe: Recipe, index: int, blocks: list[Artifact]) -> dict[str, Artifact]:

@@ -10,15 +10,15 @@ from tasks.machine.hardware import machine
 from tasks.pipeline.variant import Pipeline, speed_lengths
 from tasks.records.exports import export_label
 from tasks.steps.evaluate_export import ENGINES, engine_params, evaluate_export
-from tasks.steps.export import export
-from tasks.steps.serve_speed import engine_of, serve_speed
+from tasks.steps.export import ExportParams, export
+from tasks.steps.serve_speed import ServeSpeedParams, engine_of, serve_speed
 from tasks.store.artifact import Artifact
 
 
 def export_record(pipeline: Pipeline, name: str, spec: dict[str, Any]) -> dict[str, Any]:
     """Make an export of a variant, or of the dense model, judge and measure it; all that is known of it, as JSON."""
     label, model = label_of(name, spec), pipeline.model(name)
-    made = pipeline.context.run(export, {"format": spec}, {"model": model}, label)
+    made = pipeline.context.run(export, ExportParams(format=spec), {"model": model}, label)
     own, dense = pipeline.evaluated(name), pipeline.evaluated(BASELINE)
     # As it is read from its files.
     quality = pipeline.beside_dense(made, label)
@@ -47,13 +47,13 @@ def export_record(pipeline: Pipeline, name: str, spec: dict[str, Any]) -> dict[s
 def _served(pipeline: Pipeline, made: Artifact, format: str, engine: str, label: str) -> Artifact:
     """Speed and memory of an export and of the dense model, taking turns on this machine."""
     config = read_config(pipeline.source.path, trust_remote_code=pipeline.trust)
-    params = {
-        "machine": machine(),
-        "load": asdict(Load(**speed_lengths(config))),
-        "trust_remote_code": pipeline.trust,
-        "engine": engine,
-        "format": format,
-    }
+    params = ServeSpeedParams(
+        machine=machine(),
+        load=asdict(Load(**speed_lengths(config))),
+        engine=engine,
+        format=format,
+        trust_remote_code=pipeline.trust,
+    )
     return pipeline.context.run(serve_speed, params, {"dense": pipeline.source, "export": made}, f"{label} speed")
 
 

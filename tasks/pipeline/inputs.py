@@ -15,8 +15,8 @@ from pruning_core.settings.windows import Calibration
 from pruning_core.text import TEXTS
 from tasks.engine.step import Context
 from tasks.steps.source_model import as_artifact, source_model
-from tasks.steps.statistics import statistics
-from tasks.steps.tokens import tokens
+from tasks.steps.statistics import StatisticsParams, statistics
+from tasks.steps.tokens import TokensParams, tokens
 from tasks.store.artifact import Artifact
 
 
@@ -72,19 +72,25 @@ class Inputs:
         return matrices_of(Skeleton(config, torch.float32, self.trust))
 
     @cached_property
+    def on_device(self) -> dict[str, Any]:
+        """How models run, as fields of `tasks.steps.running.OnDevice`."""
+        return {"trust_remote_code": self.trust, **asdict(self.settings.compute.running())}
+
+    @cached_property
+    def batch(self) -> int:
+        """Calibration windows per forward."""
+        return micro_batch(self.settings.calibration.length, self.settings.calibration.batch)
+
+    @cached_property
     def forwards(self) -> dict[str, Any]:
-        """How blocks run during calibration, as params of a step."""
-        chosen, shards = self.settings.calibration, self.settings.compute.shards
-        return ({"shards": shards} if shards > 1 else {}) | {
-            "batch": micro_batch(chosen.length, chosen.batch),
-            "trust_remote_code": self.trust,
-            **asdict(self.settings.compute.running()),
-            "states": self.settings.compute.states,
-        }
+        """How blocks run during calibration, as fields of `tasks.steps.running.Forwards`."""
+        chosen = self.settings.compute
+        shards = chosen.shards if chosen.shards > 1 else None
+        return {**self.on_device, "batch": self.batch, "states": chosen.states, "shards": shards}
 
     def statistics(self, index: int) -> Artifact:
         """What is known of the inputs of a block of the dense model."""
-        params = {"block": index, **self.forwards}
+        params = StatisticsParams(block=index, **self.forwards)
         inputs = {"source": self.source, "tokens": self.calibration}
         return self.context.run(statistics, params, inputs, f"statistics of block {index}")
 
@@ -92,12 +98,12 @@ class Inputs:
         self, role: str, chosen: Any, wanted: dict[str, Any], label: str, source: Artifact | None = None
     ) -> Artifact:
         documents = TEXTS.build(chosen.text).read(self.context.workspace)
-        params = {
-            "role": role,
-            "text": chosen.text,
-            "text_digest": documents.digest,
-            "length": chosen.length,
-            "trust_remote_code": self.trust,
+        params = TokensParams(
+            role=role,
+            text=chosen.text,
+            text_digest=documents.digest,
+            length=chosen.length,
+            trust_remote_code=self.trust,
             **wanted,
-        }
+        )
         return self.context.run(tokens, params, {"source": source or self.source}, f"{label} tokens")

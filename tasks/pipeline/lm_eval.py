@@ -8,8 +8,8 @@ from pruning_core.settings.lm_eval import DomainTask, HarnessTask, Task, build_t
 from pruning_core.settings.recipe import BASELINE
 from pruning_core.text import TEXTS
 from tasks.pipeline.inputs import Inputs
-from tasks.steps.lm_eval import evaluate_tasks, libraries
-from tasks.steps.lm_eval_items import task_items
+from tasks.steps.lm_eval import TaskEvaluationParams, evaluate_tasks, libraries
+from tasks.steps.lm_eval_items import TaskItemsParams, task_items
 from tasks.steps.source_model import FileDigests
 from tasks.store.artifact import Artifact
 
@@ -27,14 +27,14 @@ def task_answers(shared: Inputs, model_of: Callable[[str], Artifact | None], nam
     if not chosen:
         return None
     files: dict[str, str] = {}
-    params = {
-        "tasks": [_described(shared, task, files) for task in chosen],
-        "files": files,
-        "batch": shared.settings.evaluation.batch,
-        "trust_remote_code": shared.trust,
-        "device": shared.forwards["device"],
-        "libraries": libraries(),
-    }
+    params = TaskEvaluationParams(
+        tasks=[_described(shared, task, files) for task in chosen],
+        files=files,
+        batch=shared.settings.evaluation.batch,
+        trust_remote_code=shared.trust,
+        device=shared.on_device["device"],
+        libraries=libraries(),
+    )
     inputs = {f"items-{task.name}": _items(shared, task) for task in chosen if isinstance(task, DomainTask)}
     # The dense model first: what is wrong with the data is told before anything is compressed.
     if name != BASELINE:
@@ -68,14 +68,14 @@ def _digest(shared: Inputs, task: HarnessTask, key: str, files: dict[str, str]) 
 
 def _items(shared: Inputs, task: DomainTask) -> Artifact | None:
     text = task.text or shared.settings.evaluation.text
-    params = {
-        "text": text,
-        "text_digest": TEXTS.build(text).read(shared.context.workspace).digest,
-        "items": task.items,
-        "context": task.context,
-        "continuation": task.continuation,
-        "choices": task.choices,
-        "seed": task.seed,
-        "trust_remote_code": shared.trust,
-    }
+    params = TaskItemsParams(
+        text=text,
+        text_digest=TEXTS.build(text).read(shared.context.workspace).digest,
+        items=task.items,
+        context=task.context,
+        continuation=task.continuation,
+        choices=task.choices,
+        seed=task.seed,
+        trust_remote_code=shared.trust,
+    )
     return shared.context.run(task_items, params, {"source": shared.source}, f"{task.name} items")

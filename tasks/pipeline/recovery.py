@@ -3,8 +3,8 @@
 from pruning_core.settings.recipe import Recipe
 from pruning_core.settings.windows import Calibration
 from tasks.pipeline.inputs import Inputs
-from tasks.steps.recover import libraries_of, recover
-from tasks.steps.recovery_windows import recovery_windows
+from tasks.steps.recover import RecoverParams, libraries_of, recover
+from tasks.steps.recovery_windows import RecoveryWindowsParams, recovery_windows
 from tasks.store.artifact import Artifact
 
 
@@ -23,17 +23,15 @@ def training_text(shared: Inputs, recipe: Recipe) -> Artifact | None:
 
 def recovered(shared: Inputs, recipe: Recipe, compressed: Artifact | None) -> Artifact | None:
     """A variant's model once it is trained; None where the driver only looks and it is not there yet."""
-    recovering, running = recipe.recovery, shared.forwards
-    params = {
-        "recovery": recovering.spec,
-        "batch": shared.settings.evaluation.batch,
-        "trust_remote_code": shared.trust,
-        "device": running["device"],
-        "dtype": running["dtype"],
-        "libraries": libraries_of(recovering.spec),
-        "checkpoint_every": recovering.checkpoint_every,
-    }
-    chosen = {"validation": recovering.data.validation, "overlap": recovering.data.overlap}
+    recovering = recipe.recovery
+    params = RecoverParams(
+        recovery=recovering.spec,
+        batch=shared.settings.evaluation.batch,
+        libraries=libraries_of(recovering.spec),
+        checkpoint_every=recovering.checkpoint_every,
+        **shared.on_device,
+    )
+    chosen = RecoveryWindowsParams(validation=recovering.data.validation, overlap=recovering.data.overlap)
     texts = {"tokens": training_text(shared, recipe), "evaluation": shared.evaluation}
     inputs = {
         "model": compressed,

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pruning_core.settings.recipe import BASELINE
 from pruning_core.settings.samples import build_samples
 from tasks.pipeline.inputs import Inputs
-from tasks.steps.samples import samples
+from tasks.steps.samples import SamplesParams, samples
 from tasks.store.artifact import Artifact
 
 
@@ -21,14 +21,14 @@ def continuations(shared: Inputs, model_of: Callable[[str], Artifact | None], na
     if evaluation.samples is None:
         return None
     chosen = build_samples(evaluation.samples, evaluation.length, evaluation.windows)
-    params = {"trust_remote_code": shared.trust, "device": shared.forwards["device"]}
-    inputs = {}
+    prompts, inputs = {}, {}
     if name != BASELINE:
         inputs["baseline"] = continuations(shared, model_of, BASELINE)
     elif chosen.texts is not None:
-        params |= {"texts": chosen.texts, "special_tokens": evaluation.special_tokens, "new_tokens": chosen.new_tokens}
+        prompts = {"texts": chosen.texts, "special_tokens": evaluation.special_tokens, "new_tokens": chosen.new_tokens}
     else:
-        params |= {"windows": chosen.windows, "beginning": chosen.beginning, "new_tokens": chosen.new_tokens}
+        prompts = {"windows": chosen.windows, "beginning": chosen.beginning, "new_tokens": chosen.new_tokens}
         inputs["tokens"] = shared.evaluation
     inputs["model"] = model_of(name)
+    params = SamplesParams(trust_remote_code=shared.trust, device=shared.on_device["device"], **prompts)
     return shared.context.run(samples, params, inputs, f"{name} samples")

@@ -2,15 +2,16 @@
 
 from pruning_core.settings.recipe import Recipe
 from tasks.pipeline.inputs import Inputs
-from tasks.steps.structured_importance import structured_importance
-from tasks.steps.structured_prune import structured_prune
+from tasks.steps.structured_importance import ImportanceParams, structured_importance
+from tasks.steps.structured_prune import StructuredPruneParams, structured_prune
 from tasks.store.artifact import Artifact
 
 
 def group_scores(shared: Inputs, recipe: Recipe) -> Artifact | None:
     """The scores of every channel and head, which plans of any ratio share."""
     wanted = recipe.structured
-    params = {"importance": wanted.spec["importance"], "families": list(wanted.families), **_running(shared)}
+    importance, families = wanted.spec["importance"], list(wanted.families)
+    params = ImportanceParams(importance=importance, families=families, batch=shared.batch, **shared.on_device)
     inputs = {"source": shared.source}
     if "tokens" in wanted.importance.needs:
         inputs["tokens"] = shared.calibration
@@ -21,18 +22,14 @@ def group_scores(shared: Inputs, recipe: Recipe) -> Artifact | None:
 def shrunk(shared: Inputs, recipe: Recipe) -> Artifact | None:
     """The smaller model; None where the driver only looks and it is not there yet."""
     wanted = recipe.structured
-    params = {
-        "recipe": recipe.compression_spec,
-        "ranking": wanted.ranking_spec,
-        "reconstruction": wanted.spec.get("reconstruction"),
-        **_running(shared),
-    }
+    params = StructuredPruneParams(
+        recipe=recipe.compression_spec,
+        ranking=wanted.ranking_spec,
+        reconstruction=wanted.spec.get("reconstruction"),
+        batch=shared.batch,
+        **shared.on_device,
+    )
     inputs = {"source": shared.source, "scores": group_scores(shared, recipe)}
     if wanted.reconstruction is not None:
         inputs["tokens"] = shared.calibration
     return shared.context.run(structured_prune, params, inputs, f"{recipe.name} model")
-
-
-def _running(shared: Inputs) -> dict:
-    """How the model runs, without what changes no result here."""
-    return {name: value for name, value in shared.forwards.items() if name not in ("states", "shards")}

@@ -18,9 +18,9 @@ from tasks.pipeline.lm_eval import task_answers
 from tasks.pipeline.recovery import recovered
 from tasks.pipeline.samples import continuations
 from tasks.pipeline.structured import shrunk
-from tasks.steps.assemble import assemble
-from tasks.steps.evaluate import evaluate
-from tasks.steps.measure import measure
+from tasks.steps.assemble import AssembleParams, assemble
+from tasks.steps.evaluate import EvaluateParams, evaluate
+from tasks.steps.measure import MeasureParams, measure
 from tasks.store.artifact import Artifact
 
 SPEED_PROMPT = 128
@@ -68,7 +68,7 @@ class Pipeline(Inputs):
         inputs = {"source": self.source} | {f"block-{index}": block for index, block in enumerate(blocks)}
         if recipe.allocation is not None:
             inputs["allocation"] = allocation
-        return self.context.run(assemble, {"recipe": recipe.compression_spec}, inputs, f"{name} model")
+        return self.context.run(assemble, AssembleParams(recipe=recipe.compression_spec), inputs, f"{name} model")
 
     def allocation(self, name: str) -> Artifact | None:
         """How much of each matrix of a variant goes; None where every matrix gets what the method says."""
@@ -90,8 +90,9 @@ class Pipeline(Inputs):
             inputs |= {"source": self.source, "baseline": self.evaluated(BASELINE)}
         return self.context.run(evaluate, self._judging(model), inputs, f"{label} evaluation")
 
-    def _judging(self, model: Artifact | None) -> dict[str, Any]:
-        return {"batch": self.settings.evaluation.batch, "trust_remote_code": self.trust, **_format(model)}
+    def _judging(self, model: Artifact | None) -> EvaluateParams:
+        batch = self.settings.evaluation.batch
+        return EvaluateParams(batch=batch, trust_remote_code=self.trust, format=_format(model))
 
     def task_evaluated(self, name: str) -> Artifact | None:
         """The answers of a variant to the tasks of params.yaml; None where it has none."""
@@ -109,14 +110,15 @@ class Pipeline(Inputs):
         """The speed of a variant on this machine."""
         config = read_config(self.source.path, trust_remote_code=self.trust)
         model = self.model(name)
-        params = {"machine": machine(), "trust_remote_code": self.trust, **speed_lengths(config), **_format(model)}
+        lengths, format = speed_lengths(config), _format(model)
+        params = MeasureParams(machine=machine(), trust_remote_code=self.trust, format=format, **lengths)
         return self.context.run(measure, params, {"model": model}, f"{name} speed")
 
 
-def _format(model: Artifact | None) -> dict[str, str]:
-    """The param that names what reads a model, where not any loader does; none of a model that is not there yet."""
+def _format(model: Artifact | None) -> str | None:
+    """The name of what reads a model, where not any loader does; None of a model that is not there yet."""
     name = PLAIN if model is None else format_of(model.path).name
-    return {} if name == PLAIN else {"format": name}
+    return None if name == PLAIN else name
 
 
 def speed_lengths(config: Any) -> dict[str, int]:

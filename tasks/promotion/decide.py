@@ -7,7 +7,8 @@ from typing import Any
 
 from pruning_core.errors import InputError
 from pruning_core.settings.recipe import BASELINE
-from tasks.engine.step import Context, Step
+from tasks.engine.look import Look
+from tasks.pipeline.opened import opened
 from tasks.pipeline.variant import Pipeline
 from tasks.promotion.decision_log import Decision, find_decision, write_decision
 from tasks.promotion.gates import Champion, Verdict, judge
@@ -44,7 +45,7 @@ def scheduled_names(workspace: Workspace) -> list[str]:
 
 def stored_evaluations(workspace: Workspace) -> dict[str, Artifact | None]:
     """Name -> its evaluation with the present source, settings and code, None where that is not computed yet."""
-    pipeline = _looking(workspace)
+    pipeline = opened(workspace, Look())
     return {name: pipeline.evaluated(name) for name in (BASELINE, *scheduled_names(workspace))}
 
 
@@ -52,18 +53,8 @@ def stored_answers(workspace: Workspace) -> dict[str, Artifact | None]:
     """ "NAME tasks" -> its answers to the tasks, likewise; empty where there are no tasks."""
     if not workspace.settings.evaluation.tasks:
         return {}
-    pipeline = _looking(workspace)
+    pipeline = opened(workspace, Look())
     return {f"{name} tasks": pipeline.task_evaluated(name) for name in (BASELINE, *scheduled_names(workspace))}
-
-
-def _looking(workspace: Workspace) -> Pipeline:
-    """A pipeline that finds and computes nothing."""
-    store = workspace.store
-
-    def look(step: Step, params: dict[str, Any], inputs: dict[str, Any], label: str = "") -> Artifact | None:
-        return store.find(step.key(params, inputs)) if all(inputs.values()) else None
-
-    return Pipeline(Context(store, workspace.root, look), workspace.settings, enforce=False)
 
 
 def known_decision(workspace: Workspace) -> Decision | None:

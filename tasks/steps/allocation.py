@@ -1,7 +1,7 @@
 """Step: how much of each matrix goes, decided once for a model and a budget."""
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +19,42 @@ from tasks.store.canonical_json import write_json
 TABLE = "shares.json"
 
 
-def allocation_module(params: dict[str, Any]) -> list[str]:
+@dataclass(frozen=True, kw_only=True)
+class AllocationParams:
+    """Which allocation, and what it has to meet.
+
+    Args:
+        allocation: as in a recipe.
+        unit: zeros of a matrix, or the n of n:m patterns.
+        m: of n:m patterns.
+        target: removed fraction.
+    """
+
+    allocation: dict[str, Any]
+    unit: str
+    m: int | None
+    target: float
+    trust_remote_code: bool
+
+
+def allocation_module(params: AllocationParams) -> list[str]:
     """The module of the allocation that these params choose."""
-    return [ALLOCATIONS.module(params["allocation"]["name"])]
+    return [ALLOCATIONS.module(params.allocation["name"])]
 
 
 @step("allocation", modules=allocation_module)
-def allocation(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, context: Context) -> dict[str, Any]:
+def allocation(params: AllocationParams, inputs: dict[str, Artifact], out: Path, context: Context) -> dict[str, Any]:
     """The shares of all matrices.
 
-    params: allocation (mapping), unit (zeros | n), m, target (removed fraction), trust_remote_code.
     inputs: source; sensitivity, and levels-0, levels-1, ... of the blocks, where the allocation needs them.
     writes: shares.json ({unit, values}, and under matrices a row per matrix).
     """
     with exclusive:
-        matrices = matrices_of(decoder_of(inputs["source"], params["trust_remote_code"]))
+        matrices = matrices_of(decoder_of(inputs["source"], params.trust_remote_code))
     known = inputs.get("sensitivity")
     profile = Profile.of_facts(json.loads((known.path / "profile.json").read_text())) if known else None
-    chosen = ALLOCATIONS.build(params["allocation"])
-    request = Request(matrices, params["unit"], params["m"], params["target"], profile)
+    chosen = ALLOCATIONS.build(params.allocation)
+    request = Request(matrices, params.unit, params.m, params.target, profile)
     if "levels" in chosen.needs:
         measured = measured_levels([inputs[f"levels-{index}"] for index in range(1 + matrices[-1].block)])
         request = replace(request, levels=chosen.levels_for(request), errors=chosen.errors_of(measured, request))

@@ -1,6 +1,7 @@
 """Step: the blocks of a variant become a model directory that any loader reads."""
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,17 @@ from tasks.steps.source_model import companion_files
 from tasks.store.artifact import Artifact
 
 
+@dataclass(frozen=True, kw_only=True)
+class AssembleParams:
+    """`recipe` is for people: what the blocks were made with."""
+
+    recipe: dict[str, Any]
+
+
 @step("variant")
-def assemble(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, context: Context) -> dict[str, Any]:
+def assemble(params: AssembleParams, inputs: dict[str, Artifact], out: Path, context: Context) -> dict[str, Any]:
     """The compressed model: plain safetensors with exact zeros, the source's config and tokenizer, and the masks.
 
-    params: recipe (for people: what the blocks were made with).
     inputs: source, block-0 ... block-n; allocation where the recipe has one.
     writes: a Hugging Face directory; masks.safetensors (bit masks as `pruning_core.checkpoint.bit_masks.pack_mask` lays
         them out); where a quantizer took part quantized.safetensors.
@@ -36,7 +43,7 @@ def assemble(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, con
     save_file(masks, out / MASKS)
     _write_codes(blocks, out)
     layers = [layer for block in blocks for layer in block.facts["layers"]]
-    facts = _facts(source, blocks, layers, zeros, params["recipe"])
+    facts = _facts(source, blocks, layers, zeros, params.recipe)
     if "allocation" in inputs:
         _check_allocation(inputs["allocation"].facts, facts)
         facts["allocation"] = inputs["allocation"].facts

@@ -1,6 +1,7 @@
 """Step: the quality of a model on held-out windows, beside the dense model on the same windows."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,30 +25,38 @@ SELF = {"kl_to_dense": 0.0, "top1_agreement": 1.0, "difference_to_dense": {"mean
 """A model beside itself."""
 
 
-def reader(params: dict[str, Any]) -> list[str]:
-    """The module that reads a model which is an export."""
-    return [FORMATS.module(params["format"])] if "format" in params else []
+@dataclass(frozen=True, kw_only=True)
+class EvaluateParams:
+    """`batch` windows per forward; `format` of an export that has a reader of its own."""
+
+    batch: int
+    trust_remote_code: bool
+    format: str | None = None
 
 
-@step("evaluate", modules=reader)
-def evaluate(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, context: Context) -> dict[str, Any]:
+def reader(format: str | None) -> list[str]:
+    """The module that reads a model which is an export of that format."""
+    return [FORMATS.module(format)] if format else []
+
+
+@step("evaluate", modules=lambda params: reader(params.format))
+def evaluate(params: EvaluateParams, inputs: dict[str, Artifact], out: Path, context: Context) -> dict[str, Any]:
     """Perplexity, KL to the dense model and the paired difference to it.
 
-    params: batch, trust_remote_code; format where the model is an export that has a reader of its own.
     inputs: model, tokens, and for a compressed model also source (dense) and baseline (the dense evaluation).
     writes: metrics.json, windows.json {losses: nats per token of each window}.
     """
     windows = Windows(load_tokens(inputs["tokens"]), inputs["tokens"].facts)
-    trust = params["trust_remote_code"]
+    trust = params.trust_remote_code
     model = load_model(inputs["model"].path, trust_remote_code=trust)
     if "baseline" in inputs:
         dense = load_model(inputs["source"].path, trust_remote_code=trust)
         own, divergence = compare_to_dense(
-            model, dense, windows.tokens, params["batch"], progress("evaluation"), windows.facts["scored"]
+            model, dense, windows.tokens, params.batch, progress("evaluation"), windows.facts["scored"]
         )
         relative = _relative(own, divergence, inputs["baseline"])
     else:
-        own = perplexity(model, windows.tokens, params["batch"], progress("evaluation"), windows.facts["scored"])
+        own = perplexity(model, windows.tokens, params.batch, progress("evaluation"), windows.facts["scored"])
         relative = SELF
     protocol = Protocol.of(windows)
     metrics = own.facts() | relative | {"protocol": protocol.facts() | {"digest": protocol.digest}}

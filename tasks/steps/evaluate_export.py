@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.metadata
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +21,28 @@ ENGINES = {
 """Engine -> (the module that runs an export by it, the package whose version is a part of the step's key)."""
 
 
-def engine_params(engine: str) -> dict[str, str]:
-    """The step's params for an engine of `ENGINES`."""
-    return {"engine": engine, "version": importlib.metadata.version(ENGINES[engine][1])}
+@dataclass(frozen=True, kw_only=True)
+class EvaluateExportParams:
+    """An engine of `ENGINES` and the version of its package."""
+
+    engine: str
+    version: str
 
 
-@step("evaluate_export", modules=lambda params: [ENGINES[params["engine"]][0]])
-def evaluate_export(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, context: Context) -> dict[str, Any]:
+def engine_params(engine: str) -> EvaluateExportParams:
+    """The step's params for an engine of `ENGINES`, as it is installed."""
+    return EvaluateExportParams(engine=engine, version=importlib.metadata.version(ENGINES[engine][1]))
+
+
+@step("evaluate_export", modules=lambda params: [ENGINES[params.engine][0]])
+def evaluate_export(
+    params: EvaluateExportParams, inputs: dict[str, Artifact], out: Path, context: Context
+) -> dict[str, Any]:
     """Perplexity, and the paired difference to the dense model as transformers runs it.
 
-    params: as `engine_params` gives them.
     inputs: model (an export that the engine runs), tokens, baseline (the dense evaluation).
     """
-    runner = importlib.import_module(ENGINES[params["engine"]][0])
+    runner = importlib.import_module(ENGINES[params.engine][0])
     windows = Windows(load_tokens(inputs["tokens"]), inputs["tokens"].facts)
     own = runner.perplexity(inputs["model"].path, windows.tokens, progress("evaluation"), windows.facts["scored"])
     difference = paired_difference(own.losses, losses_of(inputs["baseline"]))

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +25,21 @@ def stored_model(model: Artifact) -> StoredModel:
     return StoredModel(model.path, [] if model.kind == KIND else model.facts["layers"])
 
 
-def _modules(params: dict[str, Any]) -> list[str]:
-    return [FORMATS.module(params["format"]["name"])]
+@dataclass(frozen=True, kw_only=True)
+class ExportParams:
+    """`format` is {name, options}."""
+
+    format: dict[str, Any]
+
+
+def _modules(params: ExportParams) -> list[str]:
+    return [FORMATS.module(params.format["name"])]
 
 
 @step("export", modules=_modules)
-def export(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, context: Context) -> dict[str, Any]:
+def export(params: ExportParams, inputs: dict[str, Artifact], out: Path, context: Context) -> dict[str, Any]:
     """The deployable directory of a variant, verified.
 
-    params: format {name, options}.
     inputs: model (a variant, or the dense model).
     scratch: the export while it is written and verified; a killed run goes on at the shard or tensor it was in.
     writes: config and tokenizer of the model, and what the format makes of its weights.
@@ -43,7 +50,7 @@ def export(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, conte
         InputError: the format cannot express the model.
         ComputationError: what was written does not give the model back, or a removed weight has come back.
     """
-    model, made = stored_model(inputs["model"]), FORMATS.build(params["format"], "format")
+    model, made = stored_model(inputs["model"]), FORMATS.build(params.format, "format")
     made.check(model)
     place = context.scratch / "export"
     try:
@@ -57,7 +64,7 @@ def export(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, conte
     size = weight_bytes(out)
     parameters = model.checkpoint.parameters
     return {
-        "format": params["format"],
+        "format": params.format,
         "written": told,
         "file_bytes": size,
         "parameters": parameters,

@@ -12,7 +12,6 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from safetensors.torch import load_file
 from torch import Tensor
@@ -20,15 +19,15 @@ from torch import Tensor
 from pruning_core.calibration.collect import propagate
 from pruning_core.calibration.hidden_states import HiddenStates
 from pruning_core.calibration.shards import WHOLE, Shards
-from pruning_core.checkpoint.durable_files import flush_one, replace_bytes
+from pruning_core.checkpoint.durable_files import file_sha256, flush_one, replace_bytes
 from pruning_core.checkpoint.model_files import read_config
 from pruning_core.checkpoint.safetensors_format import write_file
 from pruning_core.model.decoder import Decoder
 from pruning_core.settings.compute import Running
 from tasks.engine.step import Context
 from tasks.parallel.process_group import shards_of
+from tasks.steps.running import Forwards
 from tasks.store.artifact import Artifact
-from tasks.store.canonical_json import file_digest
 
 CHECKPOINT_SECONDS = 10.0
 """Time between two checkpoints of hidden states: a kill costs at most this much work plus one block."""
@@ -87,13 +86,11 @@ class Chain:
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def chain_of(params: dict[str, Any], inputs: dict[str, Artifact], blocks: tuple[Artifact | None, ...]) -> Chain:
+def chain_of(params: Forwards, inputs: dict[str, Artifact], blocks: tuple[Artifact | None, ...]) -> Chain:
     """The chain that a step's params and inputs (source, tokens) mean, through `blocks`."""
-    running = Running(params["device"], params["dtype"])
-    mapped = params["states"] == "mapped"
+    mapped, shards = params.states == "mapped", shards_of(params.shards or 1)
     source, tokens = inputs["source"], inputs["tokens"]
-    shards = shards_of(params)
-    return Chain(source, tokens, params["batch"], blocks, params["trust_remote_code"], running, mapped, shards)
+    return Chain(source, tokens, params.batch, blocks, params.trust_remote_code, params.running, mapped, shards)
 
 
 @dataclass
@@ -215,7 +212,7 @@ def _read(context: Context, path: Path) -> dict[str, Tensor] | None:
     """The batches of a checkpoint; None where there is none, or one that is not what was written."""
     # Another process that is further on may take it away meanwhile.
     with contextlib.suppress(FileNotFoundError):
-        if file_digest(path) == path.with_suffix(DIGEST).read_text():
+        if file_sha256(path) == path.with_suffix(DIGEST).read_text():
             return load_file(path)
         context.store.events.record("altered", key=path.parent.name, detail="the checkpoint was changed; not used")
     return None
@@ -227,7 +224,7 @@ def _write(context: Context, path: Path, batches: list[Tensor], older: list[str]
     # As they are: put together they would take their memory twice.
     write_file(partial, {f"{position:09d}": batch.cpu() for position, batch in enumerate(batches)})
     flush_one(partial)
-    replace_bytes(path.with_suffix(DIGEST), file_digest(partial).encode())
+    replace_bytes(path.with_suffix(DIGEST), file_sha256(partial).encode())
     # Complete or absent: a reader never meets half a file. Only then are the ones before it of no more use.
     partial.rename(path)
     for name in older:

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,31 @@ from tasks.store.canonical_json import write_json
 LIBRARIES = ("lm_eval", "datasets")
 
 
+@dataclass(frozen=True, kw_only=True)
+class TaskEvaluationParams:
+    """Tasks of lm-evaluation-harness.
+
+    Args:
+        tasks: mappings {name, few_shot, limit, data, examples}, the last two SHA-256 of files or None.
+        files: SHA-256 -> path.
+        batch: prompts per forward.
+        libraries: as `libraries` gives them.
+    """
+
+    tasks: list[dict[str, Any]]
+    files: dict[str, str]
+    batch: int
+    trust_remote_code: bool
+    device: str
+    libraries: dict[str, str]
+
+
 @step("task_evaluation", unkeyed=("files",))
-def evaluate_tasks(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, context: Context) -> dict[str, Any]:
+def evaluate_tasks(
+    params: TaskEvaluationParams, inputs: dict[str, Artifact], out: Path, context: Context
+) -> dict[str, Any]:
     """Accuracy on tasks of lm-evaluation-harness, and the paired difference to the dense model.
 
-    params: tasks (mappings {name, few_shot, limit, data, examples}, the last two SHA-256 of files or None); files
-        (SHA-256 -> path); batch (prompts per forward); trust_remote_code; device; libraries (`libraries`).
     inputs: model; items-NAME for a task whose items are an artifact (`tasks.steps.lm_eval_items`); and for a
         compressed model baseline (the dense model's task_evaluation).
     writes: metrics.json, items.jsonl {task, id, correct, chosen, log_likelihoods in nats, correct_norm, chosen_norm}.
@@ -36,17 +56,17 @@ def evaluate_tasks(params: dict[str, Any], inputs: dict[str, Artifact], out: Pat
     # The harness takes seconds to import.
     from pruning_core.evaluation.lm_eval.harness import Examinee, answer
 
-    path, trust = inputs["model"].path, params["trust_remote_code"]
-    defined = {spec["name"]: _task(spec, params, inputs, context) for spec in params["tasks"]}
-    model = load_model(path, trust_remote_code=trust).to(Running(params["device"]).torch_device)
-    examinee = Examinee(model, read_tokenizer(path, trust_remote_code=trust), params["batch"])
+    path, trust = inputs["model"].path, params.trust_remote_code
+    defined = {spec["name"]: _task(spec, params, inputs, context) for spec in params.tasks}
+    model = load_model(path, trust_remote_code=trust).to(Running(params.device).torch_device)
+    examinee = Examinee(model, read_tokenizer(path, trust_remote_code=trust), params.batch)
     answers = {}
-    for spec in params["tasks"]:
+    for spec in params.tasks:
         name = spec["name"]
         shown = progress(f"task {name}")
         answers[name] = answer(examinee, defined.pop(name), spec["few_shot"], spec["limit"], shown)
     agreed = {name: given.protocol for name, given in answers.items()}
-    protocol = TaskProtocol(agreed, params["libraries"]["lm_eval"], examinee.max_length)
+    protocol = TaskProtocol(agreed, params.libraries["lm_eval"], examinee.max_length)
     dense = _answers_of(inputs["baseline"], protocol) if "baseline" in inputs else None
     told = {}
     for name, given in answers.items():
@@ -74,7 +94,7 @@ def items_of(evaluation: Artifact) -> list[Item]:
     return [Item.of(json.loads(line)) for line in lines]
 
 
-def _task(spec: dict[str, Any], params: dict[str, Any], inputs: dict[str, Artifact], context: Context) -> Any:
+def _task(spec: dict[str, Any], params: TaskEvaluationParams, inputs: dict[str, Artifact], context: Context) -> Any:
     """The task with its items; defined before the model is loaded, so that bad data is told at once."""
     from pruning_core.evaluation.lm_eval.definitions import task_of_hub, task_of_rows
 
@@ -83,7 +103,7 @@ def _task(spec: dict[str, Any], params: dict[str, Any], inputs: dict[str, Artifa
         return task_of_rows(name, read_rows(made.path / ITEMS, Continuation))
     if spec["data"] is None:
         return task_of_hub(name, context.store.root / "datasets")
-    rows = {key: _rows(name, spec[key], params["files"], context) for key in ("data", "examples") if spec[key]}
+    rows = {key: _rows(name, spec[key], params.files, context) for key in ("data", "examples") if spec[key]}
     return task_of_rows(name, rows["data"], rows.get("examples"))
 
 

@@ -1,7 +1,7 @@
 """Step: a text becomes items of the task that asks what follows."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +16,41 @@ from tasks.store.artifact import Artifact
 ITEMS = "items.jsonl"
 
 
-@step("task_items", modules=text_module)
-def task_items(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, context: Context) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class TaskItemsParams:
+    """A text and how items are cut from it.
+
+    Args:
+        text: a text source.
+        text_digest: of the text as it is now.
+        items: how many.
+        context, continuation: tokens.
+        choices: continuations to choose from.
+        seed: of the choice.
+    """
+
+    text: dict[str, Any]
+    text_digest: str
+    items: int
+    context: int
+    continuation: int
+    choices: int
+    seed: int
+    trust_remote_code: bool
+
+
+@step("task_items", modules=lambda params: text_module(params.text))
+def task_items(params: TaskItemsParams, inputs: dict[str, Artifact], out: Path, context: Context) -> dict[str, Any]:
     """Items {context, choices, label} cut from a text in the source model's tokens.
 
-    params: text, text_digest (of the text as it is now), items, context, continuation, choices, seed,
-        trust_remote_code.
     inputs: source.
     writes: items.jsonl.
     """
-    trust = params["trust_remote_code"]
-    shape = Shape(*(params[name] for name in ("items", "context", "continuation", "choices")))
+    trust = params.trust_remote_code
+    shape = Shape(params.items, params.context, params.continuation, params.choices)
     check_fits(read_config(inputs["source"].path, trust_remote_code=trust), shape.length)
     tokenizer = read_tokenizer(inputs["source"].path, trust_remote_code=trust)
-    documents = TEXTS.build(params["text"]).read(context.workspace)
-    items = continuation_items(documents, tokenizer, shape, params["seed"])
+    documents = TEXTS.build(params.text).read(context.workspace)
+    items = continuation_items(documents, tokenizer, shape, params.seed)
     (out / ITEMS).write_text("".join(json.dumps(item) + "\n" for item in items), encoding="utf-8")
-    return asdict(shape) | {"seed": params["seed"], "source": dict(documents.source), "text_digest": documents.digest}
+    return asdict(shape) | {"seed": params.seed, "source": dict(documents.source), "text_digest": documents.digest}

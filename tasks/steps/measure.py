@@ -1,5 +1,6 @@
 """Step: how fast and how large a model is on this machine; apart from quality, since no two measurements are equal."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,29 @@ from tasks.steps.evaluate import reader
 from tasks.store.artifact import Artifact
 
 
-@step("measure", modules=reader)
-def measure(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, context: Context) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class MeasureParams:
+    """What is timed.
+
+    Args:
+        machine: what the figure holds for.
+        prompt, generated: tokens.
+        format: as in `tasks.steps.evaluate`.
+    """
+
+    machine: dict[str, Any]
+    prompt: int
+    generated: int
+    trust_remote_code: bool
+    format: str | None = None
+
+
+@step("measure", modules=lambda params: reader(params.format))
+def measure(params: MeasureParams, inputs: dict[str, Artifact], out: Path, context: Context) -> dict[str, Any]:
     """Prefill and decode tokens per second, median and quartiles, and the bytes on disk.
 
-    params: machine (what the figure holds for), prompt, generated, trust_remote_code, format as in
-        `tasks.steps.evaluate`.
     inputs: model.
     """
-    model = load_model(inputs["model"].path, trust_remote_code=params["trust_remote_code"])
-    speed = measure_speed(model, prompt=params["prompt"], generated=params["generated"], progress=progress("speed"))
-    return {"speed": speed.facts(), "size": model_size(inputs["model"].path), "machine": params["machine"]}
+    model = load_model(inputs["model"].path, trust_remote_code=params.trust_remote_code)
+    speed = measure_speed(model, prompt=params.prompt, generated=params.generated, progress=progress("speed"))
+    return {"speed": speed.facts(), "size": model_size(inputs["model"].path), "machine": params.machine}

@@ -1,5 +1,6 @@
 """Step: one block of one variant, the unit that a killed run resumes at."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,38 +15,56 @@ from pruning_core.compress.shares import Shares
 from pruning_core.errors import ComputationError, InputError
 from pruning_core.model.decoder import Decoder
 from pruning_core.patterns import PATTERNS
-from pruning_core.settings.compute import Running
 from pruning_core.settings.method import build_method
 from tasks.engine.step import Context, step
 from tasks.parallel.process_group import together
 from tasks.progress import progress
 from tasks.steps.hidden_states import Chain, chain_of, decoder_of, exclusive, keep_states, take_states
+from tasks.steps.running import Forwards
 from tasks.steps.statistics import load_statistics
 from tasks.store.artifact import Artifact
 
 
-def method_modules(params: dict[str, Any]) -> list[str]:
-    """The modules of the methods and the kernels that these params choose."""
-    method = build_method(params["method"], device=torch.device(params["device"]))
+@dataclass(frozen=True, kw_only=True)
+class PruneBlockParams(Forwards):
+    """One block of one variant.
+
+    Args:
+        block: its index.
+        method: as in a recipe.
+        propagate: as in a recipe; None where the method needs no calibration.
+        shares: of the block's matrices, where they do not all get what the method says.
+    """
+
+    block: int
+    method: dict[str, Any]
+    propagate: str | None
+    shares: dict[str, Any] | None = None
+
+
+def method_modules(method: dict[str, Any], device: str) -> list[str]:
+    """The modules of a method and of the kernels that it may choose."""
+    kernels = [f"pruning_core.column_sweep.{kernel}_kernel" for kernel in KERNELS]
+    return [*build_method(method, device=torch.device(device)).modules(), *kernels]
+
+
+def _modules(params: PruneBlockParams) -> list[str]:
     # What a matrix of an N:M method becomes that shares leave dense.
-    dense = [PATTERNS.module("unstructured")] if "shares" in params else []
-    return [*method.modules(), *dense, *(f"pruning_core.column_sweep.{kernel}_kernel" for kernel in KERNELS)]
+    dense = [PATTERNS.module("unstructured")] if params.shares else []
+    return [*method_modules(params.method, params.device), *dense]
 
 
-@step("prune_block", modules=method_modules, unkeyed=("states",))
-def prune_block(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, context: Context) -> dict[str, Any]:
+@step("prune_block", modules=_modules, unkeyed=("states",))
+def prune_block(params: PruneBlockParams, inputs: dict[str, Artifact], out: Path, context: Context) -> dict[str, Any]:
     """Compress the matrices of one block.
 
-    params: block (index), method (mapping), propagate (None where the method needs no calibration), batch,
-        trust_remote_code, device, dtype; states (memory | mapped); shards, where there are more than one; shares (of
-        the block's matrices, absent where every matrix gets what the method says).
     inputs: source; statistics (propagate dense); tokens and, from block 1 on, previous (other propagations).
     writes: weights.safetensors (stored names, checkpoint dtype), keep.safetensors (bit masks, see `pack_mask`), and
         quantized.safetensors where a quantizer took part (`pruning_core.compress.block.BlockOutcome.quantized`).
     """
-    running = Running(params["device"], params["dtype"])
-    method = build_method(params["method"], device=running.torch_device)
-    index = params["block"]
+    running = params.running
+    method = build_method(params.method, device=running.torch_device)
+    index = params.block
     with exclusive:
         if "tokens" in inputs:
             outcome = _on_states(params, inputs, context, method)
@@ -59,8 +78,8 @@ def prune_block(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, 
     return _write(outcome, out)
 
 
-def _on_states(params: dict[str, Any], inputs: dict[str, Artifact], context: Context, method: Any) -> BlockOutcome:
-    index = params["block"]
+def _on_states(params: PruneBlockParams, inputs: dict[str, Artifact], context: Context, method: Any) -> BlockOutcome:
+    index = params.block
     chain = chain_before(params, inputs, context)
     with together("tasks.steps.prune_block", "prune_block", params, inputs, context):
         decoder = _decoder(chain.source, params)
@@ -69,26 +88,26 @@ def _on_states(params: dict[str, Any], inputs: dict[str, Artifact], context: Con
         shown = progress(f"block {index}")
         more = index + 1 < len(decoder)
         chosen = {"shares": shares_in(params), "shards": chain.shards, "advance": more}
-        outcome = compress_block(decoder, index, states, method, params["propagate"], shown, **chosen)
+        outcome = compress_block(decoder, index, states, method, params.propagate, shown, **chosen)
         chain.shards.check_alike(outcome.weights)
         decoder.drop_block(index)
         keep_states(context, chain, context.key, states)
     return outcome
 
 
-def shares_in(params: dict[str, Any]) -> Shares | None:
+def shares_in(params: PruneBlockParams) -> Shares | None:
     """How much of each matrix goes, where the params of a step say so."""
-    return Shares.of_facts(params["shares"]) if "shares" in params else None
+    return Shares.of_facts(params.shares) if params.shares else None
 
 
-def _decoder(source: Artifact, params: dict[str, Any]) -> Decoder:
-    decoder = decoder_of(source, params["trust_remote_code"], Running(params["device"], params["dtype"]))
-    if "few_tokens" in params["method"] and not decoder.has_experts:
+def _decoder(source: Artifact, params: PruneBlockParams) -> Decoder:
+    decoder = decoder_of(source, params.trust_remote_code, params.running)
+    if "few_tokens" in params.method and not decoder.has_experts:
         raise InputError("few_tokens changes nothing for a model without experts; remove it")
     return decoder
 
 
-def chain_before(params: dict[str, Any], inputs: dict[str, Artifact], context: Context) -> Chain:
+def chain_before(params: PruneBlockParams, inputs: dict[str, Artifact], context: Context) -> Chain:
     """The chain of compressed blocks that ends before this one, read from the manifests of its links."""
     blocks: list[Artifact] = []
     previous = inputs.get("previous")
@@ -96,8 +115,8 @@ def chain_before(params: dict[str, Any], inputs: dict[str, Artifact], context: C
         blocks.insert(0, previous)
         earlier = previous.manifest["inputs"].get("previous")
         previous = context.store.find(earlier["key"]) if earlier else None
-    if len(blocks) != params["block"]:
-        raise ComputationError(f"block {params['block']} follows {len(blocks)} stored blocks; run the variant again")
+    if len(blocks) != params.block:
+        raise ComputationError(f"block {params.block} follows {len(blocks)} stored blocks; run the variant again")
     return chain_of(params, inputs, tuple(blocks))
 
 

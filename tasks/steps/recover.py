@@ -1,6 +1,7 @@
 """Step: a pruned model is trained back to quality, with its zeros where they were."""
 
 import importlib.metadata
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tasks.engine.step import Context, step
 from tasks.progress import progress
 from tasks.steps.hidden_states import exclusive, load_tokens
 from tasks.steps.recover_output import masks_of, write_model
+from tasks.steps.running import OnDevice
 from tasks.store.artifact import Artifact
 from tasks.store.canonical_json import write_json
 
@@ -24,24 +26,40 @@ CURVE = "loss_curve.json"
 DTYPES = ("float32", "bfloat16")
 
 
-def recovery_modules(params: dict[str, Any]) -> list[str]:
+@dataclass(frozen=True, kw_only=True)
+class RecoverParams(OnDevice):
+    """A training.
+
+    Args:
+        recovery: as in a recipe.
+        batch: windows per forward of a validation.
+        dtype: of products in forward passes, float32 or bfloat16.
+        libraries: as `libraries_of` gives them.
+        checkpoint_every: steps.
+    """
+
+    recovery: dict[str, Any]
+    batch: int
+    libraries: dict[str, str]
+    checkpoint_every: int
+
+
+def recovery_modules(params: RecoverParams) -> list[str]:
     """The modules of the method that these params choose, and of the pattern that it may grow into."""
-    method = RECOVERIES.build(params["recovery"])
+    method = RECOVERIES.build(params.recovery)
     gradual = getattr(method, "gradual", None)
     return [type(method).__module__, *([type(gradual().pattern).__module__] if gradual else [])]
 
 
 @step("recovered", modules=recovery_modules, unkeyed=("checkpoint_every",))
-def recover(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, context: Context) -> dict[str, Any]:
+def recover(params: RecoverParams, inputs: dict[str, Artifact], out: Path, context: Context) -> dict[str, Any]:
     """Train a model under its masks, or one that was made smaller, or a dense one that is pruned on the way.
 
-    params: recovery (mapping); batch (windows per forward of a validation); trust_remote_code; device; dtype (float32 |
-        bfloat16, of products in forward passes); libraries (`libraries_of`); checkpoint_every (steps).
     inputs: model; windows (of `tasks.steps.recovery_windows`); and source, the dense model, where the method learns
         from it or its loss is to be told.
     writes: what `tasks.steps.assemble` writes, of the trained model; loss_curve.json {part of the model: points}.
     """
-    method = RECOVERIES.build(params["recovery"])
+    method = RECOVERIES.build(params.recovery)
     _check(params, inputs, method.name, method.needs_teacher)
     tokens, validation = (load_tokens(inputs["windows"], name) for name in ("tokens", "validation"))
     # Training draws from torch's own generator, which threads share.
@@ -54,8 +72,8 @@ def recover(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, cont
             validation,
             context.scratch,
             teacher=teacher if method.needs_teacher else None,
-            checkpoint_every=params["checkpoint_every"],
-            dtype=params["dtype"],
+            checkpoint_every=params.checkpoint_every,
+            dtype=params.dtype,
             progress=progress("recovery"),
         )
         removed = check_masks(subject)
@@ -68,7 +86,7 @@ def recover(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, cont
     write_json(out / CURVE, recovered.curves)
     after = sum(int((~keep).sum()) for keep in recovered.masks.values())
     told = _told(losses, removed, after) | {"dropped_windows": inputs["windows"].facts["dropped"]}
-    recipe = facts.get("recipe", {}) | {"recovery": params["recovery"]}
+    recipe = facts.get("recipe", {}) | {"recovery": params.recovery}
     told |= {"steps": _steps(recovered.curves), "history": recovered.history}
     return {"ledger": []} | facts | {"recipe": recipe, "recovery": told}
 
@@ -78,27 +96,27 @@ def libraries_of(recovery: dict[str, Any]) -> dict[str, str]:
     return {"peft": importlib.metadata.version("peft")} if recovery.get("name") == "lora" else {}
 
 
-def _check(params: dict[str, Any], inputs: dict[str, Artifact], name: str, needs_teacher: bool) -> None:
+def _check(params: RecoverParams, inputs: dict[str, Artifact], name: str, needs_teacher: bool) -> None:
     if (inputs["model"].path / CODES).is_file():
         raise InputError(
             "the model is quantized, and training would leave its grids; recover it before it is quantized"
         )
     if needs_teacher and "source" not in inputs:
         raise InputError(f"{name} learns from the dense model; give it as source")
-    if params["dtype"] not in DTYPES:
+    if params.dtype not in DTYPES:
         raise InputError(
-            f"recovery runs in {' or '.join(DTYPES)}, got {params['dtype']}, whose gradients vanish; set compute.dtype"
+            f"recovery runs in {' or '.join(DTYPES)}, got {params.dtype}, whose gradients vanish; set compute.dtype"
         )
 
 
-def _whole(params: dict[str, Any], model: Artifact | None) -> WholeDecoder | None:
-    device = Running(params["device"]).torch_device
-    return load_whole(model.path, params["trust_remote_code"], device=device) if model else None
+def _whole(params: RecoverParams, model: Artifact | None) -> WholeDecoder | None:
+    device = Running(params.device).torch_device
+    return load_whole(model.path, params.trust_remote_code, device=device) if model else None
 
 
-def _loss(decoder: WholeDecoder | None, windows: Tensor, params: dict[str, Any]) -> float | None:
+def _loss(decoder: WholeDecoder | None, windows: Tensor, params: RecoverParams) -> float | None:
     """Nats per token."""
-    return perplexity(decoder.model, windows, params["batch"]).mean_loss if decoder else None
+    return perplexity(decoder.model, windows, params.batch).mean_loss if decoder else None
 
 
 def _told(losses: dict[str, float | None], removed: int, after: int) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Step: the windows that a recovery learns from and is watched on, none of them text that it is judged on."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,27 @@ from tasks.steps.hidden_states import load_tokens
 from tasks.store.artifact import Artifact
 
 
+@dataclass(frozen=True, kw_only=True)
+class RecoveryWindowsParams:
+    """What is set apart and what is left out.
+
+    Args:
+        validation: how many windows are set apart.
+        overlap: refuse, or drop windows that share text with the evaluation windows.
+    """
+
+    validation: int
+    overlap: str
+
+
 @step("recovery_windows")
 def recovery_windows(
-    params: dict[str, Any], inputs: dict[str, Artifact], out: Path, context: Context
+    params: RecoveryWindowsParams, inputs: dict[str, Artifact], out: Path, context: Context
 ) -> dict[str, Any]:
     """Training and validation windows that share no text with the evaluation nor with each other.
 
     A step by itself: where other evaluation windows leave these as they are, nothing is trained again.
 
-    params: validation (how many windows are set apart), overlap (refuse | drop: windows that share text with the
-        evaluation windows).
     inputs: tokens, evaluation.
     writes: tokens.safetensors {tokens: [windows, length] int64, validation: [windows, length] int64}; facts: how many
         windows were left out, {training, validation}.
@@ -37,9 +49,9 @@ def recovery_windows(
             "recovery.data.text to another text or split"
         )
     judged = load_tokens(inputs["evaluation"])
-    training, validation = _set_apart(load_tokens(inputs["tokens"]), params["validation"])
-    training, dropped = without_overlap(training, judged, "training", params["overlap"])
-    validation, left_out = without_overlap(validation, judged, "validation", params["overlap"])
+    training, validation = _set_apart(load_tokens(inputs["tokens"]), params.validation)
+    training, dropped = without_overlap(training, judged, "training", params.overlap)
+    validation, left_out = without_overlap(validation, judged, "validation", params.overlap)
     seen = shared_windows(training, validation)
     training = training[~seen]
     if not len(training) or not len(validation):

@@ -1,6 +1,7 @@
 """Step: what a model writes after given prompts, beside what the dense model writes after them."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +22,41 @@ from tasks.store.canonical_json import write_json
 SAMPLES = "samples.json"
 
 
+@dataclass(frozen=True, kw_only=True)
+class SamplesParams:
+    """Prompts of the dense model; other models take its.
+
+    Args:
+        new_tokens: how many are written after each.
+        windows: how many evaluation windows give a prompt.
+        beginning: how many of their first tokens.
+        texts: prompts in place of windows.
+        special_tokens: whether the tokenizer may put its own before a text.
+    """
+
+    trust_remote_code: bool
+    device: str
+    new_tokens: int | None = None
+    windows: int | None = None
+    beginning: int | None = None
+    texts: list[str] | None = None
+    special_tokens: bool | None = None
+
+
 @step("samples")
-def samples(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, context: Context) -> dict[str, Any]:
+def samples(params: SamplesParams, inputs: dict[str, Artifact], out: Path, context: Context) -> dict[str, Any]:
     """Greedy continuations in float32, and how far they are the dense model's.
 
-    params: trust_remote_code, device; of the dense model new_tokens, and windows and beginning (how many evaluation
-        windows give a prompt, and how many of their first tokens), or texts and special_tokens.
     inputs: model; of the dense model tokens (the evaluation windows) unless texts are given; of any other baseline
         (the dense model's samples, whose prompts it takes).
     writes: samples.json {prompts, continuations}, see docs/formats.md.
     """
-    path, trust = inputs["model"].path, params["trust_remote_code"]
+    path, trust = inputs["model"].path, params.trust_remote_code
     tokenizer = read_tokenizer(path, trust_remote_code=trust)
     dense = inputs.get("baseline")
     prompts = read_samples(dense)["prompts"] if dense else _prompts(params, inputs, tokenizer)
-    new_tokens = dense.facts["new_tokens"] if dense else params["new_tokens"]
-    model: nn.Module = load_model(path, trust_remote_code=trust).to(Running(params["device"]).torch_device)
+    new_tokens = dense.facts["new_tokens"] if dense else params.new_tokens
+    model: nn.Module = load_model(path, trust_remote_code=trust).to(Running(params.device).torch_device)
     given = [prompt["tokens"] for prompt in prompts]
     written = continue_greedily(model, given, new_tokens, progress("samples"))
     theirs = [entry["tokens"] for entry in read_samples(dense)["continuations"]] if dense else written
@@ -64,20 +84,18 @@ def _told(tokenizer: PreTrainedTokenizerBase, prompt: list[int], tokens: list[in
 
 
 def _prompts(
-    params: dict[str, Any], inputs: dict[str, Artifact], tokenizer: PreTrainedTokenizerBase
+    params: SamplesParams, inputs: dict[str, Artifact], tokenizer: PreTrainedTokenizerBase
 ) -> list[dict[str, Any]]:
     """{window, tokens, text, follows}; `follows` is how the window goes on, None of a prompt that was given."""
-    if "texts" in params:
-        found = [
-            (None, token_ids(tokenizer, text, special_tokens=params["special_tokens"]), []) for text in params["texts"]
-        ]
+    if params.texts is not None:
+        found = [(None, token_ids(tokenizer, text, special_tokens=params.special_tokens), []) for text in params.texts]
     else:
         windows, beginning, end = (
             load_tokens(inputs["tokens"]),
-            params["beginning"],
-            params["beginning"] + params["new_tokens"],
+            params.beginning,
+            params.beginning + params.new_tokens,
         )
-        chosen = [place * len(windows) // params["windows"] for place in range(params["windows"])]
+        chosen = [place * len(windows) // params.windows for place in range(params.windows)]
         rows = [windows[window].tolist() for window in chosen]
         found = [(window, row[:beginning], row[beginning:end]) for window, row in zip(chosen, rows, strict=True)]
     return [

@@ -1,6 +1,7 @@
 """Step: the allocation that a search over stored levels finds; killed at any instant, it goes on at the generation."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ from pruning_core.compress.shares import matrices_of
 from pruning_core.search.evolution import State
 from pruning_core.search.operators import Operators
 from pruning_core.sensitivity import Profile
+from pruning_core.settings.compute import Workers
 from tasks.engine.step import Context, step
 from tasks.steps.allocation import write_allocation
 from tasks.steps.hidden_states import decoder_of, exclusive
 from tasks.steps.levels import measured_levels
+from tasks.steps.running import OnDevice
 from tasks.steps.search_generations import run_search
 from tasks.steps.sensitivity import PROFILE
 from tasks.store.artifact import Artifact
@@ -26,37 +29,55 @@ RESULT = "search.json"
 EVENT = "searched"
 
 
-def search_modules(params: dict[str, Any]) -> list[str]:
+@dataclass(frozen=True, kw_only=True)
+class SearchParams(OnDevice):
+    """As of the step `allocation`, whose result this is another way to.
+
+    Args:
+        allocation: an evolutionary one, as in a recipe.
+        unit: zeros of a matrix, or the n of n:m patterns.
+        m: of n:m patterns.
+        target: removed fraction.
+        workers: who judges candidates, as in params.yaml.
+    """
+
+    allocation: dict[str, Any]
+    unit: str
+    m: int | None
+    target: float
+    workers: dict[str, Any]
+
+
+def search_modules(params: SearchParams) -> list[str]:
     """The modules of the allocations that these params start from."""
     return [ALLOCATIONS.module(chosen.name) for chosen in (settings_of(params), *settings_of(params).starts)]
 
 
-def settings_of(params: dict[str, Any]) -> Evolutionary:
+def settings_of(params: SearchParams) -> Evolutionary:
     """The search that the params describe."""
-    return ALLOCATIONS.build(params["allocation"], "allocation")
+    return ALLOCATIONS.build(params.allocation, "allocation")
 
 
 @step("search", modules=search_modules, unkeyed=("workers",))
-def search(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, context: Context) -> dict[str, Any]:
+def search(params: SearchParams, inputs: dict[str, Artifact], out: Path, context: Context) -> dict[str, Any]:
     """Search the allocation of a model.
 
-    params: allocation (mapping), unit (zeros | n), m, target (removed fraction), trust_remote_code, device, dtype;
-        workers (mapping).
     inputs: source; tokens (windows of search text); levels-0, levels-1, ... of the blocks; sensitivity-N where the
         allocation N of `initial` needs one.
     writes: shares.json as the step allocation does; search.json {initial, history, best}.
     """
     with exclusive:
-        matrices = matrices_of(decoder_of(inputs["source"], params["trust_remote_code"]))
+        matrices = matrices_of(decoder_of(inputs["source"], params.trust_remote_code))
         settings = settings_of(params)
         blocks = [inputs[f"levels-{index}"] for index in range(1 + matrices[-1].block)]
-        request = Request(matrices, params["unit"], params["m"], params["target"])
+        request = Request(matrices, params.unit, params.m, params.target)
         levels, measured = settings.levels_for(request), measured_levels(blocks)
         starts, ledger = _starts(settings, request, levels, measured, inputs)
         state = State({}, [], levels.start, {}, [])
         if sum(len(row) > 1 for row in levels.gene_zeros) > 1:
             operators = Operators(levels, _repair_errors(measured))
-            ran = run_search(params, inputs, context.scratch, settings, operators, starts)
+            chosen = Workers(**params.workers)
+            ran = run_search(params, chosen, inputs, context.scratch, settings, operators, starts)
             # How fast it was is no part of the result, which is the same wherever and in however many goes it ran.
             context.store.events.record(EVENT, key=context.key, tokens=str(ran.tokens), seconds=f"{ran.seconds:.3f}")
             state = ran.state

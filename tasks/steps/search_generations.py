@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from pruning_core.allocation.evolutionary import Evolutionary
 from pruning_core.budget.levels import Genome
@@ -19,6 +18,7 @@ from tasks.parallel.submit import Submit
 from tasks.parallel.worker_pool import workers
 from tasks.progress import progress
 from tasks.steps.levels import WEIGHTS
+from tasks.steps.running import OnDevice
 from tasks.steps.search_worker import Job, judge_part, prepare, release, write_targets
 from tasks.store.artifact import Artifact
 from tasks.store.canonical_json import write_json
@@ -43,7 +43,8 @@ class Ran:
 
 
 def run_search(
-    params: dict[str, Any],
+    running: OnDevice,
+    chosen: Workers,
     inputs: dict[str, Artifact],
     folder: Path,
     settings: Evolutionary,
@@ -53,10 +54,11 @@ def run_search(
     """Search to the end; where `folder` holds an earlier state it goes on from there, to the same end.
 
     Args:
-        params, inputs: of the step `search`.
+        running, inputs: of the step `search`.
+        chosen: who judges candidates.
         folder: for the state and the dense model's predictions; survives a kill.
     """
-    job, chosen = _job(params, inputs, folder, settings, operators), Workers(**params["workers"])
+    job = _job(running, inputs, folder, settings, operators)
     everything = settings.windows + settings.validation
     held_out = [(2 * index + 1) * everything // (2 * settings.validation) for index in range(settings.validation)]
     rest = sorted(set(range(everything)) - set(held_out))
@@ -93,7 +95,7 @@ def _generations(evolution: Evolution, starts: dict[str, Genome], saved: Path) -
 
 
 def _job(
-    params: dict[str, Any], inputs: dict[str, Artifact], folder: Path, settings: Evolutionary, operators: Operators
+    running: OnDevice, inputs: dict[str, Artifact], folder: Path, settings: Evolutionary, operators: Operators
 ) -> Job:
     folder.mkdir(parents=True, exist_ok=True)
     depth = 1 + operators.levels.matrices[-1].block
@@ -102,9 +104,9 @@ def _job(
     part = -(-windows // (PARTS * batch)) * batch
     return {
         "source": str(inputs["source"].path),
-        "trust_remote_code": params["trust_remote_code"],
-        "device": params["device"],
-        "dtype": params["dtype"],
+        "trust_remote_code": running.trust_remote_code,
+        "device": running.device,
+        "dtype": running.dtype,
         "levels": [str(inputs[f"levels-{index}"].path / WEIGHTS) for index in range(depth)],
         "tokens": str(inputs["tokens"].path / "tokens.safetensors"),
         "targets": [str(folder / f"targets-{index}.safetensors") for index in range(-(-windows // part))],

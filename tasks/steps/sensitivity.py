@@ -1,5 +1,6 @@
 """Step: how sensitive the matrices of a model are, measured once and shared by every allocation that asks for it."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tasks.engine.step import Context, step
 from tasks.progress import progress
 from tasks.steps.hidden_states import decoder_of, exclusive, load_tokens
 from tasks.steps.prune_block import method_modules
+from tasks.steps.running import OnDevice
 from tasks.steps.statistics import load_statistics
 from tasks.store.artifact import Artifact
 from tasks.store.canonical_json import write_json
@@ -20,21 +22,28 @@ from tasks.store.canonical_json import write_json
 PROFILE = "profile.json"
 
 
-def sensitivity_modules(params: dict[str, Any]) -> list[str]:
+@dataclass(frozen=True, kw_only=True)
+class SensitivityParams(OnDevice):
+    """`sensitivity` as in an allocation; `method` as in a recipe, where the sensitivity prunes."""
+
+    sensitivity: dict[str, Any]
+    method: dict[str, Any] | None = None
+
+
+def sensitivity_modules(params: SensitivityParams) -> list[str]:
     """The modules of the sensitivity and, where it prunes, of the method that these params choose."""
-    chosen = [SENSITIVITIES.module(params["sensitivity"]["name"])]
-    return [*chosen, *method_modules(params)] if "method" in params else chosen
+    chosen = [SENSITIVITIES.module(params.sensitivity["name"])]
+    return [*chosen, *method_modules(params.method, params.device)] if params.method else chosen
 
 
 @step("sensitivity", modules=sensitivity_modules)
-def sensitivity(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, context: Context) -> dict[str, Any]:
+def sensitivity(params: SensitivityParams, inputs: dict[str, Artifact], out: Path, context: Context) -> dict[str, Any]:
     """The profile of a model.
 
-    params: sensitivity (mapping), trust_remote_code, device, dtype; method (mapping) where the sensitivity prunes.
     inputs: source; tokens, and statistics-0, statistics-1, ... of the dense model's blocks, where it looks at them.
     writes: profile.json (`pruning_core.sensitivity.Profile`).
     """
-    chosen = SENSITIVITIES.build(params["sensitivity"])
+    chosen = SENSITIVITIES.build(params.sensitivity)
     with exclusive:
         subject = _subject(chosen, params, inputs)
         profile = chosen.measure(subject, progress(f"sensitivity by {chosen.name}"))
@@ -43,10 +52,10 @@ def sensitivity(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, 
     return {"name": chosen.name, **known}
 
 
-def _subject(chosen: Sensitivity, params: dict[str, Any], inputs: dict[str, Artifact]) -> SensitivityInputs:
-    running = Running(params["device"], params["dtype"])
-    decoder = _decoder(chosen, inputs["source"], params["trust_remote_code"], running)
-    method = build_method(params["method"], device=running.torch_device) if "method" in params else None
+def _subject(chosen: Sensitivity, params: SensitivityParams, inputs: dict[str, Artifact]) -> SensitivityInputs:
+    running = params.running
+    decoder = _decoder(chosen, inputs["source"], params.trust_remote_code, running)
+    method = build_method(params.method, device=running.torch_device) if params.method else None
     windows = load_tokens(inputs["tokens"]) if "tokens" in inputs else None
     statistics = _statistics(inputs, running) if "statistics-0" in inputs else None
     return SensitivityInputs(matrices_of(decoder), decoder, windows, statistics, method)

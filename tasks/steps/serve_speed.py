@@ -1,5 +1,6 @@
 """Step: how fast an export is served and what memory it takes, beside the dense model in the same run."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,26 +23,43 @@ def engine_of(directory: Path) -> str:
     return engine if module and module.is_installed() else "transformers"
 
 
-def _modules(params: dict[str, Any]) -> list[str]:
-    return [*reader(params), ENGINES[params["engine"]]]
+@dataclass(frozen=True, kw_only=True)
+class ServeSpeedParams:
+    """What is timed.
+
+    Args:
+        machine: what the figures hold for.
+        load: fields of `pruning_core.evaluation.serving.Load`.
+        engine: that serves the export.
+        format: of the export, its name.
+    """
+
+    machine: dict[str, Any]
+    load: dict[str, Any]
+    engine: str
+    format: str
+    trust_remote_code: bool
+
+
+def _modules(params: ServeSpeedParams) -> list[str]:
+    return [*reader(params.format), ENGINES[params.engine]]
 
 
 @step("serve_speed", modules=_modules)
-def serve_speed(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, context: Context) -> dict[str, Any]:
+def serve_speed(params: ServeSpeedParams, inputs: dict[str, Artifact], out: Path, context: Context) -> dict[str, Any]:
     """Prefill, decoding, time to the first token and peak memory, dense first; and the bytes of both.
 
-    params: machine (what the figures hold for), load, trust_remote_code, engine (of the export), format (its name).
     inputs: dense, export.
     """
-    load = Load(**params["load"] | {"batches": tuple(params["load"]["batches"])})
-    trust = params["trust_remote_code"]
+    load = Load(**params.load | {"batches": tuple(params.load["batches"])})
+    trust = params.trust_remote_code
     models = {
         "dense": Served(inputs["dense"].path, trust_remote_code=trust),
-        "export": Served(inputs["export"].path, params["engine"], trust),
+        "export": Served(inputs["export"].path, params.engine, trust),
     }
     return {
         "rows": measure_served(models, load, progress("speed")),
         "bytes": {name: weight_bytes(served.path) for name, served in models.items()},
-        "machine": params["machine"],
-        "load": params["load"],
+        "machine": params.machine,
+        "load": params.load,
     }

@@ -1,5 +1,6 @@
 """Step: the statistics of one block of the dense model, which every variant can share."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,26 @@ from tasks.engine.step import Context, step
 from tasks.parallel.process_group import together
 from tasks.progress import progress
 from tasks.steps.hidden_states import DENSE, chain_of, exclusive, keep_states, take_states
+from tasks.steps.running import Forwards
 from tasks.store.artifact import Artifact
 
 
+@dataclass(frozen=True, kw_only=True)
+class StatisticsParams(Forwards):
+    """`block` is an index."""
+
+    block: int
+
+
 @step("statistics", unkeyed=("states",))
-def statistics(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, context: Context) -> dict[str, Any]:
+def statistics(params: StatisticsParams, inputs: dict[str, Artifact], out: Path, context: Context) -> dict[str, Any]:
     """Hessians of a block of the dense model on dense inputs.
 
-    params: block (index), batch, trust_remote_code, device, dtype; states (memory | mapped); shards, where there are
-        more than one.
     inputs: source, tokens.
     writes: statistics.safetensors {"0": [in, in] float32 sum of x x^T of group 0, ...}; facts name the groups, and of
         those on all tokens of a layer how many were routed to each matrix.
     """
-    index = params["block"]
+    index = params.block
     chain = chain_of(params, inputs, (None,) * index)
     with exclusive, together("tasks.steps.statistics", "statistics", params, inputs, context):
         states = take_states(context, chain)

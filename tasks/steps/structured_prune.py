@@ -1,6 +1,7 @@
 """Step: a model with fewer channels and heads, as a directory that is really smaller."""
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from pruning_core.structured.surgery import Replacements, kept_slices, stored_pa
 from tasks.engine.step import Context, step
 from tasks.progress import progress
 from tasks.steps.hidden_states import exclusive, load_tokens
+from tasks.steps.running import OnDevice
 from tasks.steps.source_model import companion_files
 from tasks.steps.structured_importance import GROUPS_TABLE, load_scores, opened
 from tasks.store.artifact import Artifact
@@ -24,28 +26,43 @@ PLAN, PLAN_TABLE = "plan.json", "plan.txt"
 TABLES = (GROUPS_TABLE, PLAN_TABLE)
 
 
+@dataclass(frozen=True, kw_only=True)
+class StructuredPruneParams(OnDevice):
+    """What goes and how the rest is refitted.
+
+    Args:
+        recipe: for people.
+        ranking: keys of a structured recipe.
+        reconstruction: as in one; None where nothing is refitted.
+        batch: windows per forward.
+    """
+
+    recipe: dict[str, Any]
+    ranking: dict[str, Any]
+    reconstruction: dict[str, Any] | None
+    batch: int
+
+
 @step("structured_prune")
 def structured_prune(
-    params: dict[str, Any], inputs: dict[str, Artifact], out: Path, context: Context
+    params: StructuredPruneParams, inputs: dict[str, Artifact], out: Path, context: Context
 ) -> dict[str, Any]:
     """Rank, refit what reads the survivors, slice, and write.
 
-    params: recipe (for people), ranking (mapping), reconstruction (mapping or None), batch, trust_remote_code, device,
-        dtype.
     inputs: source, scores; tokens where there is a reconstruction.
     writes: a Hugging Face directory; plan.json (`pruning_core.structured.kept_groups.KeptGroups`); plan.txt (a
         table for people).
     """
-    ranking = build_ranking(params["ranking"])
+    ranking = build_ranking(params.ranking)
     decoder = opened(inputs["source"], params, whole=False)
     sites = sites_of(decoder.blocks, decoder.block_prefix, inputs["scores"].facts["families"])
     plan = ranking.plan(sites, load_scores(inputs["scores"]), *stored_parameters(decoder))
     replacements, refits = None, []
-    if params["reconstruction"] is not None:
-        chosen = build_reconstruction(params["reconstruction"])
+    if params.reconstruction is not None:
+        chosen = build_reconstruction(params.reconstruction)
         windows = load_tokens(inputs["tokens"])
         with exclusive:
-            replacements, refits = chosen.run(decoder, sites, plan, windows, params["batch"], progress("least squares"))
+            replacements, refits = chosen.run(decoder, sites, plan, windows, params.batch, progress("least squares"))
     for file in companion_files(inputs["source"].path):
         shutil.copyfile(file, out / file.name)
     written = write_pruned(decoder, sites, plan, out, replacements or Replacements(), progress("surgery"))
@@ -60,7 +77,7 @@ def _facts(
     plan: KeptGroups,
     written: dict[str, Any],
     refits: list[dict[str, Any]],
-    params: dict[str, Any],
+    params: StructuredPruneParams,
     out: Path,
 ) -> dict[str, Any]:
     """Those of `tasks.steps.assemble`; a weight goes with its row or column, bits are per weight of the source."""
@@ -71,7 +88,7 @@ def _facts(
     stored = sum(checkpoint.bytes(name) for name in checkpoint.names())
     width = 8 * stored / plan.before
     return {
-        "recipe": params["recipe"],
+        "recipe": params.recipe,
         "sparsity": {"prunable": removed / prunable, "whole_model": 1 - written["parameters"] / plan.before},
         "parameters": {
             "prunable": prunable,
@@ -81,7 +98,7 @@ def _facts(
             "zeros": written["zeros"],
         },
         "layers": layers,
-        "ledger": _raised(refits, params["reconstruction"]),
+        "ledger": _raised(refits, params.reconstruction),
         "reconstruction": refits,
         "bits_per_weight": {"stored": width, "bitmask": width},
         "size_bytes": {"stored": stored, "bitmask": stored},

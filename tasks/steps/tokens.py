@@ -1,5 +1,6 @@
 """Step: a text becomes windows of tokens."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,45 +14,70 @@ from tasks.engine.step import Context, step
 from tasks.store.artifact import Artifact
 
 
-def text_module(params: dict[str, Any]) -> list[str]:
-    """The module of the text source that these params choose."""
-    return [TEXTS.module(params["text"]["name"])]
+@dataclass(frozen=True, kw_only=True)
+class TokensParams:
+    """A text and how it is cut.
+
+    Args:
+        role: calibration or evaluation.
+        text: a text source.
+        text_digest: of the text as it is now.
+        length: tokens per window.
+        sequences, sampling, seed: of calibration windows.
+        windows, stride, special_tokens, bos: of evaluation windows, as in params.yaml.
+    """
+
+    role: str
+    text: dict[str, Any]
+    text_digest: str
+    length: int
+    trust_remote_code: bool
+    sequences: int | None = None
+    sampling: str | None = None
+    seed: int | None = None
+    windows: int | None = None
+    stride: int | None = None
+    special_tokens: bool | None = None
+    bos: bool | None = None
 
 
-@step("tokens", modules=text_module)
-def tokens(params: dict[str, Any], inputs: dict[str, Artifact], out: Path, context: Context) -> dict[str, Any]:
+def text_module(text: dict[str, Any]) -> list[str]:
+    """The module of a text source."""
+    return [TEXTS.module(text["name"])]
+
+
+@step("tokens", modules=lambda params: text_module(params.text))
+def tokens(params: TokensParams, inputs: dict[str, Artifact], out: Path, context: Context) -> dict[str, Any]:
     """Windows of a text in the source model's tokens.
 
-    params: text, text_digest (of the text as it is now), role (calibration | evaluation), length, and what the role
-        needs: sequences, sampling, seed; or windows, special_tokens, stride, bos.
     inputs: source.
     writes: tokens.safetensors {tokens: [windows, length] int64}.
     """
-    trust = params["trust_remote_code"]
-    check_fits(read_config(inputs["source"].path, trust_remote_code=trust), params["length"])
+    trust = params.trust_remote_code
+    check_fits(read_config(inputs["source"].path, trust_remote_code=trust), params.length)
     tokenizer = read_tokenizer(inputs["source"].path, trust_remote_code=trust)
-    documents = TEXTS.build(params["text"]).read(context.workspace)
+    documents = TEXTS.build(params.text).read(context.workspace)
     windows = _windows(params, documents, tokenizer)
     save_file({"tokens": windows.tokens}, out / "tokens.safetensors")
     return windows.facts
 
 
-def _windows(params: dict[str, Any], documents: Any, tokenizer: Any) -> Windows:
-    if params["role"] == "calibration":
+def _windows(params: TokensParams, documents: Any, tokenizer: Any) -> Windows:
+    if params.role == "calibration":
         return calibration_windows(
             documents,
             tokenizer,
-            sequences=params["sequences"],
-            length=params["length"],
-            sampling=params["sampling"],
-            seed=params["seed"],
+            sequences=params.sequences,
+            length=params.length,
+            sampling=params.sampling,
+            seed=params.seed,
         )
     return evaluation_windows(
         documents,
         tokenizer,
-        length=params["length"],
-        windows=params["windows"],
-        special_tokens=params["special_tokens"],
-        stride=params["stride"],
-        bos=params["bos"],
+        length=params.length,
+        windows=params.windows,
+        special_tokens=params.special_tokens,
+        stride=params.stride,
+        bos=params.bos,
     )

@@ -48,12 +48,6 @@ def digest_of(value: Any, where: str = "value") -> str:
     return hashlib.sha256(canonical(value, where).encode()).hexdigest()
 
 
-def file_digest(path: Path) -> str:
-    """sha256 of the file's bytes, 64 hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def write_json(path: Path, value: Any) -> None:
     """Write `value` for people to read, by rename, so that a reader never sees half a file.
 

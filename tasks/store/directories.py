@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from pruning_core.checkpoint.durable_files import flush_one
+from pruning_core.checkpoint.durable_files import file_sha256, flush_one
 from pruning_core.errors import ComputationError
-from tasks.store.canonical_json import file_digest, write_json
+from tasks.store.canonical_json import write_json
 
 MANIFEST = "manifest.json"
 RUN = "run.json"
@@ -44,7 +44,7 @@ def digests(directory: Path) -> dict[str, str]:
     """Relative path -> sha256 of every file that `files` lists."""
     names = files(directory)
     with ThreadPoolExecutor(HASHING_THREADS) as pool:
-        return dict(zip(names, pool.map(lambda name: file_digest(directory / name), names), strict=True))
+        return dict(zip(names, pool.map(lambda name: file_sha256(directory / name), names), strict=True))
 
 
 def signature(directory: Path) -> Signature:
@@ -103,7 +103,7 @@ class Signatures:
 
     def record(self, name: str, directory: Path) -> None:
         """Remember `directory` as it is now; it holds manifest.json and was just verified or written."""
-        now = {"stat": signature(directory), "manifest": file_digest(directory / MANIFEST)}
+        now = {"stat": signature(directory), "manifest": file_sha256(directory / MANIFEST)}
         if now != self.of(name):
             write_json(self.root / f"{name}.json", now)
 

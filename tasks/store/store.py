@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pruning_core.checkpoint.durable_files import flush_one
+from pruning_core.checkpoint.durable_files import file_sha256, flush_one
 from pruning_core.errors import ComputationError, InputError
 from tasks.progress import current
 from tasks.store.artifact import (
@@ -33,7 +33,7 @@ from tasks.store.artifact import (
     is_consistent,
     refuse_reserved_names,
 )
-from tasks.store.canonical_json import file_digest, write_json
+from tasks.store.canonical_json import write_json
 from tasks.store.directories import MANIFEST, RUN, Signatures, digests, flush, replace_directory
 from tasks.store.event_log import Events
 from tasks.store.locks import FileLock, locked
@@ -97,14 +97,12 @@ class Store:
             return None, problem
         return Artifact(manifest["kind"], key, manifest["digest"], path, hit=True), None
 
-    def get_or_compute(
-        self,
-        kind: str,
-        key: str,
-        provenance: dict[str, Any],
-        compute: Compute,
-    ) -> Artifact:
-        """The artifact of `key`, found, or made by compute(directory), which runs at most once.
+    def get_or_compute(self, kind: str, key: str, provenance: dict[str, Any], compute: Compute) -> Artifact:
+        """The artifact of `key`, found, or made by `compute`; see there."""
+        return self.find(key) or self.compute(kind, key, provenance, compute)
+
+    def compute(self, kind: str, key: str, provenance: dict[str, Any], compute: Compute) -> Artifact:
+        """The artifact of `key`, which was not found, made by compute(directory), which runs at most once.
 
         Processes and threads that ask for one key at the same time wait for the first and share its result.
         When `compute` raises, nothing is published and the exception goes on.
@@ -120,9 +118,6 @@ class Store:
             InputError: the disk is full.
             ComputationError: compute wrote a link, or a file with a name that the store needs.
         """
-        found = self.find(key)
-        if found:
-            return found
         self.presence.enter()
         with locked(self._lock(key), on_wait=lambda holder: self._waiting(kind, key, holder)):
             found = self._find_locked(key)
@@ -210,7 +205,7 @@ class Store:
         if not thorough and self._signatures.untouched(path.name, path):
             return None
         recorded = self._signatures.of(path.name)
-        if recorded and recorded["manifest"] != file_digest(path / MANIFEST):
+        if recorded and recorded["manifest"] != file_sha256(path / MANIFEST):
             return "manifest.json was changed"
         if not is_consistent(manifest, path.name):
             return "manifest.json contradicts itself"
@@ -237,7 +232,7 @@ class Store:
     def _is_copy(self, artifact: Artifact, destination: Path, name: str) -> bool:
         if not (destination / MANIFEST).is_file():
             return False
-        if file_digest(destination / MANIFEST) != file_digest(artifact.path / MANIFEST):
+        if file_sha256(destination / MANIFEST) != file_sha256(artifact.path / MANIFEST):
             return False
         if self._signatures.untouched(name, destination):
             return True

@@ -9,13 +9,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pipelines import pipeline_of
 
 from pruning_core.errors import InputError
 from tasks import versioning
-from tasks.engine.step import Context
-from tasks.engine.step_log import CACHED, StepsSeen
-from tasks.pipeline.variant import Pipeline
-from tasks.workspace.workspace import Workspace
+from tasks.engine.step_log import CACHED
 
 pytestmark = pytest.mark.slow
 
@@ -70,14 +68,11 @@ def digests(root: Path, variant: str) -> dict[str, str]:
 
 def steps_computed(root: Path, variants: tuple[str, ...]) -> list[str]:
     """The steps that a run without DVC has to compute."""
-    workspace = Workspace.open(root)
-    plain = workspace.context()
-    seen = StepsSeen(plain.run)
-    pipeline = Pipeline(Context(plain.store, plain.workspace, seen), workspace.settings)
+    pipeline, log = pipeline_of(root)
     for variant in variants:
         pipeline.evaluated(variant)
-    assert len(seen.records) > 3
-    return [record["label"] for record in seen.records if record["state"] != CACHED]
+    assert len(log.records) > 3
+    return [record["label"] for record in log.records if record["state"] != CACHED]
 
 
 def test_repro_from_scratch_runs_the_stages_in_order_and_leaves_nothing_for_a_flow(reproduced):

@@ -1,24 +1,23 @@
 """Pipelines in a workspace whose steps are noted."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import yaml
 
-from tasks.engine.step_log import CACHED, StepsSeen
+from tasks.engine.step import direct
+from tasks.engine.step_log import CACHED, StepLog
+from tasks.pipeline.opened import opened
 from tasks.pipeline.variant import Pipeline
 from tasks.workspace.workspace import Workspace
 
 
-def pipeline_of(root: Path, overrides: list[str] | None = None) -> tuple[Pipeline, StepsSeen]:
-    workspace = Workspace.open(root, overrides)
-    plain = workspace.context()
-    seen = StepsSeen(plain.run)
-    return Pipeline(replace(plain, run=seen), workspace.settings), seen
+def pipeline_of(root: Path, overrides: list[str] | None = None) -> tuple[Pipeline, StepLog]:
+    log = StepLog(direct)
+    return opened(Workspace.open(root, overrides), log), log
 
 
-def computed(seen: StepsSeen) -> list[str]:
-    return [record["label"] for record in seen.records if record["state"] != CACHED]
+def computed(log: StepLog) -> list[str]:
+    return [record["label"] for record in log.records if record["state"] != CACHED]
 
 
 def edit(root: Path, variant: str, key: str, value) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PretrainedConfig
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from pruning_core.calibration.collect import collect
 from pruning_core.calibration.hidden_states import HiddenStates
@@ -35,6 +35,15 @@ def reference(directory: Path, attention: str | None = None) -> nn.Module:
 def windows_of(count: int, length: int = 12, seed: int = 1) -> Tensor:
     """[count, length] token ids of a vocabulary of 50."""
     return torch.randint(3, 50, (count, length), generator=torch.Generator().manual_seed(seed))
+
+
+def at_first_block(directory: Path) -> tuple[Decoder, HiddenStates]:
+    """A decoder with its first block loaded, and what six windows of 16 tokens are on entering it."""
+    decoder = Decoder(directory, AutoConfig.from_pretrained(directory))
+    tokens = torch.randint(1, 50, (6, 16), generator=torch.Generator().manual_seed(2))
+    states = HiddenStates.at_entry(decoder, tokens, 4)
+    decoder.load_block(0)
+    return decoder, states
 
 
 def subject_of(directory: Path, windows: Tensor, method: dict | None = None, dtype=torch.float32) -> SensitivityInputs:

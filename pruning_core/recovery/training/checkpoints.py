@@ -1,7 +1,6 @@
 """Checkpoints of a training run: whole or absent, and never a pickle."""
 
 import json
-import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from pruning_core.checkpoint.durable_files import flush_one
 from pruning_core.checkpoint.safetensors_format import write_file
 from pruning_core.errors import InputError
 
@@ -115,9 +115,9 @@ class Checkpoints:
         write_file(partial / TENSORS, {name: value.cpu().contiguous() for name, value in tensors.items()})
         (partial / FACTS).write_text(json.dumps(facts), encoding="utf-8")
         for path in (partial / TENSORS, partial / FACTS, partial):
-            _sync(path)
+            flush_one(path)
         partial.rename(final)
-        _sync(self.folder)
+        flush_one(self.folder)
         for older in self._all()[:-2]:
             shutil.rmtree(older)
 
@@ -131,11 +131,3 @@ def _fill(objective: "Objective", tensors: dict[str, Tensor]) -> None:
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

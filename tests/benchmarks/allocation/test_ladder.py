@@ -1,17 +1,13 @@
 """The ladder of allocations and the starts of the search, on a tiny model."""
 
 import json
-from pathlib import Path
 
 import pytest
-import yaml
-from typer.testing import CliRunner
 
 from benchmarks.allocation import __main__, starts
 from benchmarks.allocation.entries import RUNGS, ladders
 from benchmarks.allocation.page import closed
 from benchmarks.allocation.starts import tokens_until
-from benchmarks.common.sections import sections
 from benchmarks.quality.entries import PAPERS
 from pruning_core.errors import InputError
 from tasks.workspace.params import read_params
@@ -32,21 +28,9 @@ SEARCH = {
 
 
 @pytest.fixture
-def run(workspace_root: Path, monkeypatch):
+def run(run_benchmark):
     """run(app, *arguments) in a workspace with a tiny model; returns its sections and the folder of its figures."""
-    monkeypatch.chdir(workspace_root)
-    params = yaml.safe_load((workspace_root / "params.yaml").read_text())
-    short = {name: params[name] for name in ("calibration", "evaluation")}
-    (workspace_root / "short.yaml").write_text(yaml.safe_dump(short))
-
-    def start(app, *arguments: str):
-        page = workspace_root / "pages" / "page.md"
-        given = ["--settings", "short.yaml", "--out", str(page), "--search", json.dumps(SEARCH), *arguments]
-        done = CliRunner().invoke(app, given, catch_exceptions=False)
-        assert done.exit_code == 0, done.output
-        return sections(page.read_text()), page.parent
-
-    return start
+    return lambda app, *arguments: run_benchmark(app, "--search", json.dumps(SEARCH), *arguments)
 
 
 def test_every_rung_is_made_at_one_budget_and_judged(run):

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
@@ -54,18 +53,14 @@ def test_groups_are_chosen_by_how_their_name_begins():
 
 
 @pytest.fixture
-def run(workspace_root: Path, monkeypatch):
+def run(short_workspace: Path):
     """run(*arguments) in a workspace with a tiny model; returns the page."""
-    monkeypatch.chdir(workspace_root)
-    params = yaml.safe_load((workspace_root / "params.yaml").read_text())
-    settings = {name: params[name] for name in ("calibration", "evaluation")}
-    (workspace_root / "short.yaml").write_text(yaml.safe_dump(settings))
 
     def command(*arguments: str) -> Path:
         given = ["--settings", "short.yaml", "--out", "pages/results.md", *arguments]
         done = CliRunner().invoke(app, given, catch_exceptions=False)
         assert done.exit_code == 0, done.output
-        return workspace_root / "pages" / "results.md"
+        return short_workspace / "pages" / "results.md"
 
     return command
 

@@ -4,11 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-import yaml
 from safetensors.torch import load_file
-from typer.testing import CliRunner
 
-from benchmarks.common.sections import sections
 from benchmarks.quality.entries import PAPERS
 from benchmarks.recovery import __main__
 from benchmarks.recovery.entries import bases
@@ -24,19 +21,12 @@ RATES = {name: Scan("x", {1e-3: 1.0}) for name in TRAININGS}
 
 
 @pytest.fixture
-def run(workspace_root: Path, monkeypatch):
+def run(run_benchmark):
     """run(*arguments) in a workspace with a tiny model; returns the section and its figures."""
-    monkeypatch.chdir(workspace_root)
-    params = yaml.safe_load((workspace_root / "params.yaml").read_text())
-    short = {name: params[name] for name in ("calibration", "evaluation")}
-    (workspace_root / "short.yaml").write_text(yaml.safe_dump(short))
 
     def start(*arguments: str):
-        page = workspace_root / "pages" / "page.md"
-        given = ["--settings", "short.yaml", "--out", str(page), "--training", json.dumps(TOY), *arguments]
-        done = CliRunner().invoke(__main__.app, given, catch_exceptions=False)
-        assert done.exit_code == 0, done.output
-        return sections(page.read_text())["recovery"], json.loads((page.parent / "page-recovery.json").read_text())
+        found, folder = run_benchmark(__main__.app, "--training", json.dumps(TOY), *arguments)
+        return found["recovery"], json.loads((folder / "page-recovery.json").read_text())
 
     return start
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from typer.testing import CliRunner
 
 from benchmarks.common.sections import sections
@@ -22,20 +21,13 @@ TOY = {"steps": 4, "batch": 2, "warmup": 0, "validate_every": 2, "data": {"seque
 
 
 @pytest.fixture
-def run(tiny_llama, workspace_root: Path, monkeypatch):
+def run(tiny_llama, short_workspace: Path, run_benchmark):
     """run(*arguments) in a workspace with a tiny model; returns the section and its figures."""
-    tiny_llama(intermediate_size=64, num_key_value_heads=4).save_pretrained(workspace_root / "tiny")
-    monkeypatch.chdir(workspace_root)
-    params = yaml.safe_load((workspace_root / "params.yaml").read_text())
-    short = {name: params[name] for name in ("calibration", "evaluation")}
-    (workspace_root / "short.yaml").write_text(yaml.safe_dump(short))
+    tiny_llama(intermediate_size=64, num_key_value_heads=4).save_pretrained(short_workspace / "tiny")
 
     def start(*arguments: str):
-        page = workspace_root / "pages" / "page.md"
-        given = ["--settings", "short.yaml", "--out", str(page), "--training", json.dumps(TOY), *arguments]
-        done = CliRunner().invoke(__main__.app, given, catch_exceptions=False)
-        assert done.exit_code == 0, done.output
-        return sections(page.read_text())["structured"], json.loads((page.parent / "page-structured.json").read_text())
+        found, folder = run_benchmark(__main__.app, "--training", json.dumps(TOY), *arguments)
+        return found["structured"], json.loads((folder / "page-structured.json").read_text())
 
     return start
 

@@ -9,7 +9,6 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
-import yaml
 from matplotlib.axes import Axes
 from scipy.stats import spearmanr
 from typer.testing import CliRunner
@@ -248,18 +247,14 @@ def test_small_samples_are_spread_over_the_draw_and_lie_within_larger_ones(works
 
 
 @pytest.fixture
-def run(workspace_root: Path, monkeypatch):
+def run(short_workspace: Path):
     """run(study, *arguments) in a workspace with a tiny model; returns (page, figures)."""
-    monkeypatch.chdir(workspace_root)
-    params = yaml.safe_load((workspace_root / "params.yaml").read_text())
-    settings = {name: params[name] for name in ("calibration", "evaluation")}
-    (workspace_root / "short.yaml").write_text(yaml.safe_dump(settings))
 
     def command(study: str, *arguments: str) -> tuple[str, dict]:
         given = [study, "--settings", "short.yaml", "--out", "pages/results.md", *arguments]
         done = CliRunner().invoke(app, given, catch_exceptions=False)
         assert done.exit_code == 0, done.output
-        pages = workspace_root / "pages"
+        pages = short_workspace / "pages"
         text = sections((pages / "results.md").read_text())[f"studies-{study}"]
         assert f"results-{study}.svg" in text and ".espalier" not in text
         ElementTree.parse(pages / f"results-{study}.svg")

@@ -9,7 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from commands import BIN, Finished
 
 from flows.sweep_variants import swept
 from pruning_core.settings.recipe import BASELINE
+from tasks.engine.look import Look
 from tasks.orchestration.flow_runs import RUNS
-from tasks.pipeline.variant import Pipeline
+from tasks.pipeline.opened import opened
 from tasks.store.directories import MANIFEST, RUN
 from tasks.store.locks import is_locked
 from tasks.tracking.run_index import database
@@ -98,17 +99,13 @@ def seconds_of(root: Path, key: str) -> float:
 def labels(root: Path) -> dict[str, str]:
     """Key -> label of every step of the sweep; its first one where several have a key."""
     workspace, _ = swept(Workspace.open(root), {"sparsities": SPARSITIES})
-    found: dict[str, str] = {}
-    plain = workspace.context()
-
-    def look(step: Any, params: dict[str, Any], inputs: dict[str, Any], label: str = "") -> Any:
-        found.setdefault(step.key(params, inputs), label)
-        return plain.store.find(step.key(params, inputs))
-
-    pipeline = Pipeline(replace(plain, run=look), workspace.settings)
+    look, found = Look(), {}
+    pipeline = opened(workspace, look)
     for name in (BASELINE, *workspace.settings.variants):
         pipeline.evaluated(name)
         pipeline.measured(name)
+    for lookup in look.lookups:
+        found.setdefault(lookup.call.key, lookup.call.label)
     return found
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pruning_core.checkpoint import appended_file
+from pruning_core.checkpoint import appended_file, durable_files
 from pruning_core.checkpoint.appended_file import AppendedFile
 from pruning_core.errors import ComputationError
 
@@ -141,9 +141,9 @@ def test_parts_out_of_order_or_missing_are_noticed(tmp_path):
 
 @pytest.mark.parametrize("limit", [1, 100, 10**6])
 def test_before_its_last_rename_all_of_it_is_on_the_disk(tmp_path, monkeypatch, limit):
-    waited, fsync, replace = [], appended_file.os.fsync, Path.replace
+    waited, fsync, replace = [], durable_files.os.fsync, Path.replace
     monkeypatch.setattr(appended_file, "SYNCED_BYTES", limit)
-    monkeypatch.setattr(appended_file.os, "fsync", lambda number: waited.append(number) or fsync(number))
+    monkeypatch.setattr(durable_files.os, "fsync", lambda number: waited.append(number) or fsync(number))
     monkeypatch.setattr(Path, "replace", lambda path, to: waited.append(path.name) or replace(path, to))
     written(tmp_path)
     # The file and its journal, each time.

@@ -185,9 +185,7 @@ def test_what_stands_for_one_tensor_lies_in_one_shard_and_is_gone_on_from_as_one
 
 def test_a_shard_counts_only_once_it_is_on_the_disk(tmp_path, monkeypatch):
     durable = []
-    monkeypatch.setattr(
-        "pruning_core.checkpoint.shard_files._make_durable", lambda file: durable.append(file.read_bytes())
-    )
+    monkeypatch.setattr("pruning_core.checkpoint.shard_files.flush_one", lambda file: durable.append(file.read_bytes()))
     shards = ShardFiles(tmp_path, "model", "index", max_shard_bytes=4, resume=True)
     for key in "ab":
         shards.add(key, {key: torch.zeros(1)})

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, GPT2Config, GPT2LMHeadModel
+from subjects import at_first_block
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from pruning_core.calibration.collect import collect
 from pruning_core.calibration.hidden_states import HiddenStates
@@ -12,7 +13,7 @@ from pruning_core.calibration.statistics import LayerStatistics
 from pruning_core.compress.block import compress_block, compress_block_from
 from pruning_core.compress.invariants import check_layer
 from pruning_core.errors import ComputationError
-from pruning_core.model.decoder import Decoder, matrix, set_matrix
+from pruning_core.model.decoder import matrix, set_matrix
 from pruning_core.patterns import PATTERNS
 from pruning_core.settings.method import build_method
 
@@ -27,17 +28,9 @@ METHOD = build_method(
 )
 
 
-def loaded(directory: Path) -> tuple[Decoder, HiddenStates]:
-    decoder = Decoder(directory, AutoConfig.from_pretrained(directory))
-    tokens = torch.randint(1, 50, (6, 16), generator=torch.Generator().manual_seed(2))
-    states = HiddenStates.at_entry(decoder, tokens, 4)
-    decoder.load_block(0)
-    return decoder, states
-
-
 def one_forward_per_group(directory: Path) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """The published true-sequential scheme, literally: for each group run everything again, then prune it."""
-    decoder, states = loaded(directory)
+    decoder, states = at_first_block(directory)
     linears = decoder.linears(0)
     order = [["q_proj", "k_proj", "v_proj"], ["o_proj"], ["gate_proj", "up_proj"], ["down_proj"]]
     for short in order:
@@ -58,7 +51,7 @@ def one_forward_per_group(directory: Path) -> tuple[dict[str, torch.Tensor], tor
 
 def test_one_staged_forward_equals_a_forward_per_group(tiny_directory: Path):
     expected, outputs = one_forward_per_group(tiny_directory)
-    decoder, states = loaded(tiny_directory)
+    decoder, states = at_first_block(tiny_directory)
     compress_block(decoder, 0, states, METHOD, "compressed")
     for name, module in decoder.linears(0).items():
         torch.testing.assert_close(matrix(module), expected[name], rtol=1e-3, atol=1e-4)
@@ -67,7 +60,7 @@ def test_one_staged_forward_equals_a_forward_per_group(tiny_directory: Path):
 
 @pytest.mark.parametrize("propagation", ["compressed", "blockwise"])
 def test_the_states_left_behind_are_those_of_the_compressed_block(tiny_directory: Path, propagation: str):
-    decoder, states = loaded(tiny_directory)
+    decoder, states = at_first_block(tiny_directory)
     entering = HiddenStates(list(states.batches), states.tokens)
     done = compress_block(decoder, 0, states, METHOD, propagation)
     decoder.drop_block(0)
@@ -78,7 +71,7 @@ def test_the_states_left_behind_are_those_of_the_compressed_block(tiny_directory
 
 
 def test_stored_statistics_give_what_a_direct_pass_gives(tiny_directory: Path):
-    decoder, states = loaded(tiny_directory)
+    decoder, states = at_first_block(tiny_directory)
     known = collect(decoder, 0, states, advance=False)
     direct = compress_block(decoder, 0, states, METHOD, "blockwise")
     decoder.drop_block(0)
@@ -90,7 +83,7 @@ def test_stored_statistics_give_what_a_direct_pass_gives(tiny_directory: Path):
 
 def test_every_matrix_of_a_block_is_pruned_in_the_layout_of_the_checkpoint(tmp_path: Path):
     GPT2LMHeadModel(GPT2Config(vocab_size=50, n_positions=32, n_embd=16, n_layer=1, n_head=2)).save_pretrained(tmp_path)
-    decoder, states = loaded(tmp_path)
+    decoder, states = at_first_block(tmp_path)
     done = compress_block(decoder, 0, states, METHOD, "compressed")
     shapes = {name.removeprefix("transformer.h.0."): tuple(value.shape) for name, value in done.weights.items()}
     assert shapes == {
@@ -107,7 +100,7 @@ def test_every_matrix_of_a_block_is_pruned_in_the_layout_of_the_checkpoint(tmp_p
 
 def test_weights_are_rounded_once_to_the_dtype_that_is_saved(tiny_llama, tmp_path: Path):
     tiny_llama().to(torch.bfloat16).save_pretrained(tmp_path)
-    decoder, states = loaded(tmp_path)
+    decoder, states = at_first_block(tmp_path)
     done = compress_block(decoder, 0, states, METHOD, "compressed")
     for name, stored in done.weights.items():
         assert stored.dtype == torch.bfloat16
@@ -116,7 +109,7 @@ def test_weights_are_rounded_once_to_the_dtype_that_is_saved(tiny_llama, tmp_pat
 
 
 def test_nan_in_the_hidden_states_names_the_block(tiny_directory: Path):
-    decoder, states = loaded(tiny_directory)
+    decoder, states = at_first_block(tiny_directory)
     states.batches[1][0, 3, 2] = float("nan")
     with pytest.raises(ComputationError, match=r"NaN or inf"):
         compress_block(decoder, 0, states, METHOD, "compressed")

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from subjects import at_first_block
 from transformers import AutoConfig, GPT2Config, GPT2LMHeadModel
 
 from pruning_core.calibration.collect import collect
-from pruning_core.calibration.hidden_states import HiddenStates
 from pruning_core.compress.block import compress_block, compress_block_from, ungrouped
 from pruning_core.compress.shares import Matrix, Shares, matrices_of, method_shares, target_of, unit_of
 from pruning_core.errors import InputError
@@ -21,14 +21,6 @@ TWO_OF_FOUR = {"saliency": {"name": "obs"}, "pattern": {"name": "n_of_m", "n": 2
 MAGNITUDE = {"saliency": {"name": "magnitude"}, "pattern": {"name": "unstructured", "scope": "matrix"}, "sparsity": 0.5}
 
 
-def loaded(directory: Path) -> tuple[Decoder, HiddenStates]:
-    decoder = Decoder(directory, AutoConfig.from_pretrained(directory))
-    tokens = torch.randint(1, 50, (6, 16), generator=torch.Generator().manual_seed(2))
-    states = HiddenStates.at_entry(decoder, tokens, 4)
-    decoder.load_block(0)
-    return decoder, states
-
-
 def uneven(decoder: Decoder, unit: str) -> Shares:
     """Another share for every matrix of block 0, none and all but one among them."""
     values = {}
@@ -40,7 +32,7 @@ def uneven(decoder: Decoder, unit: str) -> Shares:
 @pytest.mark.parametrize("spec", [SPARSEGPT, WANDA, TWO_OF_FOUR], ids=["sparsegpt", "wanda", "2of4"])
 @pytest.mark.parametrize("propagation", ["compressed", "blockwise", "dense"])
 def test_every_matrix_of_a_block_gets_its_own_share_to_the_weight(tiny_directory: Path, spec, propagation):
-    decoder, states = loaded(tiny_directory)
+    decoder, states = at_first_block(tiny_directory)
     method = build_method(spec)
     shares = uneven(decoder, unit_of(method))
     if propagation == "dense":
@@ -58,7 +50,7 @@ def test_every_matrix_of_a_block_gets_its_own_share_to_the_weight(tiny_directory
 
 
 def test_a_matrix_with_shares_is_compressed_as_it_would_be_alone(tiny_directory: Path):
-    decoder, states = loaded(tiny_directory)
+    decoder, states = at_first_block(tiny_directory)
     known = collect(decoder, 0, states, advance=False)
     shares = uneven(decoder, "zeros")
     dense = {name: matrix(module).clone() for name, module in decoder.linears(0).items()}
@@ -71,7 +63,7 @@ def test_a_matrix_with_shares_is_compressed_as_it_would_be_alone(tiny_directory:
 
 
 def test_a_matrix_that_loses_nothing_keeps_its_weights_and_is_still_quantized(tiny_directory: Path):
-    decoder, states = loaded(tiny_directory)
+    decoder, states = at_first_block(tiny_directory)
     known = collect(decoder, 0, states, advance=False)
     names = list(decoder.linears(0))
     dense = {name: matrix(module).clone() for name, module in decoder.linears(0).items()}
@@ -92,7 +84,7 @@ def test_a_share_of_zeros_comes_back_exactly_from_the_sparsity_it_becomes(size: 
 
 
 def test_an_allocation_of_another_model_is_told(tiny_directory: Path):
-    decoder, _ = loaded(tiny_directory)
+    decoder, _ = at_first_block(tiny_directory)
     with pytest.raises(InputError, match=r"nothing of model\.layers\.0\.self_attn\.q_proj; it was made for another"):
         compress_block_from(decoder, 0, ungrouped(decoder, 0), build_method(MAGNITUDE), Shares("zeros", {"other": 1}))
 

@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest, bootstrap
 
 from pruning_core.errors import InputError
 from pruning_core.evaluation.paired import bootstrap_interval, mcnemar, paired_accuracy
@@ -14,6 +15,20 @@ def test_the_p_value_is_the_share_of_coin_tosses_that_are_as_uneven(gained: int,
     tosses = list(itertools.product([1, -1], repeat=gained + lost))
     as_uneven = sum(abs(sum(toss)) >= abs(gained - lost) for toss in tosses)
     assert mcnemar(gained, lost) == pytest.approx(as_uneven / len(tosses), rel=1e-12)
+
+
+@pytest.mark.parametrize(("gained", "lost"), [(4, 11), (30, 0), (500, 400), (1100, 1000)])
+def test_the_p_value_is_that_of_scipys_binomial_test(gained: int, lost: int):
+    assert mcnemar(gained, lost) == pytest.approx(binomtest(gained, gained + lost).pvalue, rel=1e-12)
+
+
+@pytest.mark.parametrize(("gained", "lost", "items"), [(5, 20, 200), (40, 25, 400)])
+def test_the_interval_is_that_of_scipys_bootstrap(gained: int, lost: int, items: int):
+    answers = np.repeat([1, 0, -1], [gained, items - gained - lost, lost])
+    drawn = np.random.default_rng(1)
+    theirs = bootstrap((answers,), np.mean, n_resamples=20_000, method="percentile", batch=1000, rng=drawn)
+    # Quantiles of whole items: of two draws they are the same or next to each other.
+    assert bootstrap_interval(gained, lost, items) == pytest.approx(theirs.confidence_interval, abs=1.01 / items)
 
 
 def test_the_p_value_of_thousands_of_items_is_that_of_the_normal_approximation():

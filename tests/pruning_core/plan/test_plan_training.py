@@ -211,7 +211,7 @@ def test_checkpoints_never_take_more_disk_than_was_told(
         most[0] = max(most[0], sum(tensor.nbytes for tensor in tensors if tensor.dim()))
 
     # Called after every step of writing.
-    monkeypatch.setattr(checkpoints, "_sync", measure)
+    monkeypatch.setattr(checkpoints, "flush_one", measure)
     subject = subject_of(tiny_directory, tmp_path / "checkpoints", masked=fits(spec["name"]), checkpoint_every=every)
     RECOVERIES.build(spec).recover(subject)
     told = planned(read_config(tiny_directory), variant).disk

@@ -1,6 +1,10 @@
 """The section `schedule`: what it takes, and the sentence for what it does not."""
 
+import asyncio
+from datetime import datetime
+
 import pytest
+from cronsim import CronSim
 
 from pruning_core.errors import InputError
 from pruning_core.settings.recipe import parse_settings
@@ -31,6 +35,7 @@ def test_the_gate_of_the_champion_is_a_switch_or_a_margin(written, margin: float
         (3, "must be a mapping"),
         ({"crn": "* * * * *"}, "did you mean 'cron'"),
         ({"cron": "* * * *"}, "has 4 fields"),
+        ({"cron": "61 * * * *"}, "schedule.cron: has a bad minute; write 0 to 59"),
         ({"cron": 5}, "valid string"),
         ({"timezone": "Europe/Pari"}, "did you mean 'Europe/Paris'"),
         ({"variants": ["wanda-5"]}, "did you mean 'wanda-50'"),
@@ -55,27 +60,58 @@ def test_what_is_wrong_is_told_in_one_sentence(section, said: str):
     assert said in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("text", ["* * * * *", "*/5 0-6,12 1 jan-mar mon-5", "0 3 * * 7", "10-50/20 3 1,15 * sun"])
-def test_prefects_own_schedule_takes_what_is_accepted(text: str):
+@pytest.mark.parametrize(
+    "text",
+    [
+        "* * * * *",
+        "*/5 0-6,12 1 jan-mar mon-5",
+        "0 3 * * 7",
+        "10-50/20 3 1,15 * sun",
+        "5/20 3 * * *",
+        "0 3 L * *",
+        "0 3 L feb *",
+        "0 3 * * mon#1,5#3",
+        "0 3 29 2 mon",
+        "0 3 * JUL/2 *",
+    ],
+)
+def test_prefects_own_schedule_runs_what_is_accepted(text: str):
     """Its parser is another one: what passes here must not be refused by the server."""
-    from prefect.client.schemas.schedules import CronSchedule
+    from prefect.server.schemas.schedules import CronSchedule
 
-    assert CronSchedule(cron=check_cron(text), timezone="UTC").cron == text
+    schedule = CronSchedule(cron=check_cron(text), timezone="UTC")
+    assert schedule.cron == text and len(asyncio.run(schedule.get_dates(3))) == 3
+
+
+@pytest.mark.parametrize("text", ["0 3 LW * *", "0 3 * * 5L", "0 3 * * 7L", "0 3 L/2 * *"])
+def test_what_the_checking_library_reads_and_prefect_does_not_is_refused(text: str):
+    from prefect.server.schemas.schedules import CronSchedule
+
+    CronSim(text, datetime(2000, 1, 1))
+    with pytest.raises(ValueError):
+        CronSchedule(cron=text, timezone="UTC")
+    with pytest.raises(ValueError, match="last weekday, which Prefect does not read"):
+        check_cron(text)
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("61 * * * *", "minute is a number from 0 to 59"),
-        ("* 24 * * *", "hour"),
-        ("* * 0 * *", "day of the month"),
-        ("* * * foo *", "month"),
-        ("* * * * 8", "day of the week"),
-        ("5/0 * * * *", "step"),
-        ("9-5 * * * *", "ends before it begins"),
-        ("*-5 * * * *", "begins a range with"),
-        ("1,,2 * * * *", "minute"),
+        ("61 * * * *", "bad minute; write 0 to 59"),
+        ("* 24 * * *", "bad hour"),
+        ("* * 0 * *", "bad day-of-month"),
+        ("* * * foo *", "bad month"),
+        ("* * * * 8", "bad day-of-week"),
+        ("5/0 * * * *", "bad minute; .* steps such as"),
+        ("9-5 * * * *", "bad minute; .* ranges such as 1-5"),
+        ("*-5 * * * *", "bad minute; .* ranges such as 1-5"),
+        ("1,,2 * * * *", "bad minute"),
+        ("0 3 * * L5", "bad day-of-week"),
+        ("0 3 30 2 *", "bad day-of-month; .* one of the months has"),
+        ("0 3 30 2 mon", "bad day-of-month"),
+        ("0 3 1 * mon#1", "# beside a day of the month"),
         ("@daily", "has 1 fields"),
+        ("* * * * * *", "has 6 fields"),
     ],
 )
 def test_a_wrong_cron_names_the_field(text: str, said: str):

@@ -19,6 +19,7 @@ from structured_models import (
     some_plan,
     token_windows,
 )
+from torch import nn
 from transformers import AutoModelForCausalLM, BloomConfig, FalconConfig, GPT2Config, LlamaConfig, MixtralConfig
 
 from pruning_core.errors import InputError
@@ -83,18 +84,24 @@ def test_groups_found_by_name_are_coupled_as_found(config, tmp_path: Path):
         check_coupling(decoder, [moved], token_windows(1, 6))
 
 
+def transformers_own(directory: Path, decoder, sites, kept: dict, out: Path) -> nn.Module:
+    """The model with what is `kept` as transformers itself loads it, seen to compute what the masked one does."""
+    before, _ = stored_parameters(decoder)
+    plan = KeptGroups("uniform", kept, before, before - sum(site.group_size for site in sites))
+    write_pruned(decoder, sites, plan, out)
+    stock = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32).eval()
+    tokens = token_windows()
+    torch.testing.assert_close(logits(stock, tokens), logits(masked(directory, sites, plan), tokens), rtol=0, atol=1e-4)
+    return stock
+
+
 def test_heads_of_an_explicit_width_load_with_transformers_itself(tmp_path: Path):
     directory = saved(
         LlamaConfig(**KIN | {"hidden_size": 24, "head_dim": 6, "num_key_value_heads": 4}), tmp_path / "dense"
     )
     decoder, sites = opened(directory, ["attention"])
     kept = {site.name: (0, 2, 3) if site.block else (1, 2, 3) for site in sites}
-    before, _ = stored_parameters(decoder)
-    plan = KeptGroups("uniform", kept, before, before - sum(site.group_size for site in sites))
-    write_pruned(decoder, sites, plan, tmp_path / "sliced")
-    stock = AutoModelForCausalLM.from_pretrained(tmp_path / "sliced", dtype=torch.float32).eval()
-    tokens = token_windows()
-    torch.testing.assert_close(logits(stock, tokens), logits(masked(directory, sites, plan), tokens), rtol=0, atol=1e-4)
+    stock = transformers_own(directory, decoder, sites, kept, tmp_path / "sliced")
     assert (stock.config.num_attention_heads, stock.config.num_key_value_heads, stock.config.head_dim) == (3, 3, 6)
 
 
@@ -103,12 +110,7 @@ def test_four_queries_to_a_key_go_with_it(tmp_path: Path):
     decoder, sites = opened(directory, ["attention"])
     assert sites[0].heads.per_group == 4
     kept = {site.name: (site.block % 2,) for site in sites}
-    before, _ = stored_parameters(decoder)
-    plan = KeptGroups("uniform", kept, before, before - sum(site.group_size for site in sites))
-    write_pruned(decoder, sites, plan, tmp_path / "sliced")
-    stock = AutoModelForCausalLM.from_pretrained(tmp_path / "sliced", dtype=torch.float32).eval()
-    tokens = token_windows()
-    torch.testing.assert_close(logits(stock, tokens), logits(masked(directory, sites, plan), tokens), rtol=0, atol=1e-4)
+    stock = transformers_own(directory, decoder, sites, kept, tmp_path / "sliced")
     assert (stock.config.num_attention_heads, stock.config.num_key_value_heads) == (4, 1)
 
 

@@ -5,9 +5,9 @@ from tasks.engine.code_digest import module_digests, source_digest
 
 FILES = {
     "pruning_core/__init__.py": "from pruning_core.solve import solve\n",
-    "pruning_core/solve.py": '"""Solve."""\nfrom pruning_core.compress.factor import factor\n\n\ndef solve(x):\n'
+    "pruning_core/solve.py": '"""Solve."""\nfrom pruning_core.factor import factor\n\n\ndef solve(x):\n'
     '    """Do it."""\n    return factor(x) + 1\n',
-    "pruning_core/compress/factor.py": "def factor(x):\n    from . import deep\n    return deep.twice(x)\n",
+    "pruning_core/factor.py": "def factor(x):\n    from . import deep\n    return deep.twice(x)\n",
     "pruning_core/deep.py": "LIMIT = 3\n\n\ndef twice(x):\n    return 2 * x\n",
     "pruning_core/other.py": "def other():\n    return 0\n",
     "pruning_core/methods/__init__.py": "from pruning_core.registry import R\nMETHODS = R()\n",
@@ -42,7 +42,7 @@ def digest(root, *modules):
 def test_the_modules_are_the_steps_own_and_all_that_it_imports_to_any_depth(root):
     assert list(module_digests(["tasks.prune"], root)) == [
         "pruning_core.deep",
-        "pruning_core.compress.factor",
+        "pruning_core.factor",
         "pruning_core.solve",
         "tasks.prune",
     ]

@@ -80,16 +80,16 @@ def test_inputs_count_by_content_not_by_how_they_came_to_be(context):
     same = dataclasses.replace(one, key="another", path=Path("/elsewhere"), kind="copy")
     other = dataclasses.replace(one, digest="0" * 64)
     params = {"with": "errors"}
-    assert double.key(params, {"number": one}) == double.key(params, {"number": same})
-    assert double.key(params, {"number": one}) != double.key(params, {"number": other})
-    assert double.key(params, {"number": one}) != double.key(params, {"other": one})
+    assert double.call(params, {"number": one}).key == double.call(params, {"number": same}).key
+    assert double.call(params, {"number": one}).key != double.call(params, {"number": other}).key
+    assert double.call(params, {"number": one}).key != double.call(params, {"other": one}).key
 
 
 def test_params_code_chosen_code_and_versions_are_in_the_key(context, monkeypatch):
-    keys = {number.key({"n": 1}, {}), number.key({"n": 2}, {}), number.key({"n": 1.0}, {})}
-    keys |= {double.key({"with": name}, {}) for name in ("errors", "registry")}
+    keys = {number.call({"n": 1}, {}).key, number.call({"n": 2}, {}).key, number.call({"n": 1.0}, {}).key}
+    keys |= {double.call({"with": name}, {}).key for name in ("errors", "registry")}
     monkeypatch.setattr(step_module, "_versions", lambda: {"torch": "99"})
-    keys |= {number.key({"n": 1}, {})}
+    keys |= {number.call({"n": 1}, {}).key}
     assert len(keys) == 6
 
 
@@ -100,18 +100,18 @@ def test_how_a_result_is_computed_is_given_to_the_step_and_not_to_its_key(contex
     def patient(params, inputs, out, context):
         seen.append(params)
 
-    first = patient.run(context, {"n": 1, "where": "memory"}, {})
-    again = patient.run(context, {"n": 1, "where": "disk"}, {})
+    first = context.run(patient, {"n": 1, "where": "memory"}, {})
+    again = context.run(patient, {"n": 1, "where": "disk"}, {})
     assert again.hit and again.key == first.key
-    assert patient.run(context, {"n": 2, "where": "disk"}, {}).key != first.key
+    assert context.run(patient, {"n": 2, "where": "disk"}, {}).key != first.key
     assert seen == [{"n": 1, "where": "memory"}, {"n": 2, "where": "disk"}]
     assert first.manifest["params"] == {"n": 1}
 
 
 def test_an_edit_of_code_that_a_step_uses_changes_its_key(monkeypatch):
-    before, real = number.key({"n": 1}, {}), step_module.module_digests
+    before, real = number.call({"n": 1}, {}).key, step_module.module_digests
     monkeypatch.setattr(step_module, "module_digests", lambda names: {**real(names), __name__: "edited"})
-    assert number.key({"n": 1}, {}) != before
+    assert number.call({"n": 1}, {}).key != before
 
 
 def test_the_versions_are_those_installed():
@@ -148,7 +148,7 @@ def test_a_context_made_from_another_runs_in_its_own_store(context, tmp_path):
     other = dataclasses.replace(context, store=Store(tmp_path / "other"))
     artifact = other.run(number, {"n": 1}, {})
     assert artifact.path.is_relative_to(tmp_path / "other")
-    chosen = Context(context.store, tmp_path, run=lambda *given: "mine")
+    chosen = Context(context.store, tmp_path, driver=lambda *given: "mine")
     assert dataclasses.replace(chosen, workspace=Path("x")).run(number, {}, {}) == "mine"
 
 

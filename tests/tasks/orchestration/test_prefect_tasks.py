@@ -13,7 +13,8 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from pruning_core.errors import InputError
 from tasks.engine.step import Context, step
-from tasks.orchestration.step_tasks import prefect_run, prefect_task
+from tasks.orchestration.step_tasks import prefect_driver, prefect_task
+from tasks.store.artifact import Artifact
 from tasks.store.locks import is_locked
 from tasks.store.store import Store
 
@@ -44,8 +45,10 @@ def count():
 @flow
 def states_of(store_root, workspace, n):
     """The names of the task states of a two-step pipeline, and the text of its result."""
-    first = prefect_task(number, store_root, workspace)({"n": n}, {}, "one", return_state=True)
-    second = prefect_task(double, store_root, workspace)({}, {"number": first.result()}, "two", return_state=True)
+    call = number.call({"n": n}, {}, "one")
+    first = prefect_task("number", store_root, workspace)(call, return_state=True)
+    call = double.call({}, {"number": Artifact.from_reference(first.result())}, "two")
+    second = prefect_task("double", store_root, workspace)(call, return_state=True)
     return [first.name, second.name, second.result()]
 
 
@@ -81,7 +84,7 @@ def test_what_was_computed_without_prefect_is_cached_in_a_flow(context):
 @pytest.mark.parametrize("damage", ["deleted", "altered"])
 def test_a_record_whose_artifact_is_gone_or_altered_is_no_hit(context, damage):
     pipeline(context, 7)
-    path = context.store.find(number.key({"n": 7}, {})).path
+    path = context.store.find(number.call({"n": 7}, {}).key).path
     if damage == "deleted":
         path.rename(path.with_name("gone"))
     else:
@@ -101,7 +104,7 @@ def test_a_workspace_that_was_moved_is_still_cached_with_its_new_paths(context, 
 
 
 def test_a_context_can_run_its_steps_through_prefect_and_sees_hits(context):
-    context = dataclasses.replace(context, run=prefect_run(context))
+    context = dataclasses.replace(context, driver=prefect_driver)
 
     @flow
     def both():
@@ -114,7 +117,7 @@ def test_a_context_can_run_its_steps_through_prefect_and_sees_hits(context):
 
 
 def test_the_error_of_a_step_comes_out_as_it_is_and_is_not_cached(context):
-    run = prefect_run(context)
+    run = dataclasses.replace(context, driver=prefect_driver).run
     for _ in range(2):
         with pytest.raises(InputError, match="n is negative"):
             run(number, {"n": -1}, {})
@@ -133,8 +136,8 @@ def test_two_flows_at_once_compute_once_and_the_second_is_cached(context):
         assert go.wait(60)
 
     def one_flow():
-        task = prefect_task(slow, context.store.root, context.workspace)
-        seen.append(task({}, {}, "x", return_state=True).name)
+        task = prefect_task("slow", context.store.root, context.workspace)
+        seen.append(task(slow.call({}, {}, "x"), return_state=True).name)
 
     threads = [threading.Thread(target=flow(one_flow)) for _ in range(2)]
     threads[0].start()
@@ -150,12 +153,12 @@ def test_two_flows_at_once_compute_once_and_the_second_is_cached(context):
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_step_within_another_task_holds_its_lock_no_longer_than_itself(context, fails):
-    lock = context.store.root / "locks" / "prefect" / f"{number.key({'n': 8}, {})}.lock"
+    lock = context.store.root / "locks" / "prefect" / f"{number.call({'n': 8}, {}).key}.lock"
     held = []
 
     @task(persist_result=False)
     def variant():
-        prefect_run(context)(number, {"n": 8}, {})
+        prefect_driver(context, number.call({"n": 8}, {}))
         held.append(is_locked(lock))
         if fails:
             raise ArithmeticError("after the step")
@@ -169,8 +172,8 @@ def test_a_step_within_another_task_holds_its_lock_no_longer_than_itself(context
 def test_tasks_can_be_submitted_to_a_task_runner(context):
     @flow(task_runner=ThreadPoolTaskRunner(max_workers=2))
     def mapped():
-        task = prefect_task(number, context.store.root, context.workspace)
-        futures = [task.submit({"n": n}, {}, f"n={n}") for n in (1, 2, 1)]
+        task = prefect_task("number", context.store.root, context.workspace)
+        futures = [task.submit(number.call({"n": n}, {}, f"n={n}")) for n in (1, 2, 1)]
         for future in futures:
             future.wait()
         return [future.state.name for future in futures]

@@ -1,18 +1,17 @@
 """A variant whose Hessians cannot all be factored: stopped, or let through, over the whole chain of steps."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
+from pipelines import pipeline_of
 
 from flows.actions.inspect import explain_variant
 from pruning_core.compress import factor
 from pruning_core.errors import ComputationError
-from tasks.engine.step_log import CACHED, StepsSeen
+from tasks.engine.step_log import CACHED, StepLog
 from tasks.pipeline.variant import Pipeline
-from tasks.workspace.workspace import Workspace
 
 DOWN = [f"model.layers.{index}.mlp.down_proj" for index in range(2)]
 
@@ -28,11 +27,8 @@ def failing(monkeypatch) -> None:
     monkeypatch.setattr(factor, "_inverse_upper", refuse)
 
 
-def attempt(root: Path, *overrides: str) -> tuple[Pipeline, StepsSeen]:
-    workspace = Workspace.open(root, list(overrides))
-    plain = workspace.context()
-    seen = StepsSeen(plain.run)
-    return Pipeline(replace(plain, run=seen), workspace.settings), seen
+def attempt(root: Path, *overrides: str) -> tuple[Pipeline, StepLog]:
+    return pipeline_of(root, list(overrides))
 
 
 def allow(count: int) -> str:

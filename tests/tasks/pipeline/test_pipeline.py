@@ -129,15 +129,13 @@ def test_a_lost_block_is_recomputed_from_the_blocks_before_it(workspace_root: Pa
 
 CHILD = """
 import os, sys
-from dataclasses import replace
 from pathlib import Path
-from tasks.pipeline.variant import Pipeline
-from tasks.engine.step_log import StepsSeen, listening
+from tasks.engine.step import direct
+from tasks.engine.step_log import StepLog, listening
+from tasks.pipeline.opened import opened
 from tasks.workspace.workspace import Workspace
 
-workspace = Workspace.open(Path(sys.argv[1]))
-plain = workspace.context()
-pipeline = Pipeline(replace(plain, run=StepsSeen(plain.run)), workspace.settings)
+pipeline = opened(Workspace.open(Path(sys.argv[1])), StepLog(direct))
 with listening(lambda record: print(record["label"], record["state"], flush=True)):
     print(pipeline.model("sparsegpt-50").digest, flush=True)
 """

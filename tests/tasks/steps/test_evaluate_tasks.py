@@ -110,7 +110,7 @@ def test_a_heterogeneous_structured_model_is_asked_too(root: Path):
     inputs = {"model": steps.model(MIXED)}
     items = dense.manifest["inputs"]["items-domain"]
     inputs["items-domain"] = steps.pipeline.context.store.find(items["key"])
-    found = steps.seen(evaluate_tasks, params, inputs, "tasks")
+    found = steps.run(evaluate_tasks, params, inputs, "tasks")
     assert found.facts["tasks"]["domain"]["items"] == 20
     assert [item.log_likelihoods for item in items_of(found)] != [item.log_likelihoods for item in items_of(dense)[:20]]
 

@@ -19,6 +19,7 @@ from pruning_core.errors import ComputationError, InputError
 from pruning_core.evaluation.perplexity import perplexity
 from pruning_core.source import load_model
 from pruning_core.text import TEXTS
+from tasks.engine.step import direct
 from tasks.pipeline.variant import Pipeline
 from tasks.steps.hidden_states import load_tokens
 from tasks.steps.recover import CURVE, libraries_of, recover
@@ -182,7 +183,7 @@ def test_a_model_that_was_made_smaller_stays_as_small(workspace_root: Path, rank
     model = steps.model(ranking)
     rate = {"lora": 0.1, "sparse_finetune": 0.01, "block_reconstruction": 0.002}[name]
     recovery = {"name": name} | SHORT | {"warmup": 0, "micro_batch": 2, "learning_rate": rate}
-    done = steps.seen(recover, params_of(recovery), inputs_of(steps.pipeline, model), "recovery")
+    done = steps.run(recover, params_of(recovery), inputs_of(steps.pipeline, model), "recovery")
     before, after = (load_file(one.path / "model.safetensors") for one in (model, done))
     assert {key: value.shape for key, value in after.items()} == {key: value.shape for key, value in before.items()}
     same = ("layers", "sparsity", "size_bytes", "structure", "bits_per_weight")
@@ -335,7 +336,7 @@ def test_a_loss_that_is_no_number_leaves_no_artifact_and_keeps_its_checkpoint(wo
     params = params_of(SPARSE | {"learning_rate": 1e30, "clip": None}, checkpoint_every=1)
     with pytest.raises(ComputationError):
         pipeline.context.run(recover, params, inputs)
-    assert pipeline.context.store.find(recover.key(params, inputs)) is None
+    assert pipeline.context.store.find(recover.call(params, inputs).key) is None
 
 
 KILLED = """
@@ -371,9 +372,9 @@ def test_a_step_killed_with_signal_9_goes_on_and_gives_the_digest_of_an_uninterr
         pass
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    scratch = pipeline.context.store.scratch(recover.key(params, inputs))
+    scratch = pipeline.context.store.scratch(recover.call(params, inputs).key)
     kept = max(int(path.name.removeprefix("step-")) for path in scratch.glob("step-*"))
     assert 12 <= kept < 40
     resumed = pipeline.context.run(recover, params, inputs)
-    whole = replace(pipeline.context, store=Store(tmp_path / "other-store"), run=None).run(recover, params, inputs)
+    whole = replace(pipeline.context, store=Store(tmp_path / "other-store"), driver=direct).run(recover, params, inputs)
     assert not resumed.hit and not whole.hit and resumed.digest == whole.digest

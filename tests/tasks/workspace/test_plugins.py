@@ -11,10 +11,11 @@ import yaml
 from pruning_core.errors import InputError
 from pruning_core.saliency import SALIENCIES, ColumnStatistics
 from pruning_core.settings.plugins import plugin_files
+from tasks.engine.step import Step
 from tasks.lineage.provenance import settings_of
 from tasks.parallel import process_group
 from tasks.pipeline.variant import Pipeline
-from tasks.steps.prune_block import prune_block
+from tasks.steps.prune_block import PruneBlockParams, prune_block
 from tasks.workspace.plugins import load_plugins, loaded_plugins
 from tasks.workspace.workspace import Workspace
 
@@ -60,9 +61,14 @@ def root(workspace_root: Path) -> Path:
 
 def modules(root: Path) -> dict[str, str]:
     """Of our code and the workspace's, what the key of a block of the variant holds."""
-    settings = Workspace.open(root).settings
-    params = {"method": settings.recipe("tempered-50").method_spec, "device": "cpu"}
-    return prune_block.ingredients(params, {})["modules"]
+    return modules_of(Workspace.open(root).settings.recipe("tempered-50").method_spec)
+
+
+def modules_of(method: dict) -> dict[str, str]:
+    """Of the code of a method."""
+    running = {"trust_remote_code": False, "device": "cpu", "dtype": "float32", "batch": 4, "states": "memory"}
+    params = PruneBlockParams(block=0, method=method, propagate="sparse", **running)
+    return prune_block.call(params, {}).ingredients["modules"]
 
 
 def test_a_variant_of_a_method_of_the_workspace_is_what_the_formula_says(root: Path):
@@ -106,8 +112,7 @@ def test_a_file_that_a_method_imports_is_in_the_key_too(root: Path):
 
 def test_what_other_variants_are_made_with_stays_as_it_was(root: Path):
     spec = Workspace.open(root).settings.recipe("sparsegpt-50").method_spec
-    found = prune_block.ingredients({"method": spec, "device": "cpu"}, {})
-    assert not [name for name in found["modules"] if "workspace_plugins" in name]
+    assert not [name for name in modules_of(spec) if "workspace_plugins" in name]
 
 
 def test_another_workspace_does_not_know_the_method(root: Path, tmp_path_factory):
@@ -136,7 +141,7 @@ def test_the_other_processes_of_torchrun_load_what_the_first_one_has(root: Path,
     assert "tempered" not in SALIENCIES.names()
     known: list[bool] = []
     monkeypatch.setattr(process_group, "_receive", [b"null", *sent].pop)
-    following = type("Step", (), {"function": staticmethod(lambda *_: known.append("tempered" in SALIENCIES.names()))})
+    following = Step("following", lambda *_: known.append("tempered" in SALIENCIES.names()))
     monkeypatch.setattr("tasks.engine.step.load_step", lambda *_: following)
     process_group.follow()
     assert known == [True] and loaded_plugins() == [str(root / "tempered.py")]
