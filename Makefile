@@ -1,5 +1,6 @@
 # make demo   set up, compress the shipped model to several variants, compare them
 # make test   set up, run the tests
+# make types       set up, check the types of the core and the engine
 # make chaos       set up, kill, fill, damage and lock what a run needs, and write docs/reliability.md (twenty minutes on
 #                  two cores; SEED=1234 repeats a run's random choices)
 # make benchmark   set up, measure speed and quality beside llm-compressor, write docs/benchmarks.md (an hour)
@@ -12,7 +13,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export HF_HUB_OFFLINE ?= 1
 export DO_NOT_TRACK = 1
 
-.PHONY: setup demo test chaos lint lock clean benchmark results
+.PHONY: setup demo test chaos lint types lock clean benchmark results
 
 demo: setup
 	espalier compare
@@ -52,6 +53,9 @@ results: setup
 lint: setup
 	ruff check .
 	ruff format --check .
+
+types: setup
+	python -m mypy
 
 setup: $(VENV)/ready
 

@@ -1,11 +1,12 @@
 """Methods found by name: one file, one frozen dataclass, one entry."""
 
+import dataclasses
 import difflib
 import importlib
 import pkgutil
 import weakref
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import pydantic
 import pydantic.dataclasses
@@ -13,13 +14,17 @@ from pydantic import ConfigDict
 
 from pruning_core.errors import InputError
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 T = TypeVar("T")
+Method = TypeVar("Method")
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
-def nearest(word: str, known: list[str]) -> str:
-    """' (did you mean X?)' for the closest known word, or nothing when none is close."""
-    close = difflib.get_close_matches(str(word), known, n=1, cutoff=0.5)
+def nearest(word: str, names: list[str]) -> str:
+    """' (did you mean X?)' for the closest of the known names, or nothing when none is close."""
+    close = difflib.get_close_matches(str(word), names, n=1, cutoff=0.5)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
@@ -66,7 +71,7 @@ def _lower_first(message: str) -> str:
     return message[:1].lower() + message[1:]
 
 
-_REGISTRIES: "weakref.WeakSet[Registry]" = weakref.WeakSet()
+_REGISTRIES: "weakref.WeakSet[Registry[Any]]" = weakref.WeakSet()
 
 
 def forget_methods(package: str) -> None:
@@ -90,24 +95,26 @@ class Registry(Generic[T]):
         self._loaded = False
         _REGISTRIES.add(self)
 
-    def register(self, name: str) -> Callable[[type[T]], type[T]]:
+    def register(self, name: str) -> Callable[[type[Method]], type[Method]]:
         """Class decorator: makes a strict frozen dataclass of the class and enters it under `name`.
+
+        The class is given its name here, so it has the form of T only from then on.
 
         Raises:
             InputError: the name is taken.
         """
 
-        def enter(cls: type[T]) -> type[T]:
+        def enter(cls: type[Method]) -> type[Method]:
             # A method from elsewhere must not take a name before its owner is imported.
             if cls.__module__.partition(".")[0] != self.package.partition(".")[0]:
                 self.names()
             if name in self._classes:
                 owner = self._classes[name].__module__
                 raise InputError(f"{self.kind} {name!r} of {cls.__module__} needs another name: {owner} has it already")
-            method = pydantic.dataclasses.dataclass(frozen=True, config=STRICT)(cls)
+            method: Any = pydantic.dataclasses.dataclass(frozen=True, config=STRICT)(cls)
             method.name = name
             self._classes[name] = method
-            return method
+            return cast("type[Method]", method)
 
         return enter
 
@@ -127,9 +134,9 @@ class Registry(Generic[T]):
 
     def get(self, name: str) -> type[T]:
         """The class registered under `name`; InputError names the nearest known one."""
-        known = self.names()
+        names = self.names()
         if name not in self._classes:
-            raise InputError(f"{name!r} is not a known {self.kind}{nearest(name, known)}; known: {', '.join(known)}")
+            raise InputError(f"{name!r} is not a known {self.kind}{nearest(name, names)}; known: {', '.join(names)}")
         return self._classes[name]
 
     def module(self, name: str) -> str:
@@ -149,4 +156,5 @@ class Registry(Generic[T]):
             )
         cls = self.get(spec["name"])
         values = {key: value for key, value in spec.items() if key != "name"}
-        return validated(lambda: cls(**values), where, sorted(cls.__dataclass_fields__))
+        fields = sorted(field.name for field in dataclasses.fields(cast("type[DataclassInstance]", cls)))
+        return validated(lambda: cls(**values), where, fields)

@@ -61,7 +61,7 @@ class SourceModel:
     @cached_property
     def files(self) -> dict[str, str]:
         """Relative name -> SHA-256 of all that the model is made of; remote code counts when trusted."""
-        patterns = (*SETTINGS, *TOKENIZER_FILES)
+        patterns: tuple[str, ...] = (*SETTINGS, *TOKENIZER_FILES)
         if self.identity["trust_remote_code"]:
             patterns += (REMOTE_CODE,)
         paths = {path for pattern in patterns for path in self.path.glob(pattern) if path.is_file()}
@@ -129,8 +129,7 @@ def resolve(
 def _check_complete(source: SourceModel) -> None:
     source.config()
     check_weights(source.path)
-    found = any(path.is_file() for pattern in VOCABULARIES for path in source.path.glob(pattern))
-    if not found:
+    if not any(path.is_file() for pattern in VOCABULARIES for path in source.path.glob(pattern)):
         raise InputError(
             f"{source.path} has no tokenizer (expected one of {', '.join(VOCABULARIES)}); save it there with"
             " tokenizer.save_pretrained(...)"
@@ -157,13 +156,13 @@ def load_model(path: Path | str, dtype: str = "float32", *, trust_remote_code: b
     tensors = stored.read(path)
     if stored.native:
         loader = model_class(config)
-        what = {"pretrained_model_name_or_path": path, "trust_remote_code": trust_remote_code}
+        weights = {"pretrained_model_name_or_path": path, "trust_remote_code": trust_remote_code}
     else:
-        loader, what = model_class(config, own=True), pretrained_arguments(tensors, config)
+        loader, weights = model_class(config, concrete=True), pretrained_arguments(tensors, config)
     try:
         with _without_bars():
             model, report = loader.from_pretrained(
-                **what,
+                **weights,
                 dtype=DTYPES[dtype],
                 local_files_only=True,
                 use_safetensors=True,
@@ -177,7 +176,8 @@ def load_model(path: Path | str, dtype: str = "float32", *, trust_remote_code: b
     _check_report(path, report)
     _check_finite(path, model)
     model.config.get_text_config().use_cache = False
-    return model.eval()
+    evaluated: nn.Module = model.eval()
+    return evaluated
 
 
 def _dequantizing(config: PretrainedConfig) -> dict[str, PretrainedConfig]:

@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pruning_core.budget.counts import kept_counts, zero_counts
+from pruning_core.budget.levels import Granularity, Levels, n_of_m_levels, unstructured_levels
 from pruning_core.compress.shares import Matrix, Shares, Unit
+from pruning_core.errors import required
 from pruning_core.registry import Registry
 
 if TYPE_CHECKING:
-    from pruning_core.budget.levels import Levels
     from pruning_core.sensitivity import Profile
 
 
@@ -25,7 +26,7 @@ class Request:
     target: float
     """The removed fraction of all matrices together."""
     profile: "Profile | None" = None
-    levels: "Levels | None" = None
+    levels: Levels | None = None
     errors: list[list[float]] | None = field(default=None, repr=False)
     """Per matrix the measured error of each of its levels."""
 
@@ -37,15 +38,42 @@ class Request:
     @property
     def n(self) -> int:
         """What every matrix would keep of m alike."""
-        return round(self.m * (1 - self.target))
+        return round(self.group * (1 - self.target))
+
+    @property
+    def group(self) -> int:
+        """`m`, of a request whose unit is n."""
+        return required(self.m, "the m of n:m")
+
+    @property
+    def sensitivities(self) -> "Profile":
+        """`profile`, of an allocation that needs a sensitivity."""
+        return required(self.profile, "the profile of sensitivities")
 
     def shares_near(self, sparsities: Sequence[float]) -> Shares:
         """Whole shares near a sparsity per matrix, at the budget."""
         if self.unit == "zeros":
             counts = zero_counts(sparsities, self.sizes, self.target)
         else:
-            counts = kept_counts(sparsities, self.sizes, self.m, self.target)
+            counts = kept_counts(sparsities, self.sizes, self.group, self.target)
         return self.shares_of(counts)
+
+    def levels_between(
+        self,
+        low: float | None,
+        high: float | None,
+        *,
+        count: int,
+        step: int | None,
+        menu: Sequence[int] | None,
+        granularity: Granularity,
+    ) -> Levels:
+        """The levels of every matrix, as `pruning_core.budget.levels` makes them for the unit."""
+        if self.unit == "zeros":
+            return unstructured_levels(
+                self.matrices, self.target, step=step, count=count, low=low, high=high, granularity=granularity
+            )
+        return n_of_m_levels(self.matrices, self.n, self.group, menu, low=low, high=high, granularity=granularity)
 
     def shares_of(self, counts: Sequence[int]) -> Shares:
         """The shares that give each matrix its number, in the order of the matrices."""
@@ -53,7 +81,7 @@ class Request:
 
 
 class Allocation(Protocol):
-    """A frozen dataclass registered under its name; its fields are its params.yaml keys."""
+    """An allocation: a frozen dataclass registered under its name; its fields are its params.yaml keys."""
 
     name: ClassVar[str]
 

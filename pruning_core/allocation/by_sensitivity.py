@@ -45,9 +45,9 @@ class BySensitivity:
     def shares(self, request: Request) -> Shares:
         low, high = bounds_around(request.target, self.low, self.high)
         if self.granularity == "block":
-            values = [request.profile.blocks[matrix.block] for matrix in request.matrices]
+            values = [request.sensitivities.blocks[matrix.block] for matrix in request.matrices]
         else:
-            values = [request.profile.matrices[matrix.name] for matrix in request.matrices]
+            values = [request.sensitivities.matrices[matrix.name] for matrix in request.matrices]
         relative = unit_interval(np.asarray(values, dtype=np.float64), self.scale)
         raw = request.target - self.strength * (2 * relative - 1)
         return request.shares_near(shifted(raw.tolist(), request.sizes, request.target, low, high))

@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from pruning_core.allocation import ALLOCATIONS, Request
+from pruning_core.allocation import ALLOCATIONS, Allocation, Request
 from pruning_core.budget.counts import bounds_around
-from pruning_core.budget.levels import Levels, n_of_m_levels, unstructured_levels
+from pruning_core.budget.levels import Levels
 from pruning_core.compress.shares import Shares, Unit
 from pruning_core.errors import ComputationError, InputError
 
@@ -89,28 +89,28 @@ class Evolutionary:
             )
         if self.survivors[-1] != 1 or any(b > a for a, b in pairwise([self.offspring, *self.survivors])):
             raise ValueError(f"survivors must not grow from stage to stage and must end with 1, got {self.survivors}")
-        for wanted in (*self.tokens, self.probe_tokens):
-            if wanted % self.length:
-                raise ValueError(f"{wanted} tokens are no whole number of windows of length {self.length}")
-            if wanted > self.windows * self.length:
+        for tokens in (*self.tokens, self.probe_tokens):
+            if tokens % self.length:
+                raise ValueError(f"{tokens} tokens are no whole number of windows of length {self.length}")
+            if tokens > self.windows * self.length:
                 raise ValueError(
-                    f"{wanted} tokens are more than the {self.windows} windows of search text hold "
+                    f"{tokens} tokens are more than the {self.windows} windows of search text hold "
                     f"({self.windows * self.length}); set windows higher"
                 )
         return self
 
     @property
-    def starts(self) -> list[Any]:
+    def starts(self) -> list[Allocation]:
         """The allocations of `initial`, in order; none where the search is not started informed.
 
         Raises:
             InputError: one of them is no known allocation, is a search itself, or misses the budget.
         """
-        found = [ALLOCATIONS.build(spec, "initial") for spec in (self.initial if self.start == "informed" else [])]
-        for chosen in found:
-            if chosen.name == self.name or not chosen.meets_budget:
-                raise InputError(f"a search cannot start from {chosen.name} in this form; remove it from initial")
-        return found
+        starts = [ALLOCATIONS.build(spec, "initial") for spec in (self.initial if self.start == "informed" else [])]
+        for allocation in starts:
+            if isinstance(allocation, Evolutionary) or not allocation.meets_budget:
+                raise InputError(f"a search cannot start from {allocation.name} in this form; remove it from initial")
+        return starts
 
     def check(self, unit: Unit, target: float) -> None:
         bounds_around(target, self.low, self.high)
@@ -118,15 +118,14 @@ class Evolutionary:
             raise InputError("menu is of n, for pattern n_of_m; remove it")
         if unit == "n" and self.step is not None:
             raise InputError("step is of weights, for unstructured patterns; set menu")
-        for chosen in self.starts:
-            chosen.check(unit, target)
+        for allocation in self.starts:
+            allocation.check(unit, target)
 
     def levels_for(self, request: Request) -> Levels:
         """The menu of every matrix."""
-        bounds = {"low": self.low, "high": self.high, "granularity": self.granularity}
-        if request.unit == "zeros":
-            return unstructured_levels(request.matrices, request.target, step=self.step, count=self.levels, **bounds)
-        return n_of_m_levels(request.matrices, request.n, request.m, self.menu, **bounds)
+        return request.levels_between(
+            self.low, self.high, count=self.levels, step=self.step, menu=self.menu, granularity=self.granularity
+        )
 
     def shares(self, request: Request) -> Shares:
         """No request holds a model to judge by: the step `search` does the work.

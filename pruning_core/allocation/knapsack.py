@@ -9,9 +9,9 @@ from pruning_core.allocation import ALLOCATIONS, Request
 from pruning_core.budget.counts import bounds_around
 from pruning_core.budget.knapsack_solver import knapsack
 from pruning_core.budget.level_errors import ErrorKind, level_errors
-from pruning_core.budget.levels import Levels, n_of_m_levels, unstructured_levels
+from pruning_core.budget.levels import Levels
 from pruning_core.compress.shares import Shares, Unit
-from pruning_core.errors import InputError
+from pruning_core.errors import InputError, required
 
 PER_WEIGHT = ("fisher", "hutchinson")
 
@@ -73,10 +73,9 @@ class Knapsack:
 
     def levels_for(self, request: Request) -> Levels:
         """The menu of every matrix."""
-        bounds = {"low": self.low, "high": self.high, "granularity": self.granularity}
-        if request.unit == "zeros":
-            return unstructured_levels(request.matrices, request.target, step=self.step, count=self.levels, **bounds)
-        return n_of_m_levels(request.matrices, request.n, request.m, self.menu, **bounds)
+        return request.levels_between(
+            self.low, self.high, count=self.levels, step=self.step, menu=self.menu, granularity=self.granularity
+        )
 
     @property
     def needs_hessians(self) -> bool:
@@ -85,9 +84,10 @@ class Knapsack:
 
     def errors_of(self, measured: Sequence[Mapping[str, Any]], request: Request) -> list[list[float]]:
         """Per matrix of the request the errors of its levels, as measured (`pruning_core.budget.levels`)."""
-        known = {facts["name"]: facts for facts in measured}
-        ordered = [known[matrix.name] for matrix in request.matrices]
-        return level_errors(ordered, self.errors, request.profile and request.profile.matrices)
+        by_name = {facts["name"]: facts for facts in measured}
+        ordered = [by_name[matrix.name] for matrix in request.matrices]
+        return level_errors(ordered, self.errors, None if request.profile is None else request.profile.matrices)
 
     def shares(self, request: Request) -> Shares:
-        return request.levels.shares_of(knapsack(request.levels, request.errors))
+        levels = required(request.levels, "the levels of the matrices")
+        return levels.shares_of(knapsack(levels, required(request.errors, "the errors of the levels")))

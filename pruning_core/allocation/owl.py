@@ -35,6 +35,6 @@ class Owl:
         """Any target will do."""
 
     def shares(self, request: Request) -> Shares:
-        relative = unit_interval(np.asarray(request.profile.blocks, dtype=np.float64), "linear")
+        relative = unit_interval(np.asarray(request.sensitivities.blocks, dtype=np.float64), "linear")
         raw = [request.target - 2 * self.strength * float(relative[matrix.block]) for matrix in request.matrices]
         return request.shares_near(shifted(raw, request.sizes, request.target, 0.0, 1.0))

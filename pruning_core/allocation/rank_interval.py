@@ -49,13 +49,14 @@ class RankInterval:
             raise InputError("form mixgpt_code is made for unstructured patterns; set form to corrected")
 
     def shares(self, request: Request) -> Shares:
-        values = [request.profile.matrices[matrix.name] for matrix in request.matrices]
-        others = request.profile.details.get("others", {}) if self.form == "mixgpt_code" else {}
-        wanted = interval_sparsities(values, [*values, *others.values()], request.target, self.half_width)
+        profile = request.sensitivities
+        values = [profile.matrices[matrix.name] for matrix in request.matrices]
+        others = profile.details.get("others", {}) if self.form == "mixgpt_code" else {}
+        sparsities = interval_sparsities(values, [*values, *others.values()], request.target, self.half_width)
         if self.form == "mixgpt_code":
-            pairs = zip(request.sizes, wanted, strict=True)
+            pairs = zip(request.sizes, sparsities, strict=True)
             return request.shares_of([rounded_count(size, sparsity) for size, sparsity in pairs])
-        return request.shares_near(shifted(wanted, request.sizes, request.target, 0.0, 1.0))
+        return request.shares_near(shifted(sparsities, request.sizes, request.target, 0.0, 1.0))
 
 
 def interval_sparsities(values: list[float], pool: list[float], target: float, half_width: float) -> list[float]:

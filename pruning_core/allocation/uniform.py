@@ -8,7 +8,7 @@ from pruning_core.compress.shares import Shares, Unit
 class Uniform:
     """Every matrix loses the same fraction; what rounding leaves over is spread so that the whole is met exactly."""
 
-    needs = frozenset()
+    needs = frozenset[str]()
     meets_budget = True
     sensitivity_spec = None
 

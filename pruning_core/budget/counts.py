@@ -40,7 +40,7 @@ def shifted(raw: Sequence[float], sizes: Sequence[int], target: float, low: floa
     """clip(raw + mu, low, high) with the one mu that makes its mean, weighted by `sizes`, the target.
 
     Args:
-        raw: [matrices] wanted sparsities.
+        raw: [matrices] sparsities before the shift.
         sizes: [matrices] weights.
 
     Returns:
@@ -50,16 +50,17 @@ def shifted(raw: Sequence[float], sizes: Sequence[int], target: float, low: floa
         InputError: the target is outside the bounds.
     """
     bounds_around(target, low, high)
-    wanted, weights = np.asarray(raw, dtype=np.float64), np.asarray(sizes, dtype=np.float64)
+    unshifted, weights = np.asarray(raw, dtype=np.float64), np.asarray(sizes, dtype=np.float64)
     weights = weights / weights.sum()
-    left, right = low - wanted.max(), high - wanted.min()
+    left, right = low - unshifted.max(), high - unshifted.min()
     for _ in range(BISECTIONS):
         middle = (left + right) / 2
-        if float((weights * np.clip(wanted + middle, low, high)).sum()) < target:
+        if float((weights * np.clip(unshifted + middle, low, high)).sum()) < target:
             left = middle
         else:
             right = middle
-    return np.clip(wanted + right, low, high).tolist()
+    sparsities: list[float] = np.clip(unshifted + right, low, high).tolist()
+    return sparsities
 
 
 def zero_counts(sparsities: Sequence[float], sizes: Sequence[int], target: float) -> list[int]:
@@ -80,13 +81,13 @@ def zero_counts(sparsities: Sequence[float], sizes: Sequence[int], target: float
         if abs(missing) >= len(room):
             spare = min(sizes[index] - counts[index] if sign > 0 else counts[index] for index in room)
             each = min(abs(missing) // len(room), spare)
-            chosen = room
+            changed = room
         else:
             each = 1
-            chosen = room[: abs(missing)] if sign > 0 else room[missing:]
-        for index in chosen:
+            changed = room[: abs(missing)] if sign > 0 else room[missing:]
+        for index in changed:
             counts[index] += sign * each
-        missing -= sign * each * len(chosen)
+        missing -= sign * each * len(changed)
     return counts
 
 

@@ -49,7 +49,7 @@ def _exact(
     """A level per gene; row after row, the least error for every number of removed units below `units`."""
     best = np.full(units, np.inf)
     best[0] = 0.0
-    chosen = np.zeros((len(zeros), units), dtype=np.int16)
+    levels = np.zeros((len(zeros), units), dtype=np.int16)
     for gene, (row, cost) in enumerate(zip(zeros, costs, strict=True)):
         following = np.full(units, np.inf)
         for level, (removed, error) in enumerate(zip(row, cost, strict=True)):
@@ -59,18 +59,18 @@ def _exact(
             offered = best[: units - shift] + error
             better = offered < following[shift:]
             following[shift:][better] = offered[better]
-            chosen[gene, shift:][better] = level
+            levels[gene, shift:][better] = level
         best = following
     first = -(-need // unit)
     at = first + int(np.argmin(best[first:]))
     if not np.isfinite(best[at]):
         raise ComputationError("no set of levels meets the budget; this is an error of the menu")
-    picked = []
+    gene_levels: list[int] = []
     for gene in reversed(range(len(zeros))):
-        level = int(chosen[gene, at])
+        level = int(levels[gene, at])
         at -= (zeros[gene][level] - zeros[gene][0]) // unit
-        picked.insert(0, level)
-    return picked
+        gene_levels.insert(0, level)
+    return gene_levels
 
 
 def _along_the_hulls(levels: Levels, costs: Sequence[Sequence[float]]) -> list[int]:

@@ -1,4 +1,4 @@
-"""What each level of each matrix costs, in one unit for all matrices, for the knapsack and for repairs."""
+"""The error of each level of each matrix, in one unit for all matrices, for the knapsack and for repairs."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 from pruning_core.budget.counts import bounds_around, zero_counts
 from pruning_core.compress.shares import Matrix, Shares
-from pruning_core.errors import ComputationError, InputError
+from pruning_core.errors import ComputationError, InputError, required
 
 Genome = tuple[int, ...]
 """A level per matrix, 0 being the level that removes least."""
@@ -44,8 +44,9 @@ class Levels:
         """Per matrix the removed weights of each level."""
         if self.unit == "zeros":
             return self.shares
+        m = required(self.m, "the m of n:m")
         pairs = zip(self.matrices, self.shares, strict=True)
-        return tuple(tuple(matrix.size // self.m * (self.m - n) for n in row) for matrix, row in pairs)
+        return tuple(tuple(matrix.size // m * (m - n) for n in row) for matrix, row in pairs)
 
     @cached_property
     def gene_zeros(self) -> tuple[tuple[int, ...], ...]:
@@ -105,7 +106,7 @@ class Levels:
         """The level of each gene; the inverse of `spread`."""
         return [genome[gene[0]] for gene in self.genes]
 
-    def facts(self) -> dict:
+    def facts(self) -> dict[str, Any]:
         """The shares of each matrix by name, as JSON."""
         rows = {matrix.name: list(row) for matrix, row in zip(self.matrices, self.shares, strict=True)}
         return {"unit": self.unit, "m": self.m, "budget": self.budget, "shares": rows}
@@ -142,16 +143,17 @@ def unstructured_levels(
     step = step or max(1, round(total / len(matrices) * (high - low) / count))
     together = round(step * len(matrices) / len(genes))
     base = zero_counts([target] * len(matrices), [matrix.size for matrix in matrices], target)
-    rows, start = [()] * len(matrices), [0] * len(matrices)
+    rows: list[tuple[int, ...]] = [()] * len(matrices)
+    start = [0] * len(matrices)
     for gene in genes:
         sizes = [matrices[index].size for index in gene]
         steps = _whole_parts([together * size / sum(sizes) for size in sizes], together)
         parts = list(zip(gene, sizes, steps, strict=True))
-        down = min(int((base[index] - low * size) // own) for index, size, own in parts if own)
-        up = min(int((high * size - base[index]) // own) for index, size, own in parts if own)
+        down = min(int((base[index] - low * size) // weights) for index, size, weights in parts if weights)
+        up = min(int((high * size - base[index]) // weights) for index, size, weights in parts if weights)
         down, up = max(down, 0), max(up, 0)
-        for index, _, own in parts:
-            rows[index], start[index] = tuple(base[index] + level * own for level in range(-down, up + 1)), down
+        for index, _, weights in parts:
+            rows[index], start[index] = tuple(base[index] + level * weights for level in range(-down, up + 1)), down
     if len(genes) == 1:
         rows, start = [(count,) for count in base], [0] * len(matrices)
     levels = Levels(tuple(matrices), "zeros", None, tuple(rows), tuple(start), sum(base), 1, genes)
@@ -178,8 +180,8 @@ def n_of_m_levels(
         InputError: a menu out of range, bounds that exclude n:m, a width that m does not divide, or a menu on whose
             one side of n there is nothing, so that nothing can be exchanged.
     """
-    chosen = sorted({*(menu or range(1, m + 1)), n}, reverse=True)
-    if not 1 <= chosen[-1] <= chosen[0] <= m:
+    allowed = sorted({*(menu or range(1, m + 1)), n}, reverse=True)
+    if not 1 <= allowed[-1] <= allowed[0] <= m:
         raise InputError(f"a menu for n:{m} holds whole numbers from 1 to {m}, got {list(menu or [n])}")
     ragged = next((matrix for matrix in matrices if matrix.columns % m), None)
     if ragged is not None:
@@ -187,7 +189,7 @@ def n_of_m_levels(
     low, high = 0.0 if low is None else low, 1.0 if high is None else high
     if not low <= 1 - n / m <= high:
         raise InputError(f"{n}:{m} removes {1 - n / m:.4g}, which is not between the bounds {low} and {high}")
-    row = tuple(value for value in chosen if low <= 1 - value / m <= high)
+    row = tuple(value for value in allowed if low <= 1 - value / m <= high)
     if n in (row[0], row[-1]):
         raise InputError(
             f"the menu {sorted(row)} has no n {'above' if row[0] == n else 'below'} {n}, so no matrix can give what "

@@ -51,8 +51,8 @@ def repaired(
             break
         at[gene] = start[gene]
         at = _balanced(levels, at, costs, nudge)
-    found = levels.spread(at)
-    return found if levels.fits(found) else levels.start
+    genome = levels.spread(at)
+    return genome if levels.fits(genome) else levels.start
 
 
 def _fitted(levels: Levels, at: list[int], costs: list[list[float]]) -> list[int]:
@@ -71,10 +71,10 @@ def _fitted(levels: Levels, at: list[int], costs: list[list[float]]) -> list[int
     if not apart.any():
         return at
     first, second = np.unravel_index(np.where(apart, price[:, None] + price, np.inf).argmin(), apart.shape)
-    found = list(at)
+    moved = list(at)
     for move in (first, second):
-        found[gene[move]] = int(level[move])
-    return found
+        moved[gene[move]] = int(level[move])
+    return moved
 
 
 def _balanced(levels: Levels, at: list[int], costs: list[list[float]], nudge: list[float]) -> list[int]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from pruning_core.calibration.shards import WHOLE, ShardedStatistics, Shards
 from pruning_core.calibration.staged_forward import InputGroup, input_groups, run_in_stages, watching
 from pruning_core.calibration.statistics import LayerStatistics
 from pruning_core.errors import ComputationError, InputError
-from pruning_core.model.decoder import Decoder
+from pruning_core.model.decoder import Decoder, matrix
 from pruning_core.model.experts import Stage
 from pruning_core.progress import Progress, ignore_progress
 
@@ -38,7 +39,7 @@ def groups_of(decoder: Decoder, index: int, states: HiddenStates) -> list[InputG
 
 @torch.no_grad()
 def propagate(decoder: Decoder, index: int, states: HiddenStates, progress: Progress = ignore_progress) -> None:
-    """Replace the states by what the loaded block makes of them."""
+    """Replace the states by the outputs of the loaded block."""
     for position, forward in enumerate(states.forwards(decoder, index)):
         states.advance(position, forward(), index)
         progress(position + 1, len(states.batches))
@@ -71,7 +72,7 @@ def collect(
     statistics = [_empty(linears, group, full, pool, shards, batches) for group in groups]
     forwards = states.forwards(decoder, index)
 
-    def arrive(group: int, inputs: Tensor) -> None:
+    def arrive(group: int, inputs: Any) -> None:
         statistics[group].add(inputs)
         states.release()
         if not advance and group == len(groups) - 1:
@@ -110,16 +111,15 @@ def collect_in_stages(
     linears = decoder.watched(index)
     groups = groups_of(decoder, index, states)
     batches = len(states.batches)
-    statistics = [_empty(linears, group, full, pool, shards, batches) for group in groups]
+    statistics = {place: _empty(linears, group, full, pool, shards, batches) for place, group in enumerate(groups)}
 
-    def arrive(group: int, inputs: Tensor) -> None:
+    def arrive(group: int, inputs: Any) -> None:
         statistics[group].add(inputs)
         states.release()
 
     def finish(group: int) -> None:
-        collected, statistics[group] = statistics[group], None
-        for part, known in _parts(groups[group], collected, states, shards):
-            complete(part, known)
+        for part, collected in _parts(groups[group], statistics.pop(group), states, shards):
+            complete(part, collected)
         progress(group + 1, len(groups))
 
     def leave(position: int, output: Tensor) -> None:
@@ -143,8 +143,7 @@ def _empty(
         if shards.count > 1:
             raise InputError("the experts of a mixture are calibrated in one shard; set compute.shards to 1")
         return StageStatistics(module, group.names[0], full, pool)
-    in_features = module.nx if hasattr(module, "nx") else module.in_features
-    return shards.statistics(in_features, full, batches)
+    return shards.statistics(matrix(module).shape[1], full, batches)
 
 
 def _parts(
@@ -153,10 +152,10 @@ def _parts(
     """The groups of matrices that a watched group stands for."""
     parts = statistics.parts() if isinstance(statistics, StageStatistics) else [(group, statistics.total())]
     sequences = shards.summed(states.sequences)
-    for part, known in parts:
+    for part, collected in parts:
         # Inputs that were flattened on the way do not say how many sequences they are.
-        known.sequences = sequences
-        yield part, known
+        collected.sequences = sequences
+        yield part, collected
 
 
 class _SeenAll(Exception):

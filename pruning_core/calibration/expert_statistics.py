@@ -37,37 +37,37 @@ class StageStatistics:
         self.full = full
         self.alike = stage.alike
         self.pool = pool
-        self.own = [LayerStatistics(self.in_features, full) for _ in self.names]
+        self.experts = [LayerStatistics(self.in_features, full) for _ in self.names]
         self.pooled: dict[int, PooledStatistics] = {}
 
     def add(self, routed: Routed) -> "StageStatistics":
         """Accumulate one micro-batch and return self."""
-        for expert, own in enumerate(self.own):
+        for expert, statistics in enumerate(self.experts):
             inputs = routed.own(expert)
             if len(inputs):
-                own.add(inputs)
+                statistics.add(inputs)
         if self.pool:
             # The first of those that read alike stands for all of them.
             self.pooled = {first: self._pool(first).add(routed.every(first)) for first in self._pools()}
         return self
 
     def parts(self) -> Iterator[tuple[InputGroup, LayerStatistics]]:
-        """Matrices with what is known of their input; those with too few tokens come last, with PooledStatistics."""
+        """Matrices with the statistics of their input; those with too few tokens come last, with PooledStatistics."""
         few = self._pools()
-        wanting = {expert for members in few.values() for expert in members}
+        starved = {expert for members in few.values() for expert in members}
         for expert, names in enumerate(self.names):
-            if expert not in wanting:
-                yield InputGroup(names), self.own[expert]
+            if expert not in starved:
+                yield InputGroup(names), self.experts[expert]
         for first, members in few.items():
             pooled = self._pool(first)
-            pooled.routed = {name: self.own[expert].tokens for expert in members for name in self.names[expert]}
+            pooled.routed = {name: self.experts[expert].tokens for expert in members for name in self.names[expert]}
             yield InputGroup(tuple(pooled.routed)), pooled
 
     def _pools(self) -> dict[int, list[int]]:
         """Experts that have too few tokens so far, those that read alike together under a common key."""
         pools: dict[int, list[int]] = {}
-        for expert, own in enumerate(self.own):
-            if too_few(own.tokens, self.in_features):
+        for expert, statistics in enumerate(self.experts):
+            if too_few(statistics.tokens, self.in_features):
                 pools.setdefault(0 if self.alike else expert, []).append(expert)
         return pools
 

@@ -1,9 +1,9 @@
-"""When an expert got too few calibration tokens, and what may be done about it."""
+"""Experts that got too few calibration tokens, and the rules for compressing them."""
 
 from typing import Literal
 
 FewTokens = Literal["layer", "magnitude"]
-RULES: tuple[str, ...] = ("layer", "magnitude")
+RULES: tuple[FewTokens, ...] = ("layer", "magnitude")
 """layer: the expert is calibrated on all tokens of its layer, as if each had been routed to it.
 magnitude: its smallest weights go, without compensation.
 """

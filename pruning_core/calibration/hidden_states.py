@@ -1,4 +1,4 @@
-"""What enters a block: the hidden states of the calibration tokens, in memory or in a memory-mapped file."""
+"""The hidden states of the calibration tokens that enter a block, in memory or in a memory-mapped file."""
 
 import itertools
 import mmap
@@ -27,7 +27,7 @@ def micro_batch(length: int, batch: int | None = None) -> int:
 
 @dataclass
 class HiddenStates:
-    """What enters a block, one tensor [sequences, tokens, width] per micro-batch."""
+    """The hidden states that enter a block, one tensor [sequences, tokens, width] per micro-batch."""
 
     batches: list[Tensor] = field(repr=False)
     tokens: list[Tensor] = field(repr=False)

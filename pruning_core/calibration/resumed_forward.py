@@ -33,7 +33,8 @@ class ResumedForward:
         """
         decoder = self._decoder
         with self._skipping(index, self._as_returned(tokens, hidden.to(decoder.device))):
-            return decoder.model(input_ids=tokens.to(decoder.device), use_cache=False).logits
+            logits: Tensor = decoder.model(input_ids=tokens.to(decoder.device), use_cache=False).logits
+            return logits
 
     @contextmanager
     def _skipping(self, index: int, returned: Any) -> Iterator[None]:

@@ -14,12 +14,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pruning_core.calibration.statistics import LayerStatistics
-from pruning_core.errors import ComputationError, InputError
+from pruning_core.errors import ComputationError, InputError, required
 
 
 @contextlib.contextmanager
 def reaching() -> Iterator[None]:
-    """Around what waits for other processes: one that is gone is told in a sentence, as a ComputationError."""
+    """Around calls that wait for other calibration processes: ComputationError where one of them is lost."""
     try:
         yield
     except RuntimeError as error:
@@ -74,15 +74,16 @@ class Shards:
         if self.rank is None:
             return own
         own.tokens = self.summed(own.tokens)
+        sums = own.sums
         with reaching():
             if self.rank:
-                dist.send(own.moment, 0)
+                dist.send(sums, 0)
             else:
-                other = torch.empty_like(own.moment)
+                other = torch.empty_like(sums)
                 for rank in range(1, self.count):
                     dist.recv(other, rank)
-                    own.moment += other
-            dist.broadcast(own.moment, 0)
+                    sums += other
+            dist.broadcast(sums, 0)
         return own
 
     def summed(self, count: int) -> int:
@@ -100,7 +101,7 @@ class Shards:
             return
         hashed = hashlib.sha256()
         for name in sorted(tensors):
-            hashed.update(tensors[name].contiguous().view(torch.uint8).numpy())
+            hashed.update(tensors[name].contiguous().view(torch.uint8).numpy().data)
         digest = hashed.hexdigest()
         first = torch.tensor(list(bytes.fromhex(digest)), dtype=torch.uint8)
         with reaching():
@@ -139,9 +140,10 @@ class ShardedStatistics:
         if self.done is None:
             self.done = closed
             return
-        self.done.moment += closed.moment
+        sums = self.done.sums
+        sums += closed.sums
         self.done.tokens += closed.tokens
 
     def total(self) -> LayerStatistics:
         """What all shards know, once every micro-batch has come."""
-        return self.shards.added(self.done)
+        return self.shards.added(required(self.done, "a calibration shard"))

@@ -1,6 +1,6 @@
 """Forward passes that stop together in front of a layer, so that one pass does the work of several."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 Arrive = Callable[[int, Any], object]
 """(group index, the group's input for one micro-batch: [batch, tokens, in], or what a stage of experts reads)."""
+Hook = Callable[[nn.Module, tuple[Any, ...]], None]
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,8 @@ def input_groups(linears: dict[str, nn.Module], forward: Callable[[], Tensor]) -
     """
     seen: list[tuple[Tensor, list[str]]] = []
 
-    def watch(name: str) -> Callable:
-        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+    def watch(name: str) -> Hook:
+        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
             for tensor, names in seen:
                 if tensor is args[0]:
                     names.append(name)
@@ -51,11 +52,11 @@ def input_groups(linears: dict[str, nn.Module], forward: Callable[[], Tensor]) -
 
 
 @contextmanager
-def watching(linears: dict[str, nn.Module], groups: list[InputGroup], arrive: Arrive):
+def watching(linears: dict[str, nn.Module], groups: list[InputGroup], arrive: Arrive) -> Iterator[None]:
     """Call `arrive` each time a forward is about to enter the first layer of a group."""
 
-    def hook_for(index: int) -> Callable:
-        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+    def hook_for(index: int) -> Hook:
+        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
             arrive(index, args[0])
 
         return hook

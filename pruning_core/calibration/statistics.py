@@ -1,7 +1,8 @@
-"""What calibration knows of the inputs of a linear layer: the one place that defines H."""
+"""Calibration statistics of a linear layer's inputs: the one place that defines the Hessian H."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -33,11 +34,11 @@ class LayerStatistics:
     """Unnormalised sum of x x^T, of which only the upper triangle counts: [in, in], or its diagonal [in]; float32."""
 
     @classmethod
-    def from_inputs(cls, inputs: Tensor, full: bool = True) -> "LayerStatistics":
+    def from_inputs(cls, inputs: Tensor, full: bool = True) -> Self:
         """Statistics of `inputs`: [sequences, tokens, in] or [tokens, in]."""
         return cls(inputs.shape[-1], full).add(inputs)
 
-    def add(self, inputs: Tensor) -> "LayerStatistics":
+    def add(self, inputs: Tensor) -> Self:
         """Accumulate `inputs` ([sequences, tokens, in] or [tokens, in], any float dtype) and return self.
 
         Raises:
@@ -59,6 +60,17 @@ class LayerStatistics:
         self.tokens += rows.shape[0]
         self.sequences += inputs.shape[0] if inputs.dim() == 3 else 1
         return self
+
+    @property
+    def sums(self) -> Tensor:
+        """`moment`, of at least one batch.
+
+        Raises:
+            ComputationError: nothing was accumulated.
+        """
+        if self.moment is None:
+            raise ComputationError("the layer saw no calibration tokens")
+        return self.moment
 
     def hessian(self) -> Tensor:
         """[in, in] float32, a copy: X^T X / tokens.

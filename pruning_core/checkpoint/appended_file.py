@@ -118,21 +118,22 @@ def _append(path: Path, content: bytes | memoryview) -> None:
 
 
 def _line(entry: dict[str, Any]) -> bytes:
-    """JSON behind its own digest, so that a line that was torn or altered is known for it."""
+    """JSON behind its own digest, by which a torn or altered line is recognised."""
     text = json.dumps(entry).encode()
     return hashlib.sha256(text).hexdigest().encode() + b" " + text + b"\n"
 
 
 def _read(line: bytes) -> dict[str, Any] | None:
-    """What `_line` was given; None of anything that it never gives."""
+    """The entry of a line that `_line` made; None of any other."""
     digest, _, text = line.removesuffix(b"\n").partition(b" ")
     if not line.endswith(b"\n") or hashlib.sha256(text).hexdigest().encode() != digest:
         return None
-    return json.loads(text)
+    entry: dict[str, Any] = json.loads(text)
+    return entry
 
 
 def _digest(file: BinaryIO, size: int) -> str:
-    """Of the next `size` bytes, or of what there is of them."""
+    """Hex SHA-256 of the next `size` bytes, or of what there is of them."""
     digest = hashlib.sha256()
     while size > 0 and (piece := file.read(min(size, PIECE))):
         digest.update(piece)

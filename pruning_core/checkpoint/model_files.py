@@ -23,12 +23,15 @@ def read_config(path: Path, *, trust_remote_code: bool = False) -> PretrainedCon
             f"{path} needs Python code that comes with the model; read it, then allow it with trust_remote_code: true"
         )
     try:
-        return AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=trust_remote_code)
+        config: PretrainedConfig = AutoConfig.from_pretrained(
+            path, local_files_only=True, trust_remote_code=trust_remote_code
+        )
     except (OSError, ValueError, KeyError, AttributeError, StrictDataclassError) as error:
         # AttributeError: a key that the architecture derives and does not take. A config that is not valid as a whole
         # says why in the cause alone.
         reason = first_line(error.__cause__ or error if isinstance(error, StrictDataclassError) else error)
         raise InputError(f"transformers cannot read {path / 'config.json'} (model_type {kind!r}): {reason}") from error
+    return config
 
 
 def read_tokenizer(path: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:

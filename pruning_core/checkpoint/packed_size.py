@@ -1,4 +1,4 @@
-"""How many bits a compressed matrix takes when nothing is counted out: values, masks, scales, zero points."""
+"""How many bits a compressed matrix takes with everything counted: values, masks, scales, zero points."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,10 +14,11 @@ def packed_bits(layer: Mapping[str, Any], width: float) -> float:
         layer: rows, columns, removed; where quantized also bits of a code and groups of a row.
         width: bits of a stored value where the matrix is not quantized.
     """
-    size = layer["rows"] * layer["columns"]
+    size: int = layer["rows"] * layer["columns"]
     mask = size if layer["removed"] else 0
-    values = size - layer["removed"]
-    if layer.get("bits") is None:
+    values: int = size - layer["removed"]
+    bits: int | None = layer.get("bits")
+    if bits is None:
         return values * width + mask
-    grids = layer["rows"] * layer["groups"] * (SCALE_BITS + layer["bits"])
-    return values * layer["bits"] + mask + grids
+    grids: int = layer["rows"] * layer["groups"] * (SCALE_BITS + bits)
+    return values * bits + mask + grids

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -96,7 +96,8 @@ def _entry(path: Path, name: str, value: Any) -> TensorEntry:
         raise InputError(f"{path} is damaged: the header entry of {name!r} lacks a shape or two offsets; {ADVICE}")
     if not isinstance(code, str) or code not in DTYPES:
         raise InputError(f"{path}: tensor {name!r} has dtype {code!r}; readable are {', '.join(DTYPES)}")
-    entry = TensorEntry(DTYPES[code], tuple(shape), *offsets)
+    start, stop = offsets
+    entry = TensorEntry(DTYPES[code], tuple(shape), start, stop)
     expected = math.prod(entry.shape) * entry.dtype.itemsize
     if entry.bytes != expected:
         raise InputError(
@@ -106,11 +107,11 @@ def _entry(path: Path, name: str, value: Any) -> TensorEntry:
     return entry
 
 
-def _whole_numbers(values: Any) -> bool:
+def _whole_numbers(values: Any) -> TypeGuard[list[int]]:
     return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
 
 
-def _check_tiling(path: Path, entries: Mapping[str, TensorEntry], found: int) -> None:
+def _check_tiling(path: Path, entries: Mapping[str, TensorEntry], data_bytes: int) -> None:
     position = 0
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].stop)):
         if entry.start != position:
@@ -119,10 +120,10 @@ def _check_tiling(path: Path, entries: Mapping[str, TensorEntry], found: int) ->
                 f" not at {position}; {ADVICE}"
             )
         position = entry.stop
-    if position != found:
-        fault = "truncated" if found < position else "damaged"
+    if position != data_bytes:
+        fault = "truncated" if data_bytes < position else "damaged"
         raise InputError(
-            f"{path} is {fault}: its header describes {position} bytes of tensors, found {found}; {ADVICE}"
+            f"{path} is {fault}: its header describes {position} bytes of tensors, found {data_bytes}; {ADVICE}"
         )
 
 
@@ -155,7 +156,7 @@ def write_file(path: Path, tensors: Mapping[str, Tensor]) -> None:
     with path.open("wb") as file:
         file.write(len(raw).to_bytes(LENGTH_BYTES, "little") + raw)
         for name in order:
-            file.write(tensors[name].reshape(-1).view(torch.uint8).numpy())
+            file.write(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
 
 
 def _code(name: str, tensor: Tensor) -> str:

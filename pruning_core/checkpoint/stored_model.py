@@ -1,4 +1,4 @@
-"""A compressed model as it lies in its directory: tensors, masks, codes and grids, read one at a time."""
+"""A compressed model in its directory: tensors, masks, codes and grids, read one at a time."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from pruning_core.errors import InputError
 
 @dataclass(frozen=True)
 class StoredMatrix:
-    """What the facts of a variant tell of one compressed matrix."""
+    """One compressed matrix, as the facts of a variant describe it."""
 
     name: str
     """Of its module."""
@@ -38,7 +38,8 @@ class StoredMatrix:
     @classmethod
     def of(cls, layer: Mapping[str, Any]) -> "StoredMatrix":
         """From an entry of the facts' `layers`."""
-        return cls(**{key: layer.get(key) for key in cls.__dataclass_fields__})
+        fields: dict[str, Any] = {key: layer.get(key) for key in cls.__dataclass_fields__}
+        return cls(**fields)
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class StoredGrid:
 
 
 class StoredModel:
-    """The model directory that a variant is, with what is known of its matrices.
+    """The model directory of a variant, with the facts of its matrices.
 
     Args:
         directory: Hugging Face directory; masks.safetensors and quantized.safetensors beside the weights where the
@@ -71,7 +72,7 @@ class StoredModel:
         layers: the `layers` of the variant's facts; none of a dense model.
 
     Raises:
-        InputError: no model, or not the one that `layers` tells of.
+        InputError: no model, or not the one that `layers` describes.
     """
 
     def __init__(self, directory: Path | str, layers: Sequence[Mapping[str, Any]] = ()) -> None:
@@ -86,7 +87,8 @@ class StoredModel:
     @cached_property
     def config(self) -> dict[str, Any]:
         """config.json."""
-        return json.loads((self.directory / "config.json").read_text(encoding="utf-8"))
+        config: dict[str, Any] = json.loads((self.directory / "config.json").read_text(encoding="utf-8"))
+        return config
 
     @property
     def architecture(self) -> PretrainedConfig:
@@ -141,7 +143,7 @@ class StoredModel:
         Raises:
             InputError: they are missing.
         """
-        return tuple(self._code_part(matrix, part) for part in ("scale", "zero", "group"))
+        return self._code_part(matrix, "scale"), self._code_part(matrix, "zero"), self._code_part(matrix, "group")
 
     def _code_part(self, matrix: StoredMatrix, part: str) -> Tensor:
         if self._codes is None:

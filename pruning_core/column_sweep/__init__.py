@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pruning_core.column_sweep.grids import BlockGrid, Grids
+from pruning_core.errors import required
 
 ChooseBlock = Callable[[Tensor, int], Tensor]
 """(score [rows, width], first column) -> removed [rows, width] bool."""
@@ -20,7 +21,7 @@ ChooseBlock = Callable[[Tensor, int], Tensor]
 
 @dataclass(frozen=True)
 class Choice:
-    """How the sweep gets its mask: fixed, or by block, or by group of m; none of them removes nothing."""
+    """How the column sweep gets its mask: fixed, by block or by group of m; nothing is removed where none is set."""
 
     fixed: Tensor | None = field(default=None, repr=False)
     """[rows, in] bool, True where a weight goes, chosen before the sweep."""
@@ -77,7 +78,7 @@ class ColumnSweepResult:
     @property
     def loss(self) -> float:
         """0.5 tr(D H_d D^T), D = change of the weight."""
-        return float(self.row_loss.sum())
+        return float(required(self.row_loss, "the loss of a column sweep").sum())
 
 
 def column_sweep(
@@ -117,7 +118,7 @@ def column_sweep(
         grid = grids.enter(work, start, stop) if grids else None
         kernel(work[:, start:stop], inner, gone, error, scale[start:stop].contiguous(), rule, grid)
         removed[:, start:stop] = gone
-        if grid:
+        if grids and grid:
             grids.leave(grid, start, stop)
         total += error.square().sum(dim=1, dtype=torch.float64) / 2
         if stop < columns:

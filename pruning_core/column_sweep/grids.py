@@ -1,4 +1,4 @@
-"""The grids of one matrix during a sweep: which exist from the start, and which are fitted on the way."""
+"""The grids of one matrix during a column sweep: which exist from the start, and which are fitted on the way."""
 
 from dataclasses import dataclass, field
 
@@ -25,11 +25,11 @@ class BlockGrid:
 
 
 class Grids:
-    """Grids and codes of a matrix whose columns a sweep visits in the order `order`.
+    """Grids and codes of a matrix whose columns a column sweep visits in the order `order`.
 
     Args:
         quantizer: fits a grid.
-        dense: [rows, in] float32 in natural column order, what grids known beforehand are fitted on.
+        dense: [rows, in] float32 in natural column order, what grids that are fitted beforehand are fitted on.
         order: [in] int64, position -> natural column; None for natural order.
     """
 
@@ -37,16 +37,16 @@ class Grids:
         rows, columns = dense.shape
         self.quantizer = quantizer
         self.size = quantizer.group_size or columns
-        known = quantizer.group_size is None or quantizer.static_groups
+        fitted_before = quantizer.group_size is None or quantizer.static_groups
         position = torch.arange(columns, device=dense.device)
         # Groups fitted on the way are runs of the sweep's order; the others are runs of the natural order.
-        self.group = (order if known and order is not None else position) // self.size
+        self.group = (order if fitted_before and order is not None else position) // self.size
         groups = -(-columns // self.size)
         self.scale = torch.ones(rows, groups, dtype=torch.float32, device=dense.device)
         self.zero = torch.zeros_like(self.scale)
         self.codes = torch.zeros(rows, columns, dtype=torch.uint8, device=dense.device)
-        self._fit_on_the_way = not known
-        if known:
+        self._fit_on_the_way = not fitted_before
+        if fitted_before:
             for group in range(groups):
                 self._fit(group, dense[:, group * self.size : (group + 1) * self.size])
 

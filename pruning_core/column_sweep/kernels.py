@@ -33,7 +33,9 @@ def kernel_name(name: str, device: torch.device) -> str:
 
 def kernel_for(name: str, device: torch.device) -> Kernel:
     """The kernel of that name, ready to run; see `kernel_name`."""
-    return importlib.import_module(f"pruning_core.column_sweep.{kernel_name(name, device)}_kernel").fix_columns
+    module = importlib.import_module(f"pruning_core.column_sweep.{kernel_name(name, device)}_kernel")
+    kernel: Kernel = module.fix_columns
+    return kernel
 
 
 def _triton_exists() -> bool:

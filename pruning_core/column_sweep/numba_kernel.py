@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import numba
 import numpy as np
@@ -161,5 +162,5 @@ def fix_columns(
     share_rows(lambda first, last: fix_rows(first, last, *arrays, *rule, *rounding), weight.shape[0], LEAST_ROWS)
 
 
-def _arrays(grid: BlockGrid) -> tuple:
+def _arrays(grid: BlockGrid) -> tuple[Any, ...]:
     return grid.scale.numpy(), grid.zero.numpy(), grid.group.numpy(), np.float32(grid.top), grid.codes.numpy()

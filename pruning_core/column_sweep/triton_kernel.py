@@ -147,9 +147,9 @@ def fix_columns(
     for start in range(0, width, widest):
         stop = min(start + widest, width)
         part = slice(start, stop)
-        own = [tensor[:, part] for tensor in (weight, removed, error)]
+        views = [tensor[:, part] for tensor in (weight, removed, error)]
         here = grid and replace(grid, group=grid.group[part], codes=grid.codes[:, part])
-        _launch(own[0], upper[part, part], own[1], own[2], scale[part], groups, here)
+        _launch(views[0], upper[part, part], views[1], views[2], scale[part], groups, here)
         if stop < width:
             weight[:, stop:].addmm_(error[:, part], upper[part, stop:], alpha=-1)
 

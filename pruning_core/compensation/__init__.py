@@ -6,7 +6,7 @@ from pruning_core.registry import Registry
 
 
 class Compensation(Protocol):
-    """A frozen dataclass registered under its name; its fields are its params.yaml keys."""
+    """A compensation: a frozen dataclass registered under its name; its fields are its params.yaml keys."""
 
     name: ClassVar[str]
     block: int

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -38,10 +38,10 @@ class BlockOutcome:
     """Layer name -> [out, in] bool."""
     quantized: dict[str, Tensor] = field(default_factory=dict, repr=False)
     """"<layer>.codes" uint8 [out, in], ".scale" and ".zero" float32 [out, groups], ".group" int32 [in]."""
-    layers: list[dict] = field(default_factory=list)
+    layers: list[dict[str, Any]] = field(default_factory=list)
     """Per layer: name, stored name, rows, columns, removed, zeros, loss; tokens that reached it in calibration, where
     there was one; where quantized, bits of a code and groups of a row."""
-    ledger: list[dict] = field(default_factory=list)
+    ledger: list[dict[str, Any]] = field(default_factory=list)
 
 
 class BlockCompressor:
@@ -62,8 +62,8 @@ class BlockCompressor:
     def compress_group(self, group: InputGroup, statistics: LayerStatistics | None) -> None:
         """Compress every matrix of the group and put the result into the running block."""
         try:
-            for name, done, own in self.compressed(group, statistics, self.prepared(statistics)):
-                self._store(name, done, own, statistics)
+            for name, layer, method in self.compressed(group, statistics, self.prepared(statistics)):
+                self._store(name, layer, method, statistics)
         except (ComputationError, InputError) as error:
             # Experts with few tokens may share a group of hundreds of matrices.
             more = f" and {len(group.names) - 4} more" if len(group.names) > 4 else ""
@@ -79,11 +79,11 @@ class BlockCompressor:
         self, group: InputGroup, statistics: LayerStatistics | None, prepared: Prepared
     ) -> Iterator[tuple[str, CompressedLayer, Method]]:
         """Every matrix of the group with what becomes of it and its own method; the block stays as it is."""
-        for own, alike in self._by_method(self._method_for(statistics), group.names).items():
-            for names in stacks({name: self.linears[name].weight.numel() for name in alike}):
+        for method, alike in self._by_method(self._method_for(statistics), group.names).items():
+            for names in stacks({name: matrix(self.linears[name]).numel() for name in alike}):
                 weights = [matrix(self.linears[name]) for name in names]
-                done = own.compress_stacked(weights, prepared)
-                yield from zip(names, done, [own] * len(names), strict=True)
+                layers = method.compress_stacked(weights, prepared)
+                yield from zip(names, layers, [method] * len(names), strict=True)
 
     def _method_for(self, statistics: LayerStatistics | None) -> Method:
         few = isinstance(statistics, PooledStatistics)
@@ -93,25 +93,24 @@ class BlockCompressor:
         """The matrices whose shares make them one method's, which can be stacked, by that method."""
         if self.shares is None:
             return {method: list(names)}
-        found: dict[Method, list[str]] = {}
+        methods: dict[Method, list[str]] = {}
         for name in names:
-            own = self.shares.applied(method, name, self.linears[name].weight.numel())
-            found.setdefault(own, []).append(name)
-        return found
+            applied = self.shares.applied(method, name, matrix(self.linears[name]).numel())
+            methods.setdefault(applied, []).append(name)
+        return methods
 
-    def _store(self, name: str, done: CompressedLayer, method: Method, statistics: LayerStatistics | None) -> None:
+    def _store(self, name: str, layer: CompressedLayer, method: Method, statistics: LayerStatistics | None) -> None:
         module = self.linears[name]
         # Rounded once, to the dtype that is saved: what later layers are calibrated on is what users will load.
-        rounded = done.weight.to(self.decoder.stored_dtype(name))
-        check_layer(name, rounded, done.keep, method.pattern, method.sparsity)
+        rounded = layer.weight.to(self.decoder.stored_dtype(name))
+        check_layer(name, rounded, layer.keep, method.pattern, method.sparsity)
         set_matrix(module, rounded.to(self.decoder.dtype))
-        own = rounded if matrix(module) is module.weight else rounded.T
-        self.decoder.store(f"{name}.weight", own.cpu(), self.outcome.weights)
-        self.outcome.keep[name] = done.keep.cpu()
-        if done.codes is not None:
-            parts = {"codes": done.codes, "scale": done.scale, "zero": done.zero, "group": done.group.int()}
-            self.outcome.quantized |= {f"{name}.{part}": value.cpu() for part, value in parts.items()}
-        removed = int((~done.keep).sum())
+        laid_out = rounded if matrix(module) is module.weight else rounded.T
+        self.decoder.store(f"{name}.weight", laid_out.cpu(), self.outcome.weights)
+        self.outcome.keep[name] = layer.keep.cpu()
+        for part, value in layer.quantized.items():
+            self.outcome.quantized[f"{name}.{part}"] = (value.int() if part == "group" else value).cpu()
+        removed = int((~layer.keep).sum())
         few = statistics.routed[name] if isinstance(statistics, PooledStatistics) else None
         if few is not None:
             event = {"event": "few_tokens", "tokens": few, "rule": self.method.few_tokens}
@@ -120,17 +119,17 @@ class BlockCompressor:
             {
                 "name": name,
                 "stored": self.decoder.stored_name(f"{name}.weight"),
-                "rows": done.keep.shape[0],
-                "columns": done.keep.shape[1],
+                "rows": layer.keep.shape[0],
+                "columns": layer.keep.shape[1],
                 "removed": removed,
                 "zeros": int((rounded == 0).sum()),
-                "loss": done.loss,
+                "loss": layer.loss,
                 "bits": self.method.quantizer.bits if self.method.quantizer else None,
-                "groups": done.scale.shape[1] if done.scale is not None else None,
+                "groups": layer.scale.shape[1] if layer.scale is not None else None,
                 "tokens": few if few is not None or statistics is None else statistics.tokens,
             }
         )
-        self.outcome.ledger += [{"layer": name, **event} for event in done.events]
+        self.outcome.ledger += [{"layer": name, **event} for event in layer.events]
 
 
 @torch.no_grad()
@@ -155,12 +154,15 @@ def compress_block(
     `shares` as `BlockCompressor` takes them; with `shards` every process that holds one compresses alike.
     """
     compressor = BlockCompressor(decoder, index, method, shares)
-    wanted = {"full": method.statistics == "full", "pool": method.few_tokens == "layer"}
-    wanted |= {"shards": shards, "progress": progress}
+    full, pool = method.statistics == "full", method.few_tokens == "layer"
     if propagation == "compressed":
-        collect_in_stages(decoder, index, states, compressor.compress_group, advance=advance, **wanted)
+        complete = compressor.compress_group
+        collect_in_stages(
+            decoder, index, states, complete, full=full, pool=pool, advance=advance, shards=shards, progress=progress
+        )
         return compressor.outcome
-    for group, statistics in collect(decoder, index, states, advance=False, **wanted):
+    groups = collect(decoder, index, states, full=full, pool=pool, advance=False, shards=shards, progress=progress)
+    for group, statistics in groups:
         compressor.compress_group(group, statistics)
     if advance:
         propagate(decoder, index, states)
@@ -177,8 +179,8 @@ def compress_block_from(
 ) -> BlockOutcome:
     """Compress the loaded block from stored statistics of the dense model; no forward is run."""
     compressor = BlockCompressor(decoder, index, method, shares)
-    for group, known in statistics:
-        compressor.compress_group(group, known)
+    for group, stored in statistics:
+        compressor.compress_group(group, stored)
     return compressor.outcome
 
 

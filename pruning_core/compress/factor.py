@@ -1,6 +1,7 @@
 """The damped inverse Hessian as one triangular factor, with a recorded retry policy."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ class InverseFactor:
     """[in] bool: inputs that were zero on every calibration token."""
     damping: float
     """Absolute value that was added to the diagonal."""
-    events: tuple[dict, ...] = ()
+    events: tuple[dict[str, Any], ...] = ()
     """The ledger: dead columns, every retry that was needed, and whether all of them failed."""
 
     @property
@@ -77,7 +78,7 @@ def factorize(hessian: Tensor, damping: float) -> InverseFactor:
         prepared.diagonal()[dead] = 1.0
     diagonal = prepared.diagonal()
     mean = float(diagonal.double().mean())
-    events = [{"event": "dead_columns", "count": int(dead.sum())}] if some else []
+    events: list[dict[str, Any]] = [{"event": "dead_columns", "count": int(dead.sum())}] if some else []
     for dtype in (torch.float32, torch.float64):
         for relative in _rungs(damping):
             upper = _inverse_upper(prepared, relative * mean, dtype)

@@ -25,12 +25,12 @@ def check_fallbacks(ledger: Iterable[Mapping[str, Any]], allowed: int) -> None:
     Raises:
         ComputationError: names the layers, and says what to do.
     """
-    found = fallbacks(ledger)
-    if len(found) <= allowed:
+    layers = fallbacks(ledger)
+    if len(layers) <= allowed:
         return
-    names = ", ".join(found[:NAMED]) + (f" and {len(found) - NAMED} more" if len(found) > NAMED else "")
+    names = ", ".join(layers[:NAMED]) + (f" and {len(layers) - NAMED} more" if len(layers) > NAMED else "")
     raise ComputationError(
         f"{names}: the Hessian is not positive definite even in float64 with damping {DAMPING_CEILING:g} of its mean "
-        f"diagonal; use more calibration tokens or compensation none, or set max_fallbacks to {len(found)} or more "
+        f"diagonal; use more calibration tokens or compensation none, or set max_fallbacks to {len(layers)} or more "
         f"(it is {allowed}) to let such matrices be compressed by the diagonal alone"
     )

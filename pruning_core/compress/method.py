@@ -1,6 +1,7 @@
 """One compression method at work on one matrix: saliency, pattern, compensation and quantizer together."""
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from pruning_core.column_sweep.kernels import kernel_for
 from pruning_core.compensation import COMPENSATIONS, Compensation
 from pruning_core.compress.factor import InverseFactor, factorize
 from pruning_core.compress.stack import Stack
-from pruning_core.errors import ComputationError
+from pruning_core.errors import ComputationError, required
 from pruning_core.patterns import Pattern
 from pruning_core.quantizers import Quantizer
 from pruning_core.quantizers.affine import codes_of
@@ -30,7 +31,7 @@ class CompressedLayer:
     """[out, in] bool, True where a weight survives."""
     loss: float | None
     """0.5 tr(D H D^T), D = change of the weight, H the damped X^T X / tokens; None without a full Hessian."""
-    events: tuple[dict, ...] = ()
+    events: tuple[dict[str, Any], ...] = ()
     """The ledger: dead columns, retries, and `factor_failed` where H could not be factored and its diagonal stands in
     for it, in `loss` too."""
     codes: Tensor | None = field(default=None, repr=False)
@@ -41,6 +42,12 @@ class CompressedLayer:
     """[out, groups] float32 holding integers."""
     group: Tensor | None = field(default=None, repr=False)
     """[in] int64: the group of each column."""
+
+    @property
+    def quantized(self) -> dict[str, Tensor]:
+        """Codes, scale, zero and group by these names; empty where no quantizer took part."""
+        parts = {"codes": self.codes, "scale": self.scale, "zero": self.zero, "group": self.group}
+        return {name: part for name, part in parts.items() if part is not None}
 
 
 @dataclass(frozen=True)
@@ -85,7 +92,7 @@ class Method:
 
     def modules(self) -> list[str]:
         """Dotted modules of the chosen methods, for cache keys."""
-        parts = [self.saliency, self.pattern, self.compensation, self.quantizer]
+        parts: list[object] = [self.saliency, self.pattern, self.compensation, self.quantizer]
         if self.few_tokens == "magnitude":
             other = self.without_statistics()
             parts += [other.saliency, other.compensation]
@@ -141,7 +148,8 @@ class Method:
         dense = torch.cat([weight.detach().float() for weight in weights])
         if self.pattern:
             self.pattern.check(dense.shape[1])
-        start, events = dense, ()
+        start = dense
+        events: tuple[dict[str, Any], ...] = ()
         if prepared.factor is not None:
             events = prepared.factor.events
             if prepared.factor.dead.any():
@@ -150,12 +158,11 @@ class Method:
         whole_rows = self.quantizer is not None and self.quantizer.group_size is None
         grids = Grids(self.quantizer, dense if whole_rows else start, prepared.order) if self.quantizer else None
         work = self._swept if self.compensates else self._direct
-        done = work(start, prepared, grids, stack)
+        result = work(start, prepared, grids, stack)
         coded = _coded(grids, prepared.order if self.compensates else None, stack)
-        losses = (
-            [None] * len(weights) if done.row_loss is None else [float(part.sum()) for part in stack(done.row_loss)]
-        )
-        parts = zip(stack(done.weight), stack(done.keep), losses, coded, strict=True)
+        row_losses = [None] * len(weights) if result.row_loss is None else stack(result.row_loss)
+        losses = [None if rows is None else float(rows.sum()) for rows in row_losses]
+        parts = zip(stack(result.weight), stack(result.keep), losses, coded, strict=True)
         return [CompressedLayer(weight, keep, loss, events, **codes) for weight, keep, loss, codes in parts]
 
     def _swept(self, start: Tensor, prepared: Prepared, grids: Grids | None, stack: Stack) -> ColumnSweepResult:
@@ -165,8 +172,9 @@ class Method:
         kernel = kernel_for(self.kernel, start.device)
         if order is not None:
             start, scale = start[:, order], scale[order]
-        done = column_sweep(start, prepared.factor.upper, scale, choice, self.compensation.block, kernel, grids)
-        return ColumnSweepResult(_natural(done.weight, order), _natural(done.keep, order), done.row_loss)
+        upper = required(prepared.factor, "the factor of the Hessian").upper
+        result = column_sweep(start, upper, scale, choice, self.compensation.block, kernel, grids)
+        return ColumnSweepResult(_natural(result.weight, order), _natural(result.keep, order), result.row_loss)
 
     def _direct(self, start: Tensor, prepared: Prepared, grids: Grids | None, stack: Stack) -> ColumnSweepResult:
         scale = self._scale(prepared.columns, start)
@@ -206,13 +214,15 @@ class Method:
             return choice
         # Positions matter to the pattern, so it is chosen before the columns move, on weights not yet compensated;
         # u_j^2 depends on the order of the sweep, [H^-1]_jj does not.
-        static = replace(prepared.columns, factor_diag=prepared.columns.inverse_diag.sqrt())
+        inverse_diag = required(prepared.columns.inverse_diag, "the diagonal of the inverse Hessian")
+        static = replace(prepared.columns, factor_diag=inverse_diag.sqrt())
         return Choice(fixed=self._removed(weight, self._scale(static, weight))[:, prepared.order])
 
     def _loss(self, change: Tensor, prepared: Prepared) -> Tensor | None:
         if prepared.factor is None:
             return None
-        damped = prepared.hessian + prepared.factor.damping * torch.eye(len(prepared.hessian), device=change.device)
+        hessian = required(prepared.hessian, "the Hessian")
+        damped = hessian + prepared.factor.damping * torch.eye(len(hessian), device=change.device)
         return ((change @ damped).double() * change).sum(dim=1) / 2
 
 

@@ -2,15 +2,17 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 
 from pruning_core.compress.method import Method
-from pruning_core.errors import InputError
+from pruning_core.errors import InputError, required
 from pruning_core.model.decoder import Decoder, matrix
 from pruning_core.numerics.selection import rounded_count
 from pruning_core.patterns import PATTERNS
+from pruning_core.patterns.n_of_m import KeepNOfM
+from pruning_core.patterns.unstructured import Unstructured
 
 Unit = Literal["zeros", "n"]
 """zeros: weights removed; n: weights kept of every m consecutive inputs, m as in the pattern."""
@@ -49,22 +51,26 @@ def unit_of(method: Method) -> Unit:
         InputError: its pattern cannot be given a share per matrix that holds to the weight.
     """
     pattern = method.pattern
-    name = getattr(pattern, "name", None)
-    if name == "unstructured" and pattern.rounding == "exact":
-        return "zeros"
-    if name == "n_of_m" and pattern.ragged == "error":
-        return "n"
-    found = "no pattern" if pattern is None else f"pattern {name}"
-    found += f" with rounding {pattern.rounding}" if name == "unstructured" else ""
-    found += f" with ragged {pattern.ragged}" if name == "n_of_m" else ""
+    described = "no pattern" if pattern is None else f"pattern {pattern.name}"
+    if isinstance(pattern, Unstructured):
+        if pattern.rounding == "exact":
+            return "zeros"
+        described += f" with rounding {pattern.rounding}"
+    if isinstance(pattern, KeepNOfM):
+        if pattern.ragged == "error":
+            return "n"
+        described += f" with ragged {pattern.ragged}"
     raise InputError(
-        f"an allocation needs the pattern unstructured with rounding exact, or n_of_m with ragged error; it has {found}"
+        "an allocation needs the pattern unstructured with rounding exact, or n_of_m with ragged error; it has "
+        f"{described}"
     )
 
 
 def target_of(method: Method) -> float:
     """The fraction of weights that a method removes in all; its pattern is one that `unit_of` knows."""
-    return method.sparsity if method.pattern.takes_sparsity else 1 - method.pattern.n / method.pattern.m
+    if isinstance(method.pattern, KeepNOfM):
+        return 1 - method.pattern.n / method.pattern.m
+    return required(method.sparsity, "the sparsity of a pattern that takes one")
 
 
 @dataclass(frozen=True)
@@ -86,17 +92,20 @@ class Shares:
         value = self.values[matrix_name]
         if self.unit == "zeros":
             return replace(method, sparsity=value / size)
-        if value == method.pattern.m:
+        pattern = _n_of_m(method)
+        if value == pattern.m:
             # n:m needs n < m. Chosen beforehand for the whole matrix, removing nothing costs next to nothing.
             nothing = PATTERNS.build({"name": "unstructured", "scope": "matrix"})
             return replace(method, pattern=nothing, sparsity=0.0)
-        return replace(method, pattern=replace(method.pattern, n=value))
+        mixed = {"name": "n_of_m", "n": value, "m": pattern.m, "ragged": pattern.ragged}
+        return replace(method, pattern=PATTERNS.build(mixed))
 
     def removed(self, matrices: Iterable[Matrix], m: int | None = None) -> int:
         """Weights removed of these matrices in all; `m` where the unit is n."""
         if self.unit == "zeros":
             return sum(self.values[matrix.name] for matrix in matrices)
-        return sum(matrix.rows * (matrix.columns // m) * (m - self.values[matrix.name]) for matrix in matrices)
+        each = required(m, "the m of n:m")
+        return sum(matrix.rows * (matrix.columns // each) * (each - self.values[matrix.name]) for matrix in matrices)
 
     def of(self, names: Iterable[str]) -> "Shares":
         """The part that speaks of these matrices."""
@@ -114,14 +123,24 @@ class Shares:
             InputError: it is no such JSON.
         """
         unit, values = facts.get("unit"), facts.get("values")
-        whole = isinstance(values, dict) and all(type(value) is int and value >= 0 for value in values.values())
-        if unit not in get_args(Unit) or not whole:
+        if (
+            unit not in get_args(Unit)
+            or not isinstance(values, dict)
+            or not all(type(value) is int and value >= 0 for value in values.values())
+        ):
             raise InputError(f"shares need a unit (one of {', '.join(get_args(Unit))}) and whole numbers per matrix")
-        return cls(unit, dict(values))
+        return cls(cast("Unit", unit), dict(values))
 
 
 def method_shares(method: Method, matrices: Iterable[Matrix]) -> Shares:
     """What a method takes from each matrix by itself."""
     if unit_of(method) == "zeros":
-        return Shares("zeros", {matrix.name: rounded_count(matrix.size, method.sparsity) for matrix in matrices})
-    return Shares("n", {matrix.name: method.pattern.n for matrix in matrices})
+        sparsity = target_of(method)
+        return Shares("zeros", {matrix.name: rounded_count(matrix.size, sparsity) for matrix in matrices})
+    n = _n_of_m(method).n
+    return Shares("n", {matrix.name: n for matrix in matrices})
+
+
+def _n_of_m(method: Method) -> KeepNOfM:
+    """The pattern of a method whose shares are n."""
+    return required(method.pattern if isinstance(method.pattern, KeepNOfM) else None, "the pattern n_of_m")

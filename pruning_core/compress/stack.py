@@ -20,7 +20,7 @@ class Stack:
 
     def __call__(self, stacked: Tensor) -> tuple[Tensor, ...]:
         """Views of the parts of a tensor whose first dimension is the stacked rows."""
-        return stacked.split(self.rows)
+        return torch.split(stacked, list(self.rows))
 
     def choice(self, choices: list[Choice]) -> Choice:
         """One choice for all rows out of those of each matrix, which are of one kind: each competes within itself."""
@@ -28,13 +28,15 @@ class Stack:
         if len(choices) == 1:
             return first
         if first.fixed is not None:
-            return Choice(fixed=torch.cat([choice.fixed for choice in choices]))
+            return Choice(fixed=torch.cat([choice.fixed for choice in choices if choice.fixed is not None]))
         if first.block is None:
             return first
 
+        by_block = [choice.block for choice in choices if choice.block is not None]
+
         def block(score: Tensor, start: int) -> Tensor:
-            parts = zip(choices, self(score), strict=True)
-            return torch.cat([choice.block(part, start) for choice, part in parts])
+            parts = zip(by_block, self(score), strict=True)
+            return torch.cat([choose(part, start) for choose, part in parts])
 
         return Choice(block=block)
 

@@ -13,15 +13,15 @@ def find_blocks(model: nn.Module, config: PretrainedConfig) -> tuple[str, nn.Mod
         InputError: the architecture has no such list.
     """
     depth = config.get_text_config().num_hidden_layers
-    found = [
+    lists = [
         (name, module)
         for name, module in model.named_modules()
         if isinstance(module, nn.ModuleList) and len(module) == depth
     ]
-    if not found:
+    if not lists:
         raise InputError(
             f"{type(model).__name__} has no list of {depth} blocks; Espalier compresses decoder-only models "
             "(Llama, Mistral, GPT-2, OPT and their kin)"
         )
     # A block may hold short lists of its own (experts): the outermost list is the decoder's.
-    return min(found, key=lambda item: item[0].count("."))
+    return min(lists, key=lambda item: item[0].count("."))

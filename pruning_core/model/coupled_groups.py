@@ -7,20 +7,20 @@ is its key and value rows with the rows of the queries that attend to it and the
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from pruning_core.errors import InputError
+from pruning_core.errors import InputError, required
 from pruning_core.model.experts import Experts
 from pruning_core.model.row_layouts import ATTENTIONS, MLPS, Heads, Layout, Slice, channel_rows, head_rows
 
 Family = Literal["mlp", "attention", "query"]
 """mlp: channels. attention: key-value heads with their queries. query: single query heads, of all key-value
 heads alike."""
-FAMILIES: tuple[str, ...] = get_args(Family)
+FAMILIES: tuple[Family, ...] = get_args(Family)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +79,11 @@ class Site:
         return f"{self.block}.{self.family}"
 
     @property
+    def attention_heads(self) -> Heads:
+        """`heads` of an attention; ComputationError of an MLP, which has none."""
+        return required(self.heads, f"the attention of {self.name}")
+
+    @property
     def consumer(self) -> Member:
         """The weight that reads the groups."""
         return next(member for member in self.members if member.consumes)
@@ -91,13 +96,13 @@ class Site:
 
     def slices(self, groups: Iterable[int]) -> dict[str, tuple[int, Tensor]]:
         """Parameter -> (axis, positions along it) of these groups."""
-        chosen = torch.tensor(sorted(groups), dtype=torch.int64)
-        found: dict[str, tuple[int, Tensor]] = {}
+        selected = torch.tensor(sorted(groups), dtype=torch.int64)
+        slices: dict[str, tuple[int, Tensor]] = {}
         for member in self.members:
-            own = member.index[chosen].flatten()
-            before = found[member.name][1] if member.name in found else own[:0]
-            found[member.name] = (member.axis, torch.cat([before, own]).sort().values)
-        return found
+            positions = member.index[selected].flatten()
+            before = slices[member.name][1] if member.name in slices else positions[:0]
+            slices[member.name] = (member.axis, torch.cat([before, positions]).sort().values)
+        return slices
 
 
 def sites_of(blocks: nn.ModuleList, prefix: str, families: Iterable[str]) -> list[Site]:
@@ -123,7 +128,8 @@ def sites_of(blocks: nn.ModuleList, prefix: str, families: Iterable[str]) -> lis
     return [
         site_of(block, f"{prefix}.{index}", index, family)
         for index, block in enumerate(blocks)
-        for family in sorted(families, key=FAMILIES.index)
+        for family in FAMILIES
+        if family in families
     ]
 
 
@@ -153,34 +159,35 @@ def site_of(block: nn.Module, prefix: str, index: int, family: Family) -> Site:
 
 
 def _match(block: nn.Module, layouts: tuple[Layout, ...], index: int, family: str) -> tuple[str, Layout]:
-    found = [
+    matches = [
         (name, layout)
         for name, module in block.named_modules()
         for layout in layouts
         if all(
-            isinstance(getattr(module, own, None), nn.Linear | Conv1D) for own in (*layout.producers, layout.consumer)
+            isinstance(getattr(module, linear, None), nn.Linear | Conv1D)
+            for linear in (*layout.producers, layout.consumer)
         )
     ]
-    if len(found) != 1:
-        own = ", ".join(dict.fromkeys(name for name, module in block.named_modules() if isinstance(module, nn.Linear)))
+    if len(matches) != 1:
+        linears = dict.fromkeys(name for name, module in block.named_modules() if isinstance(module, nn.Linear))
         raise InputError(
-            f"block {index} ({type(block).__name__}) shows {len(found)} places for groups of the family {family} where "
-            f"one is needed (its linear layers: {own}); leave {family} out of families"
+            f"block {index} ({type(block).__name__}) shows {len(matches)} places for groups of the family {family} "
+            f"where one is needed (its linear layers: {', '.join(linears)}); leave {family} out of families"
         )
-    return found[0]
+    return matches[0]
 
 
 def _heads(attention: nn.Module, layout: Layout, width: int, full: str) -> Heads:
     size = getattr(attention, "head_dim", None) or getattr(attention, "head_size", None)
     rows = sum(_width(attention.get_submodule(name), 0) for name in layout.producers)
-    own = {f"{name}.{part}" for name in (*layout.producers, layout.consumer) for part in ("weight", "bias")}
+    linears = {f"{name}.{part}" for name in (*layout.producers, layout.consumer) for part in ("weight", "bias")}
     # A norm over all heads, or one per head, ties heads together in a way that no slice of a matrix undoes.
     tied = [
         name
         for name, parameter in attention.named_parameters()
-        if name not in own and (parameter.numel() != size or any(part.isdigit() for part in name.split(".")))
+        if name not in linears and (parameter.numel() != size or any(part.isdigit() for part in name.split(".")))
     ]
-    if size is None or tied or (layout.order == "separate" and width != _width(attention.q_proj, 0)):
+    if size is None or tied or (layout.order == "separate" and width != _width(attention.get_submodule("q_proj"), 0)):
         reason = f"its parameter {tied[0]} belongs to several heads" if tied else "its heads cannot be told apart"
         raise InputError(f"the heads of {full} cannot be removed: {reason}; choose families: [mlp]")
     return Heads(width // size, (rows // size - width // size) // 2, size)
@@ -208,4 +215,5 @@ def _members(module: nn.Module, full: str, slice_: Slice) -> list[Member]:
 
 def _width(linear: nn.Module, axis: int) -> int:
     """Outputs (axis 0) or inputs (axis 1)."""
-    return linear.weight.shape[1 - axis if isinstance(linear, Conv1D) else axis]
+    weight = cast("Tensor", linear.weight)
+    return weight.shape[1 - axis if isinstance(linear, Conv1D) else axis]

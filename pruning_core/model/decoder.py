@@ -1,12 +1,12 @@
-"""Any Hugging Face causal language model as a row of blocks that are loaded one at a time."""
+"""Any Hugging Face causal language model as a sequence of decoder blocks, loaded one at a time."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from pruning_core.checkpoint.checkpoint import Checkpoint
@@ -27,7 +27,8 @@ class BlockCall:
     def run(self, block: nn.Module, hidden: Tensor) -> Tensor:
         """Hidden states after the block: [batch, tokens, width]."""
         out = block(hidden, *self.args, **self.kwargs)
-        return out[0] if isinstance(out, tuple) else out
+        after: Tensor = out[0] if isinstance(out, tuple) else out
+        return after
 
 
 class _Reached(Exception):
@@ -67,11 +68,11 @@ class Decoder:
         self.checkpoint = Checkpoint(directory)
         self.device, self.dtype = torch.device(device), dtype
         with init_empty_weights(include_buffers=False):
-            self.model = from_config(config, dtype, trust_remote_code=trust_remote_code).eval()
+            self.model: PreTrainedModel = from_config(config, dtype, trust_remote_code=trust_remote_code).eval()
         for name, buffer in list(self.model.named_buffers()):
             if not buffer.is_meta:
-                owner, _, own = name.rpartition(".")
-                setattr(self.model.get_submodule(owner), own, buffer.to(self.device))
+                owner, _, attribute = name.rpartition(".")
+                setattr(self.model.get_submodule(owner), attribute, buffer.to(self.device))
         # Modules made on the meta device lose the sharing of tied weights.
         self.model.tie_weights()
         self.model.config.use_cache = False
@@ -79,7 +80,7 @@ class Decoder:
         places = stored_places(self.model, self.checkpoint)
         unfuse(self.model)
         self._stored = _complete(places, self.model, self.checkpoint)
-        self._calls: dict[tuple[int, int], list[BlockCall]] = {}
+        self._calls: dict[tuple[int, ...], list[BlockCall]] = {}
         skipped = _head_only(self.model)
         self._outside = [
             name
@@ -236,29 +237,30 @@ class Decoder:
         self._outside_loaded = False
 
     def _set_parameter(self, name: str, value: Tensor) -> None:
-        owner, _, own = name.rpartition(".")
-        setattr(self.model.get_submodule(owner), own, nn.Parameter(value, requires_grad=False))
+        owner, _, attribute = name.rpartition(".")
+        setattr(self.model.get_submodule(owner), attribute, nn.Parameter(value, requires_grad=False))
 
 
 def matrix(module: nn.Module) -> Tensor:
     """The weight as [out, in]: a transposed view for GPT-2's Conv1D."""
-    return module.weight.T if isinstance(module, Conv1D) else module.weight
+    weight = cast("Tensor", module.weight)
+    return weight.T if isinstance(module, Conv1D) else weight
 
 
 def set_matrix(module: nn.Module, weight: Tensor) -> None:
     """Replace the weight by `weight` ([out, in]), keeping the module's own layout."""
-    own = weight.T.contiguous() if isinstance(module, Conv1D) else weight
-    module.weight = nn.Parameter(own, requires_grad=False)
+    laid_out = weight.T.contiguous() if isinstance(module, Conv1D) else weight
+    module.weight = nn.Parameter(laid_out, requires_grad=False)
 
 
-def _head_only(model: nn.Module) -> set[int]:
+def _head_only(model: PreTrainedModel) -> set[int]:
     """Ids of the output head's parameters, where it shares none with the embedding: calibration never runs it."""
     head = model.get_output_embeddings()
-    own = {id(parameter) for parameter in head.parameters()} if head is not None else set()
-    return own - {id(parameter) for parameter in model.get_input_embeddings().parameters()}
+    parameters = {id(parameter) for parameter in head.parameters()} if head is not None else set()
+    return parameters - {id(parameter) for parameter in model.get_input_embeddings().parameters()}
 
 
-def _complete(places: dict[str, Place], model: nn.Module, checkpoint: Checkpoint) -> dict[str, Place]:
+def _complete(places: dict[str, Place], model: PreTrainedModel, checkpoint: Checkpoint) -> dict[str, Place]:
     """The places of the model's parameters and persistent buffers; InputError where one that runs has none."""
     head = _head_only(model)
     needed = {name for name, parameter in model.named_parameters() if id(parameter) not in head}

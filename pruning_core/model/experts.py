@@ -7,10 +7,11 @@ so that calibration can stop in front of either.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor, nn
-from transformers.integrations import use_experts_implementation
+from transformers.integrations.moe import use_experts_implementation
 from transformers.pytorch_utils import Conv1D
 
 from pruning_core.errors import InputError
@@ -51,9 +52,9 @@ class Stage(nn.Module):
     def forward(self, routed: Routed) -> Routed:
         return routed
 
-    def names(self, own: str) -> list[tuple[str, ...]]:
-        """Full names of the matrices of each expert, `own` being the full name of this stage."""
-        layer = own.rpartition(".")[0]
+    def names(self, stage: str) -> list[tuple[str, ...]]:
+        """Full names of the matrices of each expert, `stage` being the full name of this stage."""
+        layer = stage.rpartition(".")[0]
         return [tuple(f"{layer}.{expert}.{matrix}" for matrix in self.matrices) for expert in range(self.experts)]
 
 
@@ -76,8 +77,8 @@ class Experts(nn.Module):
 
     def __init__(self, fused: nn.Module) -> None:
         super().__init__()
-        self.count, self.width, self.inner = fused.down_proj.shape
-        self.act_fn = fused.act_fn
+        self.count, self.width, self.inner = fused.get_parameter("down_proj").shape
+        self.act_fn = cast("Callable[[Tensor], Tensor]", fused.act_fn)
         for expert in range(self.count):
             self.add_module(str(expert), Expert(self.width, self.inner))
         self.entering = Stage(FUSED["gate_up_proj"], self.count, self.width, alike=True)
@@ -86,8 +87,8 @@ class Experts(nn.Module):
     def forward(self, hidden: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
         """[tokens, width] for hidden [tokens, width], the experts of each token and their weights [tokens, k]."""
         # Ordered by choice, then token, as transformers does: each sum below gets its terms in the same order.
-        chosen = top_k_index.T
-        routes = [torch.where(chosen == expert) for expert in range(self.count)]
+        by_choice = top_k_index.T
+        routes = [torch.where(by_choice == expert) for expert in range(self.count)]
         self.entering(Routed(lambda expert: hidden[routes[expert][1]], lambda expert: hidden))
         inner = [self._inner(expert, hidden[token]) for expert, (_, token) in enumerate(routes)]
         self.leaving(Routed(lambda expert: inner[expert], lambda expert: self._inner(expert, hidden)))
@@ -101,10 +102,12 @@ class Experts(nn.Module):
     def _inner(self, expert: int, hidden: Tensor) -> Tensor:
         """[tokens, inner]: what the expert's down matrix reads."""
         one = self._of(expert)
-        return self.act_fn(one.gate_proj(hidden)) * one.up_proj(hidden)
+        gate: Tensor = one.gate_proj(hidden)
+        up: Tensor = one.up_proj(hidden)
+        return self.act_fn(gate) * up
 
     def _of(self, expert: int) -> Expert:
-        return self.get_submodule(str(expert))
+        return cast("Expert", self.get_submodule(str(expert)))
 
 
 def fused_experts(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -121,8 +124,8 @@ def unfuse(model: nn.Module) -> None:
         InputError: there are experts of another kind.
     """
     for name, module in list(fused_experts(model)):
-        parent, _, own = name.rpartition(".")
-        setattr(model.get_submodule(parent), own, Experts(module))
+        parent, _, attribute = name.rpartition(".")
+        setattr(model.get_submodule(parent), attribute, Experts(module))
     for name, _ in model.named_parameters():
         owner = model.get_submodule(name.rpartition(".")[0])
         if "experts" in name.split(".") and not isinstance(owner, nn.Linear | Conv1D):
@@ -135,14 +138,14 @@ def unfuse(model: nn.Module) -> None:
 
 def routing(block: nn.Module) -> set[nn.Module]:
     """The linear layers of a block that decide where tokens go: one output per expert, or a single one."""
-    found: set[nn.Module] = set()
+    routers: set[nn.Module] = set()
     for name, experts in block.named_modules():
         if isinstance(experts, Experts):
             beside = block.get_submodule(name.rpartition(".")[0]).modules()
-            found |= {m for m in beside if isinstance(m, nn.Linear) and m.out_features in (1, experts.count)}
+            routers |= {m for m in beside if isinstance(m, nn.Linear) and m.out_features in (1, experts.count)}
             # A matrix of an expert may have as many outputs as there are experts.
-            found -= set(experts.modules())
-    return found
+            routers -= set(experts.modules())
+    return routers
 
 
 def in_stages(modules: dict[str, nn.Module], linears: dict[str, nn.Module]) -> dict[str, nn.Module]:
@@ -161,7 +164,7 @@ def _is_plain(module: nn.Module) -> bool:
         return False
     # A class that gates otherwise (clamps, another product) brings its own method for it.
     gate = getattr(type(module), "_apply_gate", None)
-    return (
+    return bool(
         gate is not None
         and gate.__module__ == use_experts_implementation.__module__
         and module.has_gate

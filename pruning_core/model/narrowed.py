@@ -8,28 +8,28 @@ from torch import Tensor, nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from pruning_core.errors import InputError
+from pruning_core.errors import InputError, required
 from pruning_core.model.block_list import find_blocks
 from pruning_core.model.coupled_groups import Site, site_of
 from pruning_core.model.widths import KEY, BlockWidths, structure_of
 
 
-def model_class(config: PretrainedConfig, *, own: bool = False) -> Any:
+def model_class(config: PretrainedConfig, *, concrete: bool = False) -> Any:
     """What has `from_pretrained` for a config: transformers' automatic class, or one that makes its blocks narrow.
 
     Args:
-        own: the architecture's own class in any case, which takes weights that lie in no file too.
+        concrete: the architecture's own class in any case, which takes weights that lie in no file too.
 
     Raises:
-        InputError: narrow blocks, or `own`, of an architecture that transformers does not have.
+        InputError: narrow blocks, or `concrete`, of an architecture that transformers does not have.
     """
     structure = structure_of(config)
-    if structure is None and not own:
+    if structure is None and not concrete:
         return AutoModelForCausalLM
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        what = KEY if structure else "this export"
-        raise InputError(f"{what} needs an architecture of transformers in config.json, not {config.model_type!r}")
-    stock = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+        subject = KEY if structure else "this export"
+        raise InputError(f"{subject} needs an architecture of transformers in config.json, not {config.model_type!r}")
+    stock: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     if structure is None:
         return stock
 
@@ -47,9 +47,13 @@ def from_config(config: PretrainedConfig, dtype: torch.dtype, *, trust_remote_co
         InputError: as `model_class`.
     """
     loader = model_class(config)
-    if loader is AutoModelForCausalLM:
-        return loader.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
-    return loader._from_config(config, dtype=dtype)
+    automatic = loader is AutoModelForCausalLM
+    model: PreTrainedModel = (
+        loader.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
+        if automatic
+        else loader._from_config(config, dtype=dtype)
+    )
+    return model
 
 
 def narrow(model: nn.Module, config: PretrainedConfig) -> None:
@@ -59,7 +63,8 @@ def narrow(model: nn.Module, config: PretrainedConfig) -> None:
         InputError: widths that the blocks cannot have.
     """
     prefix, blocks = find_blocks(model, config)
-    for index, (block, widths) in enumerate(zip(blocks, structure_of(config).blocks, strict=True)):
+    structure = required(structure_of(config), KEY)
+    for index, (block, widths) in enumerate(zip(blocks, structure.blocks, strict=True)):
         full = f"{prefix}.{index}"
         if widths.channels is not None:
             site = site_of(block, full, index, "mlp")
@@ -75,12 +80,13 @@ def _check(possible: bool, full: str) -> None:
 
 
 def _narrow_attention(model: nn.Module, site: Site, widths: BlockWidths, full: str) -> None:
-    query, key_value, size = widths.heads, widths.key_value_heads or 0, site.heads.width
-    _check(0 < key_value <= site.heads.key_value and 0 < query <= site.heads.query and query % key_value == 0, full)
+    heads = site.attention_heads
+    query, key_value, size = widths.heads or 0, widths.key_value_heads or 0, heads.width
+    _check(0 < key_value <= heads.key_value and 0 < query <= heads.query and query % key_value == 0, full)
     rows = {"query": query * size, "key": key_value * size, "value": key_value * size, "out": query * size}
     _resize(model, site, rows)
-    attention = model.get_submodule(site.consumer.matrix.rpartition(".")[0])
-    own = {
+    attention: Any = model.get_submodule(site.consumer.matrix.rpartition(".")[0])
+    attributes = {
         "num_heads": query,
         "num_attention_heads": query,
         "num_key_value_heads": key_value,
@@ -88,7 +94,7 @@ def _narrow_attention(model: nn.Module, site: Site, widths: BlockWidths, full: s
         "num_key_value_groups": query // key_value,
         "split_size": query * size,
     }
-    for name, value in own.items():
+    for name, value in attributes.items():
         if hasattr(attention, name):
             setattr(attention, name, value)
     if site.members[0].matrix.endswith("qkv_proj"):
@@ -96,8 +102,8 @@ def _narrow_attention(model: nn.Module, site: Site, widths: BlockWidths, full: s
         attention.config = copy.copy(attention.config)
         attention.config.num_attention_heads, attention.config.num_key_value_heads = query, key_value
     if widths.alibi is not None:
-        _check(len(widths.alibi) == query and all(0 <= head < site.heads.query for head in widths.alibi), full)
-        attention.register_forward_pre_hook(_own_slopes(widths.alibi, site.heads.query), with_kwargs=True)
+        _check(len(widths.alibi) == query and all(0 <= head < heads.query for head in widths.alibi), full)
+        attention.register_forward_pre_hook(_kept_slopes(widths.alibi, heads.query), with_kwargs=True)
 
 
 def _resize(model: nn.Module, site: Site, lengths: dict[str, int]) -> None:
@@ -118,18 +124,18 @@ def _resize(model: nn.Module, site: Site, lengths: dict[str, int]) -> None:
 def _tell_widths(linear: nn.Module) -> None:
     if isinstance(linear, Conv1D):
         linear.nx, linear.nf = linear.weight.shape
-    else:
+    elif isinstance(linear, nn.Linear):
         linear.out_features, linear.in_features = linear.weight.shape
 
 
-def _own_slopes(kept: list[int], heads: int) -> Any:
+def _kept_slopes(kept: list[int], heads: int) -> Any:
     """A hook that leaves of ALiBi's biases [batch * heads, 1, tokens] those of the heads that are there."""
 
     def hook(
         module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         biases: Tensor = kwargs["alibi"]
-        own = biases.unflatten(0, (-1, heads))[:, kept].flatten(0, 1)
-        return args, kwargs | {"alibi": own}
+        slopes = biases.unflatten(0, (-1, heads))[:, kept].flatten(0, 1)
+        return args, kwargs | {"alibi": slopes}
 
     return hook

@@ -59,23 +59,23 @@ Slice = tuple[str, str, Tensor]
 
 def channel_rows(layout: Layout, channels: int) -> list[Slice]:
     """The rows of each channel of an MLP."""
-    own = torch.arange(channels)[:, None]
+    rows = torch.arange(channels)[:, None]
     if layout.order == "stacked":
-        return [("gate", layout.producers[0], own), ("up", layout.producers[0], own + channels)]
+        return [("gate", layout.producers[0], rows), ("up", layout.producers[0], rows + channels)]
     parts = ("gate", "up") if len(layout.producers) == 2 else ("up",)
-    return [(part, name, own) for part, name in zip(parts, layout.producers, strict=True)]
+    return [(part, name, rows) for part, name in zip(parts, layout.producers, strict=True)]
 
 
 def head_rows(layout: Layout, heads: Heads) -> list[Slice]:
     """The rows of the queries [query heads, width], and of keys and values [key-value heads, width]."""
     counts = {"query": heads.query, "key": heads.key_value, "value": heads.key_value}
-    own = {part: _runs(torch.arange(count), heads.width) for part, count in counts.items()}
+    alone = {part: _runs(torch.arange(count), heads.width) for part, count in counts.items()}
     if layout.order == "separate":
-        return [(part, name, own[part]) for part, name in zip(counts, layout.producers, strict=True)]
+        return [(part, name, alone[part]) for part, name in zip(counts, layout.producers, strict=True)]
     name = layout.producers[0]
     if layout.order == "stacked":
         start = {"query": 0, "key": heads.query, "value": heads.query + heads.key_value}
-        return [(part, name, rows + start[part] * heads.width) for part, rows in own.items()]
+        return [(part, name, rows + start[part] * heads.width) for part, rows in alone.items()]
     share = heads.per_group
     query, group = torch.arange(heads.query), torch.arange(heads.key_value) * (share + 2)
     places = {

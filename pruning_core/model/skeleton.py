@@ -1,11 +1,11 @@
-"""A decoder without content: the same modules, names and stops as the real one, on the meta device."""
+"""A decoder without weights: the same modules, names and stops as the real one, on the meta device."""
 
 import copy
 from functools import partial
 
 import torch
 from torch import Tensor, nn
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 
 from pruning_core.model.block_list import find_blocks
 from pruning_core.model.decoder import Decoder, _head_only
@@ -25,19 +25,19 @@ class Skeleton(Decoder):
     def __init__(self, config: PretrainedConfig, dtype: torch.dtype, trust_remote_code: bool = False) -> None:
         self.device, self.dtype = torch.device("meta"), dtype
         # A model writes into its configuration.
-        own = copy.deepcopy(config)
+        written = copy.deepcopy(config)
         with torch.device("meta"):
-            model = from_config(own, dtype, trust_remote_code=trust_remote_code)
-        self.model = model.eval()
+            model = from_config(written, dtype, trust_remote_code=trust_remote_code)
+        self.model: PreTrainedModel = model.eval()
         self.model.config.use_cache = False
-        self.block_prefix, self.blocks = find_blocks(self.model, own)
+        self.block_prefix, self.blocks = find_blocks(self.model, written)
         unfuse(self.model)
         for module in self.model.modules():
             if isinstance(module, Experts):
-                module.forward = partial(_evenly, module)
+                module.forward = partial(_evenly, module)  # type: ignore[method-assign]
         self._calls = {}
         skipped = _head_only(self.model)
-        self._head = sum(p.numel() for p in self.model.parameters() if id(p) in skipped)
+        self._head: int = sum(p.numel() for p in self.model.parameters() if id(p) in skipped)
 
     def load_block(self, index: int, replaced: dict[str, Tensor] | None = None) -> nn.Module:
         return self.blocks[index]
@@ -72,9 +72,9 @@ def expert_tokens(experts: Experts, choices: int) -> int:
 def _evenly(experts: Experts, hidden: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
     """What `Experts.forward` does, each expert on as many tokens as every other."""
     share = min(expert_tokens(experts, top_k_index.numel()), len(hidden))
-    own = [hidden[:share] for _ in range(experts.count)]
-    experts.entering(Routed(lambda expert: own[expert].clone(), lambda expert: hidden))
-    inner = [experts._inner(expert, tokens.clone()) for expert, tokens in enumerate(own)]
+    assigned = [hidden[:share] for _ in range(experts.count)]
+    experts.entering(Routed(lambda expert: assigned[expert].clone(), lambda expert: hidden))
+    inner = [experts._inner(expert, tokens.clone()) for expert, tokens in enumerate(assigned)]
     experts.leaving(Routed(lambda expert: inner[expert], lambda expert: experts._inner(expert, hidden)))
     out = torch.zeros_like(hidden)
     for expert, tokens in enumerate(inner):

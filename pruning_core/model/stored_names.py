@@ -9,7 +9,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import (
     Concatenate,
@@ -42,7 +43,7 @@ class Place:
         return stored if self.expert is None else stored[self.expert].chunk(self.parts)[self.part]
 
 
-def stored_places(model: nn.Module, checkpoint: Checkpoint) -> dict[str, Place]:
+def stored_places(model: PreTrainedModel, checkpoint: Checkpoint) -> dict[str, Place]:
     """Name in the model with its experts unfused -> place; what the checkpoint lacks is left out.
 
     Args:
@@ -81,9 +82,9 @@ def _expert_matrix(
     module, _, parameter = target.rpartition(".")
     matrices = FUSED[parameter]
     expected = [(MergeModulelist, 0), (Concatenate, 1)][: len(matrices)]
-    made = [(type(operation), getattr(operation, "dim", None)) for operation in converter.operations]
+    operations = [(type(operation), getattr(operation, "dim", None)) for operation in converter.operations]
     number = re.search(pattern.replace("*.", r"(\d+)\."), renamed)
-    if made != expected or len(converter.source_patterns) != len(matrices) or number is None:
+    if operations != expected or len(converter.source_patterns) != len(matrices) or number is None:
         raise _unknown(checkpoint, stored, converter)
     return f"{module}.{number[1]}.{matrices[converter.source_patterns.index(pattern)]}.weight"
 

@@ -1,4 +1,4 @@
-"""The widths of a model whose blocks differ, as its config.json says them under one key of ours.
+"""The widths of a model whose blocks differ, as its config.json gives them under a key of its own.
 
     "espalier_structure": {"format": 1, "blocks": [{"channels": 300, "heads": 4, "key_value_heads": 2}, ...]}
 
@@ -8,6 +8,7 @@ weights of another shape than it expects and refuses them.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import pydantic.dataclasses
@@ -23,7 +24,7 @@ FORMAT = 1
 
 @pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
 class BlockWidths:
-    """Of one block; None where the config's own width holds.
+    """The widths of one block; None where the config's own width holds.
 
     alibi: which of the unpruned model's heads these are, for positions that each head weighs in its own way.
     """
@@ -47,7 +48,7 @@ class Structure:
 
 
 def structure_of(config: PretrainedConfig) -> Structure | None:
-    """What a config says of its blocks' widths; None where they are all alike.
+    """The widths of the blocks in a config; None where they are all alike.
 
     Raises:
         InputError: it says it in a form that is not known.
@@ -64,8 +65,7 @@ def structure_of(config: PretrainedConfig) -> Structure | None:
     for index, block in enumerate(blocks):
         if not isinstance(block, dict):
             raise InputError(f"{KEY}.blocks.{index} in config.json must be a mapping of widths, got {block!r}")
-        # A name of its own for each pass of the loop.
-        widths.append(validated(lambda own=block: BlockWidths(**own), f"{KEY}.blocks.{index}", fields))
+        widths.append(validated(partial(BlockWidths, **block), f"{KEY}.blocks.{index}", fields))
     return Structure(tuple(widths))
 
 
@@ -74,22 +74,22 @@ def narrowed(config: PretrainedConfig, sites: Sequence[Site], kept: dict[str, tu
     before = structure_of(config)
     blocks = list(before.blocks) if before else [BlockWidths()] * config.get_text_config().num_hidden_layers
     for site in sites:
-        own = asdict(blocks[site.block])
+        widths = asdict(blocks[site.block])
         groups = kept[site.name]
         if site.family == "mlp":
-            own["channels"] = len(groups)
+            widths["channels"] = len(groups)
         elif site.family == "attention":
-            own |= {"heads": len(groups) * site.heads.per_group, "key_value_heads": len(groups)}
+            widths |= {"heads": len(groups) * site.attention_heads.per_group, "key_value_heads": len(groups)}
         else:
-            own |= {"heads": len(groups), "key_value_heads": site.heads.key_value}
+            widths |= {"heads": len(groups), "key_value_heads": site.attention_heads.key_value}
         if site.heads and weighs_positions_by_head(config):
             if config.model_type != "bloom":
                 raise InputError(
                     f"the heads of a {config.model_type} with alibi cannot be removed; choose families: [mlp]"
                 )
-            present = own["alibi"] or list(range(site.heads.query))
-            own["alibi"] = [present[group] for group in groups]
-        blocks[site.block] = BlockWidths(**own)
+            present = widths["alibi"] or list(range(site.heads.query))
+            widths["alibi"] = [present[group] for group in groups]
+        blocks[site.block] = BlockWidths(**widths)
     return Structure(tuple(blocks))
 
 

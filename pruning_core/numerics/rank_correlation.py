@@ -1,4 +1,4 @@
-"""How alike two orders are."""
+"""Rank correlation of two lists of values."""
 
 import torch
 from torch import Tensor
@@ -19,4 +19,5 @@ def ranks(values: Tensor) -> Tensor:
     """[n] float64: how many values are smaller, plus half of those that are equal."""
     _, group, count = values.unique(sorted=True, return_inverse=True, return_counts=True)
     smaller = count.cumsum(0) - count
-    return (smaller + (count - 1) / 2).double()[group]
+    places: Tensor = (smaller + (count - 1) / 2).double()[group]
+    return places

@@ -20,11 +20,11 @@ def smallest(score: Tensor, count: Tensor | int) -> Tensor:
     """
     if isinstance(count, int):
         return _smallest_uniform(score, count)
-    chosen = torch.zeros_like(score, dtype=torch.bool)
+    selected = torch.zeros_like(score, dtype=torch.bool)
     for value in count.unique().tolist():
         group = count == value
-        chosen[group] = _smallest_uniform(score[group], int(value))
-    return chosen
+        selected[group] = _smallest_uniform(score[group], int(value))
+    return selected
 
 
 def _smallest_uniform(score: Tensor, count: int) -> Tensor:
@@ -34,11 +34,11 @@ def _smallest_uniform(score: Tensor, count: int) -> Tensor:
     if count in (0, n) or rows == 0:
         return torch.full_like(score, count == n, dtype=torch.bool)
     cut = kth_smallest(score, count)
-    chosen = score <= cut
-    if int(chosen.sum()) == rows * count:
-        return chosen
+    selected = score <= cut
+    if int(selected.sum()) == rows * count:
+        return selected
     below = score < cut
-    ties = chosen & ~below
+    ties = selected & ~below
     missing = count - below.sum(dim=1, keepdim=True)
     return below | (ties & (ties.cumsum(dim=1) <= missing))
 

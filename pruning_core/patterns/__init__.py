@@ -9,7 +9,7 @@ from pruning_core.registry import Registry
 
 
 class Pattern(Protocol):
-    """A frozen dataclass registered under its name; its fields are its params.yaml keys."""
+    """A sparsity pattern: a frozen dataclass registered under its name; its fields are its params.yaml keys."""
 
     name: ClassVar[str]
     takes_sparsity: ClassVar[bool]

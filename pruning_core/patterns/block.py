@@ -12,8 +12,8 @@ from pruning_core.patterns import PATTERNS
 
 
 @PATTERNS.register("block")
-class Tiles:
-    """Tiles of `rows` x `columns` weights with the lowest mean score go, from the lowest up.
+class BlockSparsity:
+    """Block sparsity: tiles of `rows` x `columns` weights with the lowest mean score go, from the lowest up.
 
     Tiles at ragged edges are smaller and compete by their mean. The matrix is never denser than asked, and sparser by
     less than one tile.

@@ -19,7 +19,7 @@ class Grid:
 
 
 class Quantizer(Protocol):
-    """A frozen dataclass registered under its name; its fields are its params.yaml keys."""
+    """A quantizer: a frozen dataclass registered under its name; its fields are its params.yaml keys."""
 
     name: ClassVar[str]
     bits: int

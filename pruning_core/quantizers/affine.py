@@ -38,7 +38,7 @@ class Affine:
 
     @property
     def levels(self) -> int:
-        return 2**self.bits
+        return 1 << self.bits
 
     def fit(self, values: Tensor) -> tuple[Tensor, Tensor]:
         top = self.levels - 1
@@ -63,15 +63,15 @@ class Affine:
     ) -> tuple[Tensor, Tensor]:
         top = self.levels - 1
         best = torch.full_like(scale, torch.inf)
-        found = scale.clone(), zero.clone()
+        fitted = scale.clone(), zero.clone()
         for step in range(SEARCH_STEPS):
             shrunk = (1 - step / 100) * (high - low) / top
             middle = zero if self.symmetric else torch.round(-(1 - step / 100) * low / shrunk)
             error = (rounded(values, shrunk[:, None], middle[:, None], top) - values).abs().pow(SEARCH_NORM).sum(dim=1)
             better = error < best
             best = torch.where(better, error, best)
-            found = torch.where(better, shrunk, found[0]), torch.where(better, middle, found[1])
-        return found
+            fitted = torch.where(better, shrunk, fitted[0]), torch.where(better, middle, fitted[1])
+        return fitted
 
 
 def codes_of(values: Tensor, scale: Tensor, zero: Tensor, top: int) -> Tensor:

@@ -5,10 +5,11 @@ sweep serve all of them, also where a mask is chosen on weights that were alread
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol
 
 from torch import Tensor
 
+from pruning_core.errors import required
 from pruning_core.registry import Registry
 
 
@@ -27,9 +28,18 @@ class ColumnStatistics:
     tokens_per_sequence: float = 1.0
     """Mean length of the calibration sequences: some published codes divide H by sequences, not tokens."""
 
+    def of(self, fact: Literal["hessian_diag", "damped_diag", "factor_diag", "inverse_diag"]) -> Tensor:
+        """The fact of that name.
+
+        Raises:
+            ComputationError: it is not set, since the saliency's `needs` do not ask for it.
+        """
+        tensor: Tensor | None = getattr(self, fact)
+        return required(tensor, fact)
+
 
 class Saliency(Protocol):
-    """A frozen dataclass registered under its name; its fields are its params.yaml keys."""
+    """A saliency: a frozen dataclass registered under its name; its fields are its params.yaml keys."""
 
     name: ClassVar[str]
     needs: ClassVar[frozenset[str]]

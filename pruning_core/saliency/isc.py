@@ -22,6 +22,7 @@ class ImprovedSaliencyCriterion:
 
     def column_scale(self, columns: ColumnStatistics, in_features: int) -> Tensor:
         if self.form == "paper":
-            return columns.damped_diag + columns.inverse_diag.reciprocal()
+            return columns.of("damped_diag") + columns.of("inverse_diag").reciprocal()
         published = 2 * columns.tokens_per_sequence
-        return published * columns.damped_diag + published**0.5 / columns.factor_diag
+        root: float = published**0.5
+        return published * columns.of("damped_diag") + root / columns.of("factor_diag")

@@ -7,7 +7,7 @@ from pruning_core.saliency import SALIENCIES, ColumnStatistics
 class Magnitude:
     """w^2, which ranks as |w| does. The baseline of every pruning paper; needs no calibration."""
 
-    needs = frozenset()
+    needs = frozenset[str]()
 
     def column_scale(self, columns: ColumnStatistics, in_features: int) -> None:
         return None

@@ -12,4 +12,4 @@ class OptimalBrainSurgeon:
     needs = frozenset({"factor"})
 
     def column_scale(self, columns: ColumnStatistics, in_features: int) -> Tensor:
-        return columns.factor_diag.square().reciprocal()
+        return columns.of("factor_diag").square().reciprocal()

@@ -12,4 +12,4 @@ class Wanda:
     needs = frozenset({"hessian_diag"})
 
     def column_scale(self, columns: ColumnStatistics, in_features: int) -> Tensor:
-        return columns.hessian_diag
+        return columns.of("hessian_diag")

@@ -31,6 +31,7 @@ def build_allocation(spec: Mapping[str, Any], method: Method, where: str = "meth
     for part in (allocation, *getattr(allocation, "starts", ())):
         if part.sensitivity_spec is not None:
             SENSITIVITIES.build(part.sensitivity_spec, f"{where}.sensitivity")
-    if getattr(allocation, "text", None) is not None:
-        TEXTS.build(allocation.text, f"{where}.text")
+    text = getattr(allocation, "text", None)
+    if text is not None:
+        TEXTS.build(text, f"{where}.text")
     return allocation

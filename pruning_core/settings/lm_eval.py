@@ -1,4 +1,4 @@
-"""The key `evaluation.tasks`: which questions a model is asked."""
+"""The key `evaluation.tasks`: which lm-eval tasks a model is evaluated on."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -12,12 +12,12 @@ from pruning_core.registry import STRICT, validated
 from pruning_core.text import TEXTS
 
 DOMAIN = "domain"
-"""The task that is made of the evaluation text."""
+"""The lm-eval task that is made of the evaluation text."""
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
 class HarnessTask:
-    """A task of lm-evaluation-harness."""
+    """An lm-eval task of lm-evaluation-harness."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     data: str | None = None
@@ -40,8 +40,10 @@ class HarnessTask:
 
 @pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
 class DomainTask:
-    """Items made of a text, which a model for that text can answer
-    (`pruning_core.evaluation.lm_eval.continuations`)."""
+    """An lm-eval task whose items are made of a text (`pruning_core.evaluation.lm_eval.continuations`).
+
+    A model for that text can answer them.
+    """
 
     name: str = DOMAIN
     items: Annotated[int, Field(ge=1)] = 500
@@ -55,10 +57,10 @@ class DomainTask:
     """A text source, {name: ...}; that of `evaluation` when absent."""
 
 
-Task = HarnessTask | DomainTask
+LmEvalTask = HarnessTask | DomainTask
 
 
-def build_tasks(spec: Any, where: str = "evaluation.tasks") -> tuple[Task, ...]:
+def build_lm_eval_tasks(spec: Any, where: str = "evaluation.tasks") -> tuple[LmEvalTask, ...]:
     """Check the list of mappings {name: ...}.
 
     Raises:
@@ -66,14 +68,14 @@ def build_tasks(spec: Any, where: str = "evaluation.tasks") -> tuple[Task, ...]:
     """
     if not isinstance(spec, list):
         raise InputError(f"{where} must be a list of mappings {{name: ...}}, got {spec!r}")
-    tasks = tuple(_task(entry, f"{where}[{place}]") for place, entry in enumerate(spec))
+    tasks = tuple(_lm_eval_task(entry, f"{where}[{place}]") for place, entry in enumerate(spec))
     names = [task.name for task in tasks]
     if twice := {name for name in names if names.count(name) > 1}:
         raise InputError(f"{where} has the task {sorted(twice)[0]!r} twice; name each once")
     return tasks
 
 
-def _task(entry: Any, where: str) -> Task:
+def _lm_eval_task(entry: Any, where: str) -> LmEvalTask:
     if not isinstance(entry, Mapping) or "name" not in entry:
         raise InputError(f"{where} must be a mapping with the key name, such as {{name: {DOMAIN}}}, got {entry!r}")
     cls = DomainTask if entry["name"] == DOMAIN else HarnessTask

@@ -39,13 +39,13 @@ def build_method(spec: Mapping[str, Any], where: str = "method", device: torch.d
         return Method(None, None, None, compensation, quantizer, kernel, rule)
     pattern = PATTERNS.build(_pattern_mapping(spec, where), f"{where}.pattern")
     chooses = pattern.name != "existing"
-    saliency = SALIENCIES.build(_given(spec, "saliency", where), f"{where}.saliency") if chooses else None
+    saliency = SALIENCIES.build(_present(spec, "saliency", where), f"{where}.saliency") if chooses else None
     sparsity = _sparsity(spec.get("sparsity"), pattern, where)
     return Method(saliency, pattern, sparsity, compensation, quantizer, kernel, rule)
 
 
 def _few_tokens(spec: Mapping[str, Any], where: str) -> FewTokens:
-    rule = spec.get("few_tokens", "layer")
+    rule: FewTokens = spec.get("few_tokens", "layer")
     if rule not in RULES:
         raise InputError(
             f"{where}.few_tokens must be one of {', '.join(RULES)}, got {rule!r}{nearest(str(rule), list(RULES))}"
@@ -58,14 +58,14 @@ def _refuse_sparsity(spec: Mapping[str, Any], where: str) -> None:
         raise InputError(f"{where}.sparsity needs a saliency and a pattern; add them or remove the key")
 
 
-def _given(spec: Mapping[str, Any], key: str, where: str) -> Any:
+def _present(spec: Mapping[str, Any], key: str, where: str) -> Any:
     if spec.get(key) is None:
         raise InputError(f"{where}.{key} is missing; a compressed variant needs a saliency and a pattern")
     return spec[key]
 
 
 def _pattern_mapping(spec: Mapping[str, Any], where: str) -> Any:
-    pattern = _given(spec, "pattern", where)
+    pattern = _present(spec, "pattern", where)
     if isinstance(pattern, Mapping) and isinstance(pattern.get("name"), int):
         # {name: 2:4} is the same slip one level down.
         _pattern_mapping({"pattern": pattern["name"]}, where)
@@ -76,9 +76,9 @@ def _pattern_mapping(spec: Mapping[str, Any], where: str) -> Any:
             f"write {{name: n_of_m, n: {n}, m: {m}}}"
         )
     if isinstance(pattern, str) and pattern.replace(":", "").isdigit() and pattern.count(":") == 1:
-        n, m = pattern.split(":")
+        kept, group = pattern.split(":")
         raise InputError(
-            f"{where}.pattern is {pattern!r}; write {{name: n_of_m, n: {n}, m: {m}}} (n of every m are kept)"
+            f"{where}.pattern is {pattern!r}; write {{name: n_of_m, n: {kept}, m: {group}}} (n of every m are kept)"
         )
     return pattern
 
@@ -123,7 +123,7 @@ def compress_layer(
         InputError: as `build_method`.
         ComputationError: no or non-finite statistics, or a Hessian that cannot be factored.
     """
-    given = {
+    settings = {
         "saliency": saliency,
         "pattern": pattern,
         "sparsity": sparsity,
@@ -131,8 +131,8 @@ def compress_layer(
         "quantizer": quantizer,
         "kernel": kernel,
     }
-    known = {key: value for key, value in given.items() if value is not None}
-    method = build_method(known, "compress_layer", weight.device)
-    done = method.compress(weight, method.prepare(stats))
-    check_fallbacks(done.events, max_fallbacks)
-    return done
+    spec = {key: value for key, value in settings.items() if value is not None}
+    method = build_method(spec, "compress_layer", weight.device)
+    layer = method.compress(weight, method.prepare(stats))
+    check_fallbacks(layer.events, max_fallbacks)
+    return layer

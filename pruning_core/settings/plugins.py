@@ -13,19 +13,19 @@ def plugin_files(mapping: Mapping[str, Any]) -> tuple[str, ...]:
     Raises:
         InputError: no list of relative .py paths, or two files of one name.
     """
-    given = mapping.get("plugins", [])
-    if not isinstance(given, list) or not all(isinstance(file, str) for file in given):
+    files = mapping.get("plugins", [])
+    if not isinstance(files, list) or not all(isinstance(file, str) for file in files):
         raise InputError(
-            f"plugins must be a list of Python files of the workspace, such as [my_method.py], got {given!r}"
+            f"plugins must be a list of Python files of the workspace, such as [my_method.py], got {files!r}"
         )
-    for file in given:
+    for file in files:
         path = PurePosixPath(file)
         if path.is_absolute() or ".." in path.parts or path.suffix != ".py" or not path.stem.isidentifier():
             raise InputError(
                 f"plugins: {file!r} must be the relative path of a .py file below the folder of params.yaml, its name "
                 "made of letters, digits and _"
             )
-    stems = [PurePosixPath(file).stem for file in given]
+    stems = [PurePosixPath(file).stem for file in files]
     if twice := [stem for stem in stems if stems.count(stem) > 1]:
         raise InputError(f"plugins: two files are called {twice[0]}.py; rename one, or list it once")
-    return tuple(given)
+    return tuple(files)

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -15,7 +15,7 @@ from pruning_core.registry import nearest, validated
 from pruning_core.sensitivity import SENSITIVITIES, wants_statistics
 from pruning_core.settings.allocation import build_allocation
 from pruning_core.settings.compute import Compute
-from pruning_core.settings.lm_eval import build_tasks
+from pruning_core.settings.lm_eval import build_lm_eval_tasks
 from pruning_core.settings.method import build_method
 from pruning_core.settings.plugins import plugin_files
 from pruning_core.settings.recovery import Recovering, build_recovery
@@ -25,6 +25,9 @@ from pruning_core.settings.structured import Structured, build_structured
 from pruning_core.settings.sweep import Sweep, parse_sweep
 from pruning_core.settings.windows import Calibration, Evaluation
 from pruning_core.text import TEXTS
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 BASELINE = "dense"
 """The uncompressed model: always the first row of a comparison, and no name for a variant."""
@@ -134,8 +137,8 @@ class Settings:
     def recipe(self, name: str) -> Recipe:
         """The variant of that name; InputError names the nearest."""
         if name not in self.variants:
-            known = list(self.variants)
-            raise InputError(f"{name!r} is not a variant{nearest(name, known)}; params.yaml has: {', '.join(known)}")
+            names = list(self.variants)
+            raise InputError(f"{name!r} is not a variant{nearest(name, names)}; params.yaml has: {', '.join(names)}")
         return self.variants[name]
 
 
@@ -147,7 +150,7 @@ def parse_settings(mapping: Any) -> Settings:
     """
     if not isinstance(mapping, Mapping):
         raise InputError("params.yaml must be a mapping with the keys " + ", ".join(SECTIONS))
-    _known_keys(mapping, SECTIONS, "")
+    _check_keys(mapping, SECTIONS, "")
     for section in ("model", "calibration", "evaluation", "variants"):
         if section not in mapping:
             raise InputError(f"{section} is missing in params.yaml")
@@ -187,7 +190,7 @@ def parse_recipe(name: str, spec: Any, device: str = "cpu") -> Recipe:
         )
     if not isinstance(spec, Mapping):
         raise InputError(f"{where} must be a mapping with the keys {', '.join(VARIANT_KEYS)}, got {spec!r}")
-    _known_keys(spec, VARIANT_KEYS, where)
+    _check_keys(spec, VARIANT_KEYS, where)
     propagate = spec.get("propagate", "compressed")
     if propagate not in PROPAGATIONS:
         raise InputError(
@@ -229,17 +232,17 @@ def _method(spec: Mapping[str, Any], where: str, device: torch.device) -> Method
 
 
 def _refuse_unused(recipe: Recipe, method: Method, where: str) -> None:
-    """A setting that would change nothing is a misunderstanding, and is told."""
+    """Refuse a setting that changes nothing for these methods: whoever wrote it expects something of it."""
     spec = recipe.spec
     blockwise = method.pattern is not None and getattr(method.pattern, "scope", None) == "block"
-    given = spec.get("compensation", {})
+    compensation = spec.get("compensation", {})
     unused = {
         "kernel": "kernel" in spec and not method.compensates,
         "propagate": "propagate" in spec and not recipe.calibrates,
         "few_tokens": "few_tokens" in spec and not recipe.calibrates,
         "max_fallbacks": "max_fallbacks" in spec and method.statistics != "full",
-        "compensation.damping": "damping" in given and method.statistics != "full",
-        "compensation.block": "block" in given and not method.compensates and not blockwise,
+        "compensation.damping": "damping" in compensation and method.statistics != "full",
+        "compensation.block": "block" in compensation and not method.compensates and not blockwise,
     }
     for key, idle in unused.items():
         if idle:
@@ -252,23 +255,23 @@ def _variants(mapping: Any, device: str) -> dict[str, Recipe]:
     return {str(name): parse_recipe(str(name), spec, device) for name, spec in mapping.items()}
 
 
-def _section(cls: type, mapping: Any, where: str) -> Any:
+def _section(cls: "type[DataclassInstance]", mapping: Any, where: str) -> Any:
     if not isinstance(mapping, Mapping):
         raise InputError(f"{where} must be a mapping, got {mapping!r}")
     fields = sorted(cls.__dataclass_fields__)
-    _known_keys(mapping, tuple(fields), where)
-    section = validated(lambda: cls(**mapping), where, fields)
+    _check_keys(mapping, tuple(fields), where)
+    section: Any = validated(lambda: cls(**mapping), where, fields)
     if "text" in fields:
         TEXTS.build(section.text, f"{where}.text")
     if "tasks" in fields:
-        build_tasks(section.tasks, f"{where}.tasks")
+        build_lm_eval_tasks(section.tasks, f"{where}.tasks")
         if section.samples is not None:
             build_samples(section.samples, section.length, section.windows, f"{where}.samples")
     return section
 
 
-def _known_keys(mapping: Mapping, known: tuple[str, ...], where: str) -> None:
+def _check_keys(mapping: Mapping[str, Any], keys: tuple[str, ...], where: str) -> None:
     for key in mapping:
-        if key not in known:
+        if key not in keys:
             place = f"{where}.{key}" if where else str(key)
-            raise InputError(f"{place} is not a known key{nearest(key, list(known))}; known keys: {', '.join(known)}")
+            raise InputError(f"{place} is not a known key{nearest(key, list(keys))}; known keys: {', '.join(keys)}")

@@ -1,4 +1,4 @@
-"""The key `recovery` of a variant: how a compressed model is trained back, and on which text."""
+"""The key `recovery` of a variant: how a compressed model is trained to recover its quality, and on which text."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -55,16 +55,16 @@ def build_recovery(spec: Any, where: str = "recovery") -> Recovering:
     """
     if not isinstance(spec, Mapping):
         raise InputError(f"{where} must be a mapping {{name: ...}}, got {spec!r}")
-    own = {key: value for key, value in spec.items() if key not in BESIDE_THE_METHOD}
-    method = RECOVERIES.build(own, where)
+    method_spec = {key: value for key, value in spec.items() if key not in BESIDE_THE_METHOD}
+    method = RECOVERIES.build(method_spec, where)
     data = spec.get("data", {})
     fields = sorted(RecoveryData.__dataclass_fields__)
     if not isinstance(data, Mapping):
         raise InputError(f"{where}.data must be a mapping with the keys {', '.join(fields)}, got {data!r}")
-    chosen = validated(lambda: RecoveryData(**data), f"{where}.data", fields)
-    if chosen.text is not None:
-        TEXTS.build(chosen.text, f"{where}.data.text")
+    recovery_data = validated(lambda: RecoveryData(**data), f"{where}.data", fields)
+    if recovery_data.text is not None:
+        TEXTS.build(recovery_data.text, f"{where}.data.text")
     every = spec.get("checkpoint_every", 50)
     if isinstance(every, bool) or not isinstance(every, int) or every < 1:
         raise InputError(f"{where}.checkpoint_every must be a whole number of steps, 1 or more, got {every!r}")
-    return Recovering(method, chosen, own, every)
+    return Recovering(method, recovery_data, method_spec, every)

@@ -1,4 +1,4 @@
-"""The key `evaluation.samples`: which texts every model goes on with."""
+"""The key `evaluation.samples`: which prompts every model continues."""
 
 from typing import Annotated, Any
 
@@ -55,13 +55,13 @@ def build_samples(spec: dict[str, Any], length: int, windows: int | None, where:
     Raises:
         InputError: an unknown key, a value out of range, or more prompts or tokens than the windows have.
     """
-    chosen = validated(lambda: Samples(**spec), where, sorted(Samples.__dataclass_fields__))
-    if chosen.texts is None and chosen.beginning > length:
+    samples = validated(lambda: Samples(**spec), where, sorted(Samples.__dataclass_fields__))
+    if samples.texts is None and samples.beginning > length:
         raise InputError(
-            f"{where}.prompt_tokens is {chosen.beginning}, and evaluation.length gives windows of {length}; lower it"
+            f"{where}.prompt_tokens is {samples.beginning}, and evaluation.length gives windows of {length}; lower it"
         )
-    if windows is not None and chosen.windows > windows:
+    if windows is not None and samples.windows > windows:
         raise InputError(
-            f"{where}.prompts is {chosen.windows}, and evaluation.windows gives {windows} windows; lower it"
+            f"{where}.prompts is {samples.windows}, and evaluation.windows gives {windows} windows; lower it"
         )
-    return chosen
+    return samples

@@ -5,7 +5,8 @@ import zoneinfo
 from collections.abc import Collection, Mapping
 from dataclasses import field
 from datetime import datetime
-from typing import Annotated, Any
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
 
 import pydantic.dataclasses
 from cronsim import CronSim, CronSimError
@@ -13,6 +14,9 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from pruning_core.errors import InputError
 from pruning_core.registry import STRICT, nearest, validated
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 # What MLflow refuses in a registered model's name or reads as something else: an alias, a quoted text.
 NOT_IN_NAMES = "/:@\"'"
@@ -126,11 +130,11 @@ class Schedule:
         return value
 
 
-def build_schedule(mapping: Any, known: Collection[str]) -> Schedule:
+def build_schedule(mapping: Any, variants: Collection[str]) -> Schedule:
     """The section as checked values.
 
     Args:
-        known: the names of all variants.
+        variants: the names of all variants.
 
     Raises:
         InputError: the first thing that is wrong, with its place, what is allowed and the nearest known key.
@@ -144,22 +148,22 @@ def build_schedule(mapping: Any, known: Collection[str]) -> Schedule:
     for name, cls in (("size", SizeGate), ("champion", ChampionGate)):
         part = gates.get(name)
         if isinstance(part, Mapping):
-            validated(lambda cls=cls, part=part: cls(**part), f"schedule.gates.{name}", _fields(cls))
+            validated(partial(cls, **part), f"schedule.gates.{name}", _fields(cls))
     validated(lambda: Gates(**gates), "schedule.gates", _fields(Gates))
     schedule = validated(lambda: Schedule(**mapping), "schedule", _fields(Schedule))
     for name in schedule.variants or []:
-        if name not in known:
+        if name not in variants:
             raise InputError(
-                f"schedule.variants: {name!r} is not a variant{nearest(name, list(known))}; "
-                f"params.yaml has: {', '.join(known)}"
+                f"schedule.variants: {name!r} is not a variant{nearest(name, list(variants))}; "
+                f"params.yaml has: {', '.join(variants)}"
             )
-    chosen = schedule.variants
-    if chosen is not None and not 0 < len(chosen) == len(set(chosen)):
+    names = schedule.variants
+    if names is not None and not 0 < len(names) == len(set(names)):
         raise InputError("schedule.variants names each variant once, and at least one; remove the key to take all")
     return schedule
 
 
-def _fields(cls: type) -> list[str]:
+def _fields(cls: "type[DataclassInstance]") -> list[str]:
     return list(cls.__dataclass_fields__)
 
 

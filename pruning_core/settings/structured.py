@@ -1,4 +1,4 @@
-"""The key `structured` of a variant: which channels and heads go, and what their readers do about it."""
+"""The key `structured` of a variant: which channels and heads go, and how the matrices that read them are refitted."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -57,8 +57,8 @@ def build_structured(spec: Any, where: str = "structured") -> Structured:
         raise InputError(f"{where}.importance is missing; names: {', '.join(IMPORTANCES.names())}")
     importance = IMPORTANCES.build(spec["importance"], f"{where}.importance")
     ranking = build_ranking({key: value for key, value in spec.items() if key in RANKING}, where)
-    wanted = spec.get("reconstruction")
-    reconstruction = None if wanted is None else build_reconstruction(wanted, f"{where}.reconstruction")
+    readers = spec.get("reconstruction")
+    reconstruction = None if readers is None else build_reconstruction(readers, f"{where}.reconstruction")
     return Structured(importance, _families(spec, where), ranking, reconstruction, dict(spec))
 
 
@@ -77,8 +77,8 @@ def build_reconstruction(spec: Any, where: str = "reconstruction") -> Reconstruc
 
 def _families(spec: Mapping[str, Any], where: str) -> tuple[str, ...]:
     families = spec.get("families", list(DEFAULT_FAMILIES))
-    known = isinstance(families, list) and families and all(family in FAMILIES for family in families)
-    if not known or len(set(families)) < len(families) or {"attention", "query"} <= set(families):
+    valid = isinstance(families, list) and families and all(family in FAMILIES for family in families)
+    if not valid or len(set(families)) < len(families) or {"attention", "query"} <= set(families):
         raise InputError(
             f"{where}.families must be a list of {', '.join(FAMILIES)}, each once and not both attention and query, "
             f"got {families!r}"

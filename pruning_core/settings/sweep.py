@@ -45,7 +45,7 @@ def parse_sweep(mapping: Any, where: str = "sweep") -> Sweep:
             raise InputError(
                 f"{where}.{key} is not a known key{nearest(str(key), list(AXES))}; known keys: {', '.join(AXES)}"
             )
-    chosen = validated(lambda: Sweep(**mapping), where, list(AXES))
-    for index, pattern in enumerate(chosen.patterns):
+    sweep = validated(lambda: Sweep(**mapping), where, list(AXES))
+    for index, pattern in enumerate(sweep.patterns):
         PATTERNS.build(pattern, f"{where}.patterns[{index}]")
-    return chosen
+    return sweep

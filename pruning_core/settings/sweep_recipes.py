@@ -13,14 +13,14 @@ from pruning_core.settings.recipe import Recipe, parse_recipe
 from pruning_core.settings.sweep import Sweep
 
 Spec = dict[str, Any]
-OWN = object()
+OWN: Any = object()
 """What stands for the value that a method's recipe has itself."""
 SETTINGS_IN_NAMES = re.compile(r"(-(\d+(_\d+)?|\d+of\d+|int\d+))+$")
 
 
 @dataclass(frozen=True)
 class Expansion:
-    """What a sweep comes to."""
+    """The recipes of a sweep, and what is left out of it."""
 
     recipes: dict[str, Recipe] = field(default_factory=dict)
     skipped: list[tuple[str, str]] = field(default_factory=list)
@@ -42,7 +42,7 @@ def expanded(sweep: Sweep, variants: Mapping[str, Recipe], device: str = "cpu") 
     Raises:
         InputError: an unknown method, or not one combination that can be.
     """
-    found = Expansion()
+    expansion = Expansion()
     for method in dict.fromkeys(sweep.methods or variants):
         if method not in variants:
             raise InputError(
@@ -51,24 +51,24 @@ def expanded(sweep: Sweep, variants: Mapping[str, Recipe], device: str = "cpu") 
             )
         base = variants[method]
         points, notes = _points(base, sweep)
-        found.skipped.extend((method, note) for note in notes)
+        expansion.skipped.extend((method, note) for note in notes)
         for point in points:
             try:
                 spec = _applied(base.spec, point)
-                name = _name(method, spec, variants, found.recipes)
+                name = _name(method, spec, variants, expansion.recipes)
                 recipe = parse_recipe(name, spec, device)
             except InputError as error:
-                found.skipped.append((_label(method, point), _reason(error)))
+                expansion.skipped.append((_label(method, point), _reason(error)))
                 continue
-            found.recipes.setdefault(recipe.name, recipe)
-    if not found.recipes:
-        reasons = "; ".join(f"{what}: {why}" for what, why in found.skipped)
+            expansion.recipes.setdefault(recipe.name, recipe)
+    if not expansion.recipes:
+        reasons = "; ".join(f"{what}: {why}" for what, why in expansion.skipped)
         raise InputError(f"the sweep has no combination that can be: {reasons}")
-    return found
+    return expansion
 
 
 def _points(base: Recipe, sweep: Sweep) -> tuple[list[Point], list[str]]:
-    """The combinations for one method, and which axes say nothing to it."""
+    """The combinations for one method, and which axes do not apply to it."""
     notes = []
     holder = _holder(base.spec)
     if holder is None:
@@ -89,13 +89,13 @@ def _points(base: Recipe, sweep: Sweep) -> tuple[list[Point], list[str]]:
 
 
 def _amounts(holder: Spec, sweep: Sweep) -> Iterator[tuple[Any, Any]]:
-    """(pattern, sparsity), patterns as hashable items: the own one too where sparsities are given for it to take."""
-    own = holder.get("pattern", {"name": "unstructured"})
-    given: list[Any] = [own if pattern == {"name": own["name"]} else pattern for pattern in sweep.patterns]
-    if not given or (sweep.sparsities and _takes_sparsity(own)):
-        given.insert(0, own)
-    for pattern in given:
-        key = OWN if pattern == own else tuple(pattern.items())
+    """(pattern, sparsity), patterns as hashable items: the base recipe's too where sparsities apply to it."""
+    base = holder.get("pattern", {"name": "unstructured"})
+    patterns: list[Any] = [base if pattern == {"name": base["name"]} else pattern for pattern in sweep.patterns]
+    if not patterns or (sweep.sparsities and _takes_sparsity(base)):
+        patterns.insert(0, base)
+    for pattern in patterns:
+        key = OWN if pattern == base else tuple(pattern.items())
         for sparsity in (sweep.sparsities or [OWN]) if _takes_sparsity(pattern) else [OWN]:
             yield key, sparsity
 
@@ -142,9 +142,9 @@ def _with_amount(holder: Spec, point: Point) -> Spec:
     return holder
 
 
-def _name(method: str, spec: Spec, variants: Mapping[str, Recipe], made: Mapping[str, Recipe]) -> str:
+def _name(method: str, spec: Spec, variants: Mapping[str, Recipe], recipes: Mapping[str, Recipe]) -> str:
     """The variant's name where the recipe is one, otherwise method and settings; one name never has two recipes."""
-    taken = {**variants, **made}
+    taken = {**variants, **recipes}
     for name, recipe in taken.items():
         if recipe.spec == spec:
             return name
@@ -159,21 +159,21 @@ def _name(method: str, spec: Spec, variants: Mapping[str, Recipe], made: Mapping
 
 def _settings(spec: Spec, base: Spec) -> Iterator[str]:
     """What a name says of a recipe, in its order."""
-    holder, own = _holder(spec) or {}, (_holder(base) or {}).get("pattern")
+    holder, base_pattern = _holder(spec) or {}, (_holder(base) or {}).get("pattern")
     amount = spec["structured"]["ratio"] if "structured" in spec else holder.get("sparsity")
     if amount is not None:
         yield f"{100 * amount:g}".replace(".", "_")
     pattern = holder.get("pattern", {})
     if pattern.get("name") == "n_of_m":
         yield f"{pattern['n']}of{pattern['m']}"
-    elif pattern and pattern != own:
+    elif pattern and pattern != base_pattern:
         yield re.sub(r"[^a-z0-9]+", "_", "_".join(str(value).lower() for value in pattern.values()))
     if "quantizer" in spec:
         yield f"int{spec['quantizer'].get('bits', 4)}"
 
 
 def _label(method: str, point: Point) -> str:
-    """A combination for people."""
+    """A combination in words, for messages."""
     parts = []
     if point.pattern is not OWN:
         parts.append("pattern " + ", ".join(str(value) for value in point.pattern.values()))
@@ -185,5 +185,5 @@ def _label(method: str, point: Point) -> str:
 
 
 def _reason(error: InputError) -> str:
-    """The sentence without the place, which names a variant that nobody wrote."""
+    """The message without its place, which names a variant that nobody wrote."""
     return re.sub(r"^variants\.[a-z0-9_-]+[.:]? ?", "", str(error))

@@ -42,6 +42,6 @@ class Evaluation:
     """Whether the tokenizer may put its special tokens before the text, once."""
     batch: Annotated[int, Field(ge=1)] = 16
     tasks: list[dict[str, Any]] = field(default_factory=list)
-    """What a model is asked besides (`pruning_core.settings.lm_eval`); none when absent."""
+    """The lm-eval tasks that a model is evaluated on (`pruning_core.settings.lm_eval`); none when absent."""
     samples: dict[str, Any] | None = None
-    """Texts that every model goes on with (`pruning_core.settings.samples`); none when absent."""
+    """Prompts that every model continues (`pruning_core.settings.samples`); none when absent."""

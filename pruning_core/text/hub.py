@@ -8,7 +8,7 @@ from pruning_core.text import TEXTS, Documents
 
 
 @dataclass(frozen=True)
-class Known:
+class PublishedDataset:
     """Where a dataset of the papers is and how they use it.
 
     Args:
@@ -26,9 +26,9 @@ class Known:
     first: dict[str, int]
 
 
-KNOWN = {
-    "wikitext2": Known("Salesforce/wikitext", "wikitext-2-raw-v1", {}, "\n\n", {}),
-    "c4": Known(
+PUBLISHED = {
+    "wikitext2": PublishedDataset("Salesforce/wikitext", "wikitext-2-raw-v1", {}, "\n\n", {}),
+    "c4": PublishedDataset(
         "allenai/c4",
         None,
         {
@@ -68,50 +68,50 @@ class Hub:
     revision: str | None = None
 
     def __post_init__(self) -> None:
-        known = KNOWN.get(self.dataset)
-        if known and (self.config is not None or self.field != "text"):
-            raise InputError(f"{self.dataset} fixes config and field; leave them out, or use the id {known.id!r}")
-        if known and known.files and self.split not in known.files:
-            raise InputError(f"{self.dataset} has the splits {', '.join(known.files)}, not {self.split!r}")
-        if known is None and self.dataset.count("/") != 1:
-            raise InputError(f"{self.dataset!r} is no dataset: use {', '.join(KNOWN)} or an id 'organisation/name'")
+        dataset = PUBLISHED.get(self.dataset)
+        if dataset and (self.config is not None or self.field != "text"):
+            raise InputError(f"{self.dataset} fixes config and field; leave them out, or use the id {dataset.id!r}")
+        if dataset and dataset.files and self.split not in dataset.files:
+            raise InputError(f"{self.dataset} has the splits {', '.join(dataset.files)}, not {self.split!r}")
+        if dataset is None and self.dataset.count("/") != 1:
+            raise InputError(f"{self.dataset!r} is no dataset: use {', '.join(PUBLISHED)} or an id 'organisation/name'")
 
     def read(self, folder: Path = Path()) -> Documents:
         """The documents in the order of the dataset; downloaded once, then from the local cache."""
-        known = KNOWN.get(self.dataset) or Known(self.dataset, self.config, {}, "\n\n", {})
-        texts = self._column(known)
+        dataset = PUBLISHED.get(self.dataset) or PublishedDataset(self.dataset, self.config, {}, "\n\n", {})
+        texts = self._column(dataset)
         source = {
             "name": "hub",
-            "dataset": known.id,
-            "config": known.config,
-            "file": known.files.get(self.split),
+            "dataset": dataset.id,
+            "config": dataset.config,
+            "file": dataset.files.get(self.split),
             "split": self.split,
             "field": self.field,
             "revision": self.revision,
             "documents": len(texts),
         }
-        return Documents(texts, known.separator, source)
+        return Documents(texts, dataset.separator, source)
 
-    def _column(self, known: Known) -> tuple[str, ...]:
+    def _column(self, dataset: PublishedDataset) -> tuple[str, ...]:
         # Imported here: it takes seconds, and the other texts do without it.
         import datasets
 
-        files = {self.split: known.files[self.split]} if known.files else None
+        files = {self.split: dataset.files[self.split]} if dataset.files else None
         try:
             rows = datasets.load_dataset(
-                known.id, known.config, split=self.split, data_files=files, revision=self.revision
+                dataset.id, dataset.config, split=self.split, data_files=files, revision=self.revision
             )
         except (OSError, ValueError) as error:
             # datasets reports every failed download, unknown name and unknown split as one of these two.
             reason = " ".join(str(error).split())
             raise InputError(
-                f"cannot load {self.split} of {known.id} from the hub ({reason[:200]}); check the name,"
+                f"cannot load {self.split} of {dataset.id} from the hub ({reason[:200]}); check the name,"
                 " the network, or name a local copy: {name: file, path: ...} or {name: jsonl, path: ...}"
             ) from None
         if self.field not in rows.column_names:
             columns = ", ".join(rows.column_names)
-            raise InputError(f"{known.id} has no column {self.field!r}; set field to one of {columns}")
-        texts = tuple(rows[self.field][: known.first.get(self.split)])
+            raise InputError(f"{dataset.id} has no column {self.field!r}; set field to one of {columns}")
+        texts = tuple(rows[self.field][: dataset.first.get(self.split)])
         if not all(isinstance(text, str) for text in texts):
-            raise InputError(f"column {self.field!r} of {known.id} is not text; set field to a column of strings")
+            raise InputError(f"column {self.field!r} of {dataset.id} is not text; set field to a column of strings")
         return texts

@@ -44,8 +44,9 @@ class JsonLines:
         if not isinstance(entry, dict):
             raise InputError(f'{place} is not a JSON object; write one such as {{"{self.field}": ...}}')
         if self.field not in entry:
-            known = ", ".join(entry) or "none"
-            raise InputError(f"{place} has no field {self.field!r} (its fields: {known}); set field to the text's key")
-        if not isinstance(entry[self.field], str):
+            fields = ", ".join(entry) or "none"
+            raise InputError(f"{place} has no field {self.field!r} (its fields: {fields}); set field to the text's key")
+        text = entry[self.field]
+        if not isinstance(text, str):
             raise InputError(f"{place}: field {self.field!r} is not a string; set field to the text's key")
-        return entry[self.field]
+        return text

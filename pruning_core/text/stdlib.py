@@ -36,12 +36,11 @@ class Stdlib:
     def read(self, folder: Path = Path()) -> Documents:
         """One document per file, sorted by path."""
         root = Path(sysconfig.get_paths()["stdlib"])
-        found = [(path, text) for path, text in library(root) if split_of(path) == self.split]
-        if not found:
+        texts = tuple(text for path, text in library(root) if split_of(path) == self.split)
+        if not texts:
             raise InputError(
                 f"this Python keeps no library sources in {root}; use {{name: file, path: ...}} as the text"
             )
-        texts = tuple(text for _, text in found)
         source = {
             "name": "stdlib",
             "split": self.split,

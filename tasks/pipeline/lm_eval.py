@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pruning_core.errors import InputError
-from pruning_core.settings.lm_eval import DomainTask, HarnessTask, Task, build_tasks
+from pruning_core.settings.lm_eval import DomainTask, HarnessTask, LmEvalTask, build_lm_eval_tasks
 from pruning_core.settings.recipe import BASELINE
 from pruning_core.text import TEXTS
 from tasks.pipeline.inputs import Inputs
@@ -23,7 +23,7 @@ def task_answers(shared: Inputs, model_of: Callable[[str], Artifact | None], nam
     Raises:
         InputError: a file of items that cannot be read.
     """
-    chosen = build_tasks(shared.settings.evaluation.tasks)
+    chosen = build_lm_eval_tasks(shared.settings.evaluation.tasks)
     if not chosen:
         return None
     files: dict[str, str] = {}
@@ -43,7 +43,7 @@ def task_answers(shared: Inputs, model_of: Callable[[str], Artifact | None], nam
     return shared.context.run(evaluate_tasks, params, inputs, f"{name} tasks")
 
 
-def _described(shared: Inputs, task: Task, files: dict[str, str]) -> dict[str, Any]:
+def _described(shared: Inputs, task: LmEvalTask, files: dict[str, str]) -> dict[str, Any]:
     """The task as a param: files by their content, with their paths entered in `files`."""
     if isinstance(task, DomainTask):
         return {"name": task.name, "few_shot": 0, "limit": None, "data": None, "examples": None}

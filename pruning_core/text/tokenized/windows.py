@@ -60,13 +60,13 @@ def calibration_windows(
             raise InputError(f"sampling first draws nothing, so seed must be 0, got {seed}; or use spread")
         ids = token_ids(tokenizer, documents.text, special_tokens=False)
         _check_enough(len(ids) // length, sequences, length, len(ids))
-        starts = range(0, sequences * length, length)
+        starts: Sequence[int] = range(0, sequences * length, length)
         if sampling == "spread":
             starts = spread_starts(len(ids), sequences, length, seed)
         rows = [ids[start : start + length] for start in starts]
     else:
-        known = ["first", "spread", "documents"]
-        raise InputError(f"sampling {sampling!r} is not known{nearest(sampling, known)}: use {', '.join(known)}")
+        names = ["first", "spread", "documents"]
+        raise InputError(f"sampling {sampling!r} is not known{nearest(sampling, names)}: use {', '.join(names)}")
     return _windows(rows, documents, sampling, special, seed)
 
 
@@ -103,8 +103,10 @@ def evaluation_windows(
     count = max(available, 1) if windows is None else windows
     _check_enough(available, count, length, len(ids))
     rows = [[*first, *ids[start : start + of_text]] for start in range(0, count * step, step)]
-    made = _windows(rows, documents, "consecutive", special_tokens, None)
-    return Windows(made.tokens, made.facts | {"stride": stride, "bos": bos, "scored": min(step, length - 1)})
+    consecutive = _windows(rows, documents, "consecutive", special_tokens, None)
+    return Windows(
+        consecutive.tokens, consecutive.facts | {"stride": stride, "bos": bos, "scored": min(step, length - 1)}
+    )
 
 
 def _beginning(tokenizer: PreTrainedTokenizerBase, special_tokens: bool) -> list[int]:
@@ -123,7 +125,8 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, text: str, *, special_tokens: 
     encoded = tokenizer(
         text, add_special_tokens=special_tokens, return_attention_mask=False, truncation=False, verbose=False
     )
-    return encoded["input_ids"]
+    ids: list[int] = encoded["input_ids"]
+    return ids
 
 
 def spread_starts(tokens: int, sequences: int, length: int, seed: int) -> list[int]:
@@ -190,9 +193,9 @@ def _check_positive(**numbers: int) -> None:
             raise InputError(f"{name} must be at least 1, got {value}")
 
 
-def _check_enough(available: int, asked: int, length: int, tokens: int) -> None:
-    if available < asked:
+def _check_enough(available: int, count: int, length: int, tokens: int) -> None:
+    if available < count:
         raise InputError(
-            f"the text has {available} windows of {length} tokens ({tokens} tokens) and {asked} were asked; "
+            f"the text has {available} windows of {length} tokens ({tokens} tokens) and {count} were asked; "
             f"ask for fewer or shorter windows, or use a longer text"
         )

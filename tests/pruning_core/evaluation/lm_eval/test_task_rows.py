@@ -8,7 +8,7 @@ import pytest
 from pruning_core.errors import InputError
 from pruning_core.evaluation.lm_eval.layouts import BENCHMARKS
 from pruning_core.evaluation.lm_eval.rows import read_rows
-from pruning_core.settings.lm_eval import DomainTask, HarnessTask, build_tasks
+from pruning_core.settings.lm_eval import DomainTask, HarnessTask, build_lm_eval_tasks
 
 EXAM = {"choices": {"text": ["up", "down"], "label": ["A", "B"]}, "answerKey": "B"}
 SCENE = {"activity_label": "Roof", "ctx_a": "A man.", "ctx_b": "he", "endings": ["sits.", "runs."]}
@@ -90,7 +90,7 @@ def test_the_shared_data_sets_have_the_fields_of_their_tasks(shared: Path):
 
 
 def test_tasks_become_typed_values():
-    tasks = build_tasks([{"name": "domain", "items": 20}, {"name": "piqa", "data": "x.jsonl", "limit": 9}])
+    tasks = build_lm_eval_tasks([{"name": "domain", "items": 20}, {"name": "piqa", "data": "x.jsonl", "limit": 9}])
     assert tasks == (DomainTask(items=20), HarnessTask("piqa", data="x.jsonl", limit=9))
 
 
@@ -112,4 +112,4 @@ def test_tasks_become_typed_values():
 )
 def test_a_wrong_setting_is_told_with_its_place(spec, sentence: str):
     with pytest.raises(InputError, match=sentence):
-        build_tasks(spec)
+        build_lm_eval_tasks(spec)
