@@ -12,7 +12,7 @@ from torch import Tensor
 from benchmarks.quality.entries import Recipe
 from pruning_core.compress.shares import matrices_of, target_of, unit_of
 from pruning_core.model.whole_model import load_whole
-from pruning_core.sensitivity import SENSITIVITIES, Profile, Subject
+from pruning_core.sensitivity import SENSITIVITIES, Profile, SensitivityInputs
 from pruning_core.sensitivity.estimation.repeated_measurements import profile_of
 from pruning_core.settings.recipe import Settings
 from tasks.engine.step import Context, step
@@ -46,7 +46,7 @@ def traces(params: TracesParams, inputs: dict[str, Artifact], out: Path, context
     with exclusive:
         where = {"device": running.torch_device, "dtype": running.torch_dtype}
         decoder = load_whole(inputs["source"].path, params.trust_remote_code, **where)
-        subject = Subject(matrices_of(decoder), decoder, load_tokens(inputs["tokens"]))
+        subject = SensitivityInputs(matrices_of(decoder), decoder, load_tokens(inputs["tokens"]))
         found = chosen.traces(subject, progress("traces"))
     save_file({"traces": found}, out / TRACES)
     return {"probes": found.shape[1], "sequences": found.shape[2]}

@@ -1,12 +1,12 @@
 """What would make a run that does not fit smaller, by the phase that does not."""
 
-from pruning_core.plan.estimate import Plan
+from pruning_core.plan.estimate import ResourceEstimate
 from pruning_core.settings.recipe import Recipe, Settings
 
 LARGER = "use a larger machine"
 
 
-def advice(settings: Settings, plan: Plan, phase: str) -> str:
+def advice(settings: Settings, plan: ResourceEstimate, phase: str) -> str:
     """Half a sentence.
 
     Args:
@@ -33,7 +33,7 @@ def _joined(ways: list[str]) -> str:
     return f"try {', '.join(ways)}" if ways else LARGER
 
 
-def _of_calibration(recipe: Recipe, settings: Settings, plan: Plan) -> list[str]:
+def _of_calibration(recipe: Recipe, settings: Settings, plan: ResourceEstimate) -> list[str]:
     ways = _of_windows(settings, plan)
     if settings.compute.states != "mapped":
         ways.append("compute.states: mapped")
@@ -42,12 +42,12 @@ def _of_calibration(recipe: Recipe, settings: Settings, plan: Plan) -> list[str]
     return ways
 
 
-def _of_windows(settings: Settings, plan: Plan) -> list[str]:
+def _of_windows(settings: Settings, plan: ResourceEstimate) -> list[str]:
     ways = ["calibration.batch: 1"] if plan.model.batch > 1 else []
     return [*ways, f"fewer calibration.sequences than {settings.calibration.sequences}"]
 
 
-def _of_structured(recipe: Recipe, settings: Settings, plan: Plan, phase: str) -> list[str]:
+def _of_structured(recipe: Recipe, settings: Settings, plan: ResourceEstimate, phase: str) -> list[str]:
     wanted = recipe.structured
     if phase == "importance":
         if "whole" in wanted.importance.needs:

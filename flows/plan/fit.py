@@ -12,7 +12,7 @@ from pruning_core.checkpoint.hub_snapshot import is_hub_id, snapshot
 from pruning_core.checkpoint.model_files import read_config
 from pruning_core.errors import InputError
 from pruning_core.export import FORMATS
-from pruning_core.plan.estimate import Plan, Planner
+from pruning_core.plan.estimate import Planner, ResourceEstimate
 from pruning_core.plan.machine_speed import measured_speed
 from pruning_core.plan.preview import foreseen
 from pruning_core.settings.recipe import BASELINE
@@ -104,12 +104,12 @@ def _stored(directory: Path) -> float | None:
     return sum(checkpoint.bytes(name) for name in names) / sum(torch.Size(checkpoint.shape(n)).numel() for n in names)
 
 
-def _available(workspace: Workspace, plan: Plan) -> dict[str, int]:
+def _available(workspace: Workspace, plan: ResourceEstimate) -> dict[str, int]:
     found = {"ram": free_resources.free_memory(), "disk": free_resources.free_disk(workspace.hidden)}
     return found | ({"vram": free_resources.free_device_memory()} if plan.device == "cuda" else {})
 
 
-def _memory_shortfall(workspace: Workspace, plan: Plan) -> str | None:
+def _memory_shortfall(workspace: Workspace, plan: ResourceEstimate) -> str | None:
     """One sentence on what is missing and what would help; None where it fits."""
     free = free_resources.free_memory()
     if plan.ram > max(free, SMALL):
@@ -122,7 +122,7 @@ def _memory_shortfall(workspace: Workspace, plan: Plan) -> str | None:
     return None
 
 
-def _evaluation_shortfall(plan: Plan) -> str | None:
+def _evaluation_shortfall(plan: ResourceEstimate) -> str | None:
     free = free_resources.free_memory()
     if plan.evaluation.ram <= max(free, SMALL):
         return None
@@ -132,7 +132,7 @@ def _evaluation_shortfall(plan: Plan) -> str | None:
     )
 
 
-def _side_by_side_shortfall(workspace: Workspace, plans: list[Plan]) -> str | None:
+def _side_by_side_shortfall(workspace: Workspace, plans: list[ResourceEstimate]) -> str | None:
     """Variants that are made at the same time on this machine need their memory at the same time."""
     workers = workspace.settings.compute.variants
     if workers is None or workers.address is not None:
@@ -147,7 +147,7 @@ def _side_by_side_shortfall(workspace: Workspace, plans: list[Plan]) -> str | No
     )
 
 
-def _disk_shortfall(workspace: Workspace, plans: list[Plan]) -> str | None:
+def _disk_shortfall(workspace: Workspace, plans: list[ResourceEstimate]) -> str | None:
     # Statistics of the dense model are shared, and states and checkpoints go when a variant is done.
     need = sum(plan.disk.kept - plan.disk.statistics for plan in plans)
     need += max(plan.disk.statistics for plan in plans) + max(plan.disk.passing for plan in plans)
@@ -162,7 +162,7 @@ def _disk_shortfall(workspace: Workspace, plans: list[Plan]) -> str | None:
     )
 
 
-def _needs(plan: Plan, need: int, phase: str, what: str, free: int) -> str:
+def _needs(plan: ResourceEstimate, need: int, phase: str, what: str, free: int) -> str:
     return f"{plan.variant} needs {_gb(need)} of {what} ({phase}), and {_gb(free)} are there"
 
 

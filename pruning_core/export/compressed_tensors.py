@@ -11,7 +11,7 @@ from pruning_core.checkpoint.checkpoint import Checkpoint
 from pruning_core.checkpoint.stored_model import StoredGrid, StoredModel
 from pruning_core.errors import InputError
 from pruning_core.export import FORMATS
-from pruning_core.export.packing.bit_streams import WORD, unpacked, words_of
+from pruning_core.export.packing.bit_streams import WORD, unpack_bits, words_of
 from pruning_core.export.packing.linears import other_linears
 from pruning_core.export.packing.packed_matrices import packed_matrix, write_packed
 from pruning_core.export.packing.quantization_config import quantization_config, set_quantization_config
@@ -204,7 +204,7 @@ class PackedWeights:
         fits = words.dtype == torch.int32 and words.shape == (rows, words_of(columns, bits)) and rows > 0
         if not fits or len(scale) != rows or not groups or columns % groups:
             raise InputError(f"{self.checkpoint.directory}: the parts of {name} do not fit together; export it again")
-        codes = unpacked(words, bits, columns).float().unflatten(1, (groups, -1))
+        codes = unpack_bits(words, bits, columns).float().unflatten(1, (groups, -1))
         integers = codes - self._zero(name, rows, groups)[..., None]
         # The consumers multiply in the dtype of the scale.
         return (scale[..., None] * integers.to(scale.dtype)).float().flatten(1)
@@ -217,7 +217,7 @@ class PackedWeights:
         words = self.checkpoint.load(f"{name}_zero_point")
         if words.dtype != torch.int32 or words.shape != (words_of(rows, bits), groups):
             raise InputError(f"{self.checkpoint.directory}: the zero points of {name} do not fit; export it again")
-        return unpacked(words.T, bits, rows).T.float()
+        return unpack_bits(words.T, bits, rows).T.float()
 
 
 def _weight_args(directory: Path) -> dict[str, Any]:

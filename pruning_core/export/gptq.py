@@ -13,7 +13,7 @@ from pruning_core.checkpoint.checkpoint import Checkpoint
 from pruning_core.checkpoint.stored_model import StoredGrid, StoredModel
 from pruning_core.errors import InputError
 from pruning_core.export import FORMATS
-from pruning_core.export.packing.bit_streams import WORD, packed, unpacked, words_of
+from pruning_core.export.packing.bit_streams import WORD, pack_bits, unpack_bits, words_of
 from pruning_core.export.packing.linears import other_linears
 from pruning_core.export.packing.packed_matrices import packed_matrix, write_packed
 from pruning_core.export.packing.quantization_config import quantization_config, set_quantization_config
@@ -112,8 +112,8 @@ def _parts(name: str, grid: StoredGrid, layout: str) -> dict[str, Tensor]:
     """The tensors that stand for one matrix [out, in]: all lie with the inputs first."""
     zero = (grid.zero - float(layout == "gptq")).to(torch.uint8)
     parts = {
-        "qweight": packed(grid.codes, grid.bits).T,
-        "qzeros": packed(zero.T.contiguous(), grid.bits),
+        "qweight": pack_bits(grid.codes, grid.bits).T,
+        "qzeros": pack_bits(zero.T.contiguous(), grid.bits),
         "scales": _half(grid.scale, name).T,
         "g_idx": grid.group.to(torch.int32),
     }
@@ -176,7 +176,7 @@ class GptqWeights:
         fits = fits and {words.dtype, zeros.dtype, group.dtype} == {torch.int32}
         if not fits or int(group.min()) < 0 or int(group.max()) >= groups:
             raise InputError(f"{self.checkpoint.directory}: the parts of {name} do not fit together; export it again")
-        codes = unpacked(words.T, self._bits, columns).float()
-        zero = unpacked(zeros, self._bits, rows).T.float() + self._less
+        codes = unpack_bits(words.T, self._bits, columns).float()
+        zero = unpack_bits(zeros, self._bits, rows).T.float() + self._less
         group = group.long()
         return scales.T.float()[:, group] * (codes - zero[:, group])

@@ -21,7 +21,7 @@ from pruning_core.settings.recipe import Recipe, Settings
 
 
 @dataclass(frozen=True)
-class Plan:
+class ResourceEstimate:
     """What one variant takes."""
 
     variant: str
@@ -98,7 +98,7 @@ class Planner:
         trust = self.settings.trust_remote_code
         return anatomy(self.config, batch, chosen.length, self.running.torch_dtype, trust)
 
-    def plan(self, recipe: Recipe) -> Plan:
+    def plan(self, recipe: Recipe) -> ResourceEstimate:
         """The plan of one variant.
 
         Raises:
@@ -114,7 +114,7 @@ class Planner:
         if recipe.recovery is not None:
             made = self._recovered(recipe, made)
         chosen = self.settings.evaluation
-        return Plan(
+        return ResourceEstimate(
             recipe.name,
             self.model,
             made.memory,

@@ -19,7 +19,7 @@ from pruning_core.recovery import Recovery
 from pruning_core.recovery.block_reconstruction import BlockReconstruction
 from pruning_core.recovery.training.block_objective import BlockObjective, Streams
 from pruning_core.recovery.training.setup import freeze, trainable
-from pruning_core.recovery.training.subject import Subject
+from pruning_core.recovery.training.trainable_model import TrainableModel
 from pruning_core.structured.gradients import gradient_moments
 
 
@@ -57,7 +57,7 @@ def gradients_of(skeleton: Skeleton, sites: tuple[Site, ...], length: int) -> Se
 
 def subject_of(
     skeleton: Skeleton, teacher: Skeleton | None, masked: bool, windows: int, validation: int, length: int
-) -> Subject:
+) -> TrainableModel:
     """What a recovery works on, without content.
 
     Args:
@@ -65,7 +65,9 @@ def subject_of(
         windows, validation: how many windows are trained on and how many go through at once in a validation.
     """
     skeleton.model.requires_grad_(False)
-    subject = Subject(skeleton, {}, _tokens(windows, length), _tokens(validation, length), Path(), teacher=teacher)
+    subject = TrainableModel(
+        skeleton, {}, _tokens(windows, length), _tokens(validation, length), Path(), teacher=teacher
+    )
     if masked:
         for name, module in subject.matrices().items():
             shape = module.weight.shape[::-1] if hasattr(module, "nx") else module.weight.shape
@@ -73,7 +75,7 @@ def subject_of(
     return subject
 
 
-def lessons_of(method: Recovery, subject: Subject, micro: int) -> tuple[Lesson, ...]:
+def lessons_of(method: Recovery, subject: TrainableModel, micro: int) -> tuple[Lesson, ...]:
     """What a method does with a micro-batch of `micro` windows, part by part of the model.
 
     Raises:
@@ -84,7 +86,7 @@ def lessons_of(method: Recovery, subject: Subject, micro: int) -> tuple[Lesson, 
     return (_language(method, subject, micro),)
 
 
-def _language(method: Recovery, subject: Subject, micro: int) -> Lesson:
+def _language(method: Recovery, subject: TrainableModel, micro: int) -> Lesson:
     with ExitStack() as stack:
         with torch.device("meta"):
             objective = stack.enter_context(method.objective(subject))
@@ -101,7 +103,7 @@ def _language(method: Recovery, subject: Subject, micro: int) -> Lesson:
         return Lesson(sum(one.numel() for one in trained), learnt, _counted(models, objective.held_out))
 
 
-def _blocks(method: BlockReconstruction, subject: Subject, micro: int) -> Iterator[Lesson]:
+def _blocks(method: BlockReconstruction, subject: TrainableModel, micro: int) -> Iterator[Lesson]:
     decoder, teacher = subject.decoder, subject.teacher
     tokens, rows = subject.tokens[:micro], torch.arange(micro)
     with counting([]):

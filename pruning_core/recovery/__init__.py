@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Protocol
 
-from pruning_core.recovery.training.subject import Recovered, Subject
+from pruning_core.recovery.training.trainable_model import Recovered, TrainableModel
 from pruning_core.registry import Registry
 
 
@@ -16,8 +16,8 @@ class Recovery(Protocol):
         """Whether it learns from the dense model."""
         ...
 
-    def recover(self, subject: Subject) -> Recovered:
-        """Train the subject's model in place.
+    def recover(self, model: TrainableModel) -> Recovered:
+        """Train the model in place.
 
         Raises:
             InputError: the model, its masks or the windows are not what this method can work on.

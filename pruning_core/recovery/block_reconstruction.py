@@ -15,7 +15,7 @@ from pruning_core.recovery.training.loop import train
 from pruning_core.recovery.training.parametrizations import own_layout
 from pruning_core.recovery.training.settings import Training
 from pruning_core.recovery.training.setup import checkpoints_of, freeze, trainable
-from pruning_core.recovery.training.subject import Recovered, Subject, check_masks, require_zeros
+from pruning_core.recovery.training.trainable_model import Recovered, TrainableModel, check_masks, require_zeros
 
 ATTENTION = ("attn", "attention")
 """What the name of every supported architecture's attention module holds."""
@@ -42,42 +42,44 @@ class BlockReconstruction(Training):
         """Always: its outputs are what is fitted."""
         return True
 
-    def recover(self, subject: Subject) -> Recovered:
+    def recover(self, model: TrainableModel) -> Recovered:
         """See `Recovery`; InputError without a dense model of as many blocks and the same width."""
-        check_masks(subject)
-        teacher = required_teacher(subject, "block_reconstruction")
-        self._check_alike(subject)
-        micro = self.windows_per_forward(subject.tokens.shape[1])
-        training = Streams.at_entry(subject.decoder, teacher, subject.tokens, micro)
-        held_out = Streams.at_entry(subject.decoder, teacher, subject.validation, micro)
+        check_masks(model)
+        teacher = required_teacher(model, "block_reconstruction")
+        self._check_alike(model)
+        micro = self.windows_per_forward(model.tokens.shape[1])
+        training = Streams.at_entry(model.decoder, teacher, model.tokens, micro)
+        held_out = Streams.at_entry(model.decoder, teacher, model.validation, micro)
         curves, changed = {}, []
-        parts = [(index, *part) for index in range(len(subject.decoder)) for part in self.parts_of(subject, index)]
+        parts = [(index, *part) for index in range(len(model.decoder)) for part in self.parts_of(model, index)]
         for place, (index, part, watched, modules) in enumerate(parts):
-            parameters = trainable(subject, modules)
-            objective = BlockObjective(parameters, training, held_out, index, watched, _masks(subject, modules))
-            folder = subject.checkpoints / f"{index:04d}-{part}"
-            curves[f"block {index} {part}"] = self._fit(subject, objective, folder, place, len(parts))
+            parameters = trainable(model, modules)
+            objective = BlockObjective(parameters, training, held_out, index, watched, _masks(model, modules))
+            folder = model.checkpoints / f"{index:04d}-{part}"
+            curves[f"block {index} {part}"] = self._fit(model, objective, folder, place, len(parts))
             freeze(parameters)
             changed += parameters
             if place + 1 == len(parts) or parts[place + 1][0] != index:
                 training.advance(index)
                 held_out.advance(index)
-        require_zeros(subject, subject.masks)
-        return Recovered(changed, subject.masks, curves)
+        require_zeros(model, model.masks)
+        return Recovered(changed, model.masks, curves)
 
-    def _fit(self, subject: Subject, objective: BlockObjective, folder: Path, place: int, parts: int) -> list[dict]:
+    def _fit(
+        self, model: TrainableModel, objective: BlockObjective, folder: Path, place: int, parts: int
+    ) -> list[dict]:
         def progress(done: int, total: int) -> None:
-            subject.progress(place * total + done, parts * total)
+            model.progress(place * total + done, parts * total)
 
-        return train(objective, self, checkpoints_of(subject, self, folder), progress)
+        return train(objective, self, checkpoints_of(model, self, folder), progress)
 
-    def parts_of(self, subject: Subject, index: int) -> Iterator[tuple[str, str | None, dict[str, nn.Module]]]:
+    def parts_of(self, model: TrainableModel, index: int) -> Iterator[tuple[str, str | None, dict[str, nn.Module]]]:
         """(name, module whose output is fitted or None for the block, matrices that are trained) of a block."""
-        linears = subject.decoder.linears(index)
+        linears = model.decoder.linears(index)
         if self.parts == "together":
             yield "whole", None, linears
             return
-        prefix = f"{subject.decoder.block_prefix}.{index}."
+        prefix = f"{model.decoder.block_prefix}.{index}."
         owners = {name: name.removeprefix(prefix).partition(".")[0] for name in linears}
         attention = next((owner for owner in owners.values() if any(word in owner for word in ATTENTION)), None)
         if attention is None:
@@ -86,8 +88,8 @@ class BlockReconstruction(Training):
         yield "attention", attention, inside
         yield "mlp", None, {name: one for name, one in linears.items() if name not in inside}
 
-    def _check_alike(self, subject: Subject) -> None:
-        decoders = (subject.decoder, subject.teacher)
+    def _check_alike(self, model: TrainableModel) -> None:
+        decoders = (model.decoder, model.teacher)
         depths = [len(decoder) for decoder in decoders]
         widths = [decoder.model.config.get_text_config().hidden_size for decoder in decoders]
         for what, (own, dense) in (("blocks", depths), ("hidden values", widths)):
@@ -97,6 +99,6 @@ class BlockReconstruction(Training):
                 )
 
 
-def _masks(subject: Subject, modules: dict[str, nn.Module]) -> dict[str, Tensor]:
-    known = {name: module for name, module in modules.items() if name in subject.masks}
-    return {f"{name}.weight": own_layout(module, subject.masks[name]) for name, module in known.items()}
+def _masks(model: TrainableModel, modules: dict[str, nn.Module]) -> dict[str, Tensor]:
+    known = {name: module for name, module in modules.items() if name in model.masks}
+    return {f"{name}.weight": own_layout(module, model.masks[name]) for name, module in known.items()}

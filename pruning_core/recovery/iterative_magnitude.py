@@ -19,7 +19,7 @@ from pruning_core.recovery.training.loop import train
 from pruning_core.recovery.training.parametrizations import own_layout
 from pruning_core.recovery.training.settings import LanguageTraining, Training
 from pruning_core.recovery.training.setup import checkpoints_of, freeze, trainable
-from pruning_core.recovery.training.subject import Recovered, Subject, check_masks, require_zeros
+from pruning_core.recovery.training.trainable_model import Recovered, TrainableModel, check_masks, require_zeros
 
 
 @RECOVERIES.register("iterative_magnitude")
@@ -58,28 +58,28 @@ class IterativeMagnitude(LanguageTraining):
         pattern: Pattern = PATTERNS.build(self.pattern, "pattern")
         return gradual_pattern(pattern, self.sparsity, self.rounds, self.path)
 
-    def recover(self, subject: Subject) -> Recovered:
+    def recover(self, model: TrainableModel) -> Recovered:
         """See `Recovery`; InputError for a matrix that cannot have the pattern, or masks that cannot grow into it."""
-        check_masks(subject)
-        with self.objective(subject) as objective:
-            curve = train(objective, self, checkpoints_of(subject, self, subject.checkpoints), subject.progress)
-        require_zeros(subject, objective.keep)
+        check_masks(model)
+        with self.objective(model) as objective:
+            curve = train(objective, self, checkpoints_of(model, self, model.checkpoints), model.progress)
+        require_zeros(model, objective.keep)
         history = self.gradual().history(objective.keep)
         return Recovered(list(objective.parameters), objective.keep, {"model": curve}, history)
 
     @contextmanager
-    def objective(self, subject: Subject) -> Iterator["_Rounds"]:
+    def objective(self, model: TrainableModel) -> Iterator["_Rounds"]:
         """What is trained, and what for; the model is ready to be trained inside the block.
 
         Raises:
             InputError: a matrix that cannot have the pattern.
         """
-        modules = subject.matrices()
+        modules = model.matrices()
         gradual = self.gradual()
         for module in modules.values():
             gradual.pattern.check(matrix(module).shape[1])
-        parameters = trainable(subject, None if self.trained == "all" else modules)
-        yield _Rounds(subject, self, parameters, modules, gradual)
+        parameters = trainable(model, None if self.trained == "all" else modules)
+        yield _Rounds(model, self, parameters, modules, gradual)
         freeze(parameters)
 
 
@@ -88,13 +88,13 @@ class _Rounds(LanguageObjective):
 
     def __init__(
         self,
-        subject: Subject,
+        model: TrainableModel,
         settings: IterativeMagnitude,
         parameters: dict[str, nn.Parameter],
         modules: dict[str, nn.Module],
         gradual: Gradual,
     ) -> None:
-        super().__init__(subject, settings, parameters)
+        super().__init__(model, settings, parameters)
         self.settings, self.modules, self.gradual = settings, modules, gradual
         self.total = settings.total(self.windows)
         shortest = self.total // gradual.rounds
@@ -103,12 +103,12 @@ class _Rounds(LanguageObjective):
                 f"{gradual.rounds} rounds of {shortest} steps leave none after the warm-up; train for longer, "
                 "or lower rounds or warmup"
             )
-        self._set(self._begin(subject))
+        self._set(self._begin(model))
 
-    def _begin(self, subject: Subject) -> dict[str, Tensor]:
-        absent = {name: matrix(module) for name, module in self.modules.items() if name not in subject.masks}
+    def _begin(self, model: TrainableModel) -> dict[str, Tensor]:
+        absent = {name: matrix(module) for name, module in self.modules.items() if name not in model.masks}
         dense = {name: torch.ones(weight.shape, dtype=torch.bool) for name, weight in absent.items()}
-        return dense | subject.masks
+        return dense | model.masks
 
     def starts(self, round_: int) -> int:
         """The first step of a round, counted from 0."""

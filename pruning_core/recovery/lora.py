@@ -14,7 +14,7 @@ from pruning_core.recovery.training.language_objective import LanguageObjective
 from pruning_core.recovery.training.loop import seeded, train
 from pruning_core.recovery.training.settings import LanguageTraining
 from pruning_core.recovery.training.setup import checkpoints_of
-from pruning_core.recovery.training.subject import Recovered, Subject
+from pruning_core.recovery.training.trainable_model import Recovered, TrainableModel
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "down_proj", "up_proj")
 
@@ -43,32 +43,32 @@ class Lora(LanguageTraining):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
     modules: list[str] = Field(default_factory=lambda: list(PROJECTIONS), min_length=1)
 
-    def recover(self, subject: Subject) -> Recovered:
+    def recover(self, model: TrainableModel) -> Recovered:
         """See `Recovery`; InputError as `objective`."""
-        with self.objective(subject) as objective:
-            curve = train(objective, self, checkpoints_of(subject, self, subject.checkpoints), subject.progress)
-        return Recovered([f"{name}.weight" for name in self.chosen(subject.matrices())], {}, {"model": curve})
+        with self.objective(model) as objective:
+            curve = train(objective, self, checkpoints_of(model, self, model.checkpoints), model.progress)
+        return Recovered([f"{name}.weight" for name in self.chosen(model.matrices())], {}, {"model": curve})
 
     @contextmanager
-    def objective(self, subject: Subject) -> Iterator[LanguageObjective]:
+    def objective(self, model: TrainableModel) -> Iterator[LanguageObjective]:
         """What is trained, and what for; the adapters are in the model inside the block, and merged after it.
 
         Raises:
             InputError: a model with masks, which a merge would fill, or without the named modules.
         """
-        if subject.masks:
+        if model.masks:
             raise InputError("lora would fill the zeros of this model's masks when it is merged; use masked_lora")
-        chosen = self.chosen(subject.matrices())
+        chosen = self.chosen(model.matrices())
         with seeded(self.seed):
-            adapted = self._adapted(subject.decoder.model, chosen)
+            adapted = self._adapted(model.decoder.model, chosen)
         try:
             parameters = {name: one for name, one in adapted.named_parameters() if one.requires_grad}
             inner = adapted.named_modules()
             dropouts = tuple(one for name, one in inner if "lora_dropout" in name and isinstance(one, nn.Dropout))
-            yield LanguageObjective(subject, self, parameters, dropouts=dropouts)
+            yield LanguageObjective(model, self, parameters, dropouts=dropouts)
         finally:
             adapted.merge_and_unload()
-        subject.decoder.model.requires_grad_(False)
+        model.decoder.model.requires_grad_(False)
 
     def chosen(self, matrices: dict[str, nn.Module]) -> dict[str, nn.Module]:
         """The matrices whose names end in one of `modules`.

@@ -14,7 +14,7 @@ from pruning_core.recovery.training.loop import seeded, train
 from pruning_core.recovery.training.parametrizations import MaskedLowRank, own_layout, parametrized
 from pruning_core.recovery.training.settings import LanguageTraining
 from pruning_core.recovery.training.setup import checkpoints_of
-from pruning_core.recovery.training.subject import Recovered, Subject, check_masks, require_zeros
+from pruning_core.recovery.training.trainable_model import Recovered, TrainableModel, check_masks, require_zeros
 
 
 @RECOVERIES.register("masked_lora")
@@ -28,29 +28,29 @@ class MaskedLora(LanguageTraining):
     rank: Annotated[int, Field(ge=1)] = 8
     alpha: Annotated[float, Field(gt=0)] = 16.0
 
-    def recover(self, subject: Subject) -> Recovered:
+    def recover(self, model: TrainableModel) -> Recovered:
         """See `Recovery`; InputError where there is no mask to keep."""
-        check_masks(subject)
-        with self.objective(subject) as objective:
-            curve = train(objective, self, checkpoints_of(subject, self, subject.checkpoints), subject.progress)
-        require_zeros(subject, subject.masks)
-        return Recovered([f"{name}.weight" for name in subject.masks], subject.masks, {"model": curve})
+        check_masks(model)
+        with self.objective(model) as objective:
+            curve = train(objective, self, checkpoints_of(model, self, model.checkpoints), model.progress)
+        require_zeros(model, model.masks)
+        return Recovered([f"{name}.weight" for name in model.masks], model.masks, {"model": curve})
 
     @contextmanager
-    def objective(self, subject: Subject) -> Iterator[LanguageObjective]:
+    def objective(self, model: TrainableModel) -> Iterator[LanguageObjective]:
         """What is trained, and what for; the changes are in the model inside the block, and merged after it.
 
         Raises:
             InputError: there is no mask to keep.
         """
-        if not subject.masks:
+        if not model.masks:
             raise InputError("masked_lora keeps masks and this model has none; use lora")
-        modules = subject.matrices()
+        modules = model.matrices()
         with seeded(self.seed):
-            made = {name: self._change(modules[name], keep) for name, keep in subject.masks.items()}
+            made = {name: self._change(modules[name], keep) for name, keep in model.masks.items()}
         parameters = {f"{name}.{part}": getattr(one, part) for name, one in made.items() for part in ("a", "b")}
         with parametrized({modules[name]: one for name, one in made.items()}):
-            yield LanguageObjective(subject, self, parameters)
+            yield LanguageObjective(model, self, parameters)
 
     def _change(self, module: nn.Module, keep) -> MaskedLowRank:
         return MaskedLowRank(own_layout(module, keep), self.rank, self.alpha / self.rank)

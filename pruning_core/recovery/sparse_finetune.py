@@ -10,7 +10,7 @@ from pruning_core.recovery.training.loop import train
 from pruning_core.recovery.training.parametrizations import Masked, own_layout, parametrized
 from pruning_core.recovery.training.settings import LanguageTraining
 from pruning_core.recovery.training.setup import checkpoints_of, freeze, trainable
-from pruning_core.recovery.training.subject import Recovered, Subject, check_masks, require_zeros
+from pruning_core.recovery.training.trainable_model import Recovered, TrainableModel, check_masks, require_zeros
 
 
 @RECOVERIES.register("sparse_finetune")
@@ -25,22 +25,22 @@ class SparseFinetune(LanguageTraining):
     form: Literal["projection", "product"] = "projection"
     trained: Literal["all", "matrices"] = "all"
 
-    def recover(self, subject: Subject) -> Recovered:
+    def recover(self, model: TrainableModel) -> Recovered:
         """See `Recovery`."""
-        check_masks(subject)
-        with self.objective(subject) as objective:
-            curve = train(objective, self, checkpoints_of(subject, self, subject.checkpoints), subject.progress)
-        require_zeros(subject, subject.masks)
-        return Recovered(list(objective.parameters), subject.masks, {"model": curve})
+        check_masks(model)
+        with self.objective(model) as objective:
+            curve = train(objective, self, checkpoints_of(model, self, model.checkpoints), model.progress)
+        require_zeros(model, model.masks)
+        return Recovered(list(objective.parameters), model.masks, {"model": curve})
 
     @contextmanager
-    def objective(self, subject: Subject) -> Iterator[LanguageObjective]:
+    def objective(self, model: TrainableModel) -> Iterator[LanguageObjective]:
         """What is trained, and what for; the model is ready to be trained inside the block."""
-        modules = subject.matrices()
-        parameters = trainable(subject, None if self.trained == "all" else modules)
-        masks = {name: own_layout(modules[name], keep) for name, keep in subject.masks.items()}
+        modules = model.matrices()
+        parameters = trainable(model, None if self.trained == "all" else modules)
+        masks = {name: own_layout(modules[name], keep) for name, keep in model.masks.items()}
         product = {modules[name]: Masked(keep) for name, keep in masks.items()} if self.form == "product" else {}
         projected = {} if product else {f"{name}.weight": keep for name, keep in masks.items()}
         with parametrized(product):
-            yield LanguageObjective(subject, self, parameters, projected)
+            yield LanguageObjective(model, self, parameters, projected)
         freeze(parameters)

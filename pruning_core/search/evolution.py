@@ -14,14 +14,14 @@ from pruning_core.search.probing import near_probes, probed_errors, spread_probe
 
 
 @dataclass(frozen=True)
-class Judged:
+class GenomeScores:
     """fitness: each candidate's mean KL(dense || candidate), nats per token; forwards: of blocks, run and in all."""
 
     fitness: list[float]
     forwards: tuple[int, int] = (0, 0)
 
 
-Judge = Callable[[Sequence[Genome], Sequence[int]], Judged]
+Judge = Callable[[Sequence[Genome], Sequence[int]], GenomeScores]
 """(candidates, window numbers) -> how far each is from the dense model on those windows."""
 PROBED = "knapsack probed"
 """The label of the starts that were measured on the whole model."""

@@ -19,7 +19,7 @@ Statistics = Callable[[int], list[tuple[InputGroup, LayerStatistics]]]
 
 
 @dataclass(frozen=True)
-class Subject:
+class SensitivityInputs:
     """What a sensitivity may look at; only what its `needs` ask for is set."""
 
     matrices: tuple[Matrix, ...]
@@ -66,8 +66,8 @@ class Sensitivity(Protocol):
     needs: ClassVar[frozenset[str]]
     """Subset of {"model", "weights", "tokens", "statistics", "method"}; see `wants_statistics`."""
 
-    def measure(self, subject: Subject, progress: Progress) -> Profile:
-        """The profile of the subject, whose decoder is left as it was."""
+    def measure(self, inputs: SensitivityInputs, progress: Progress) -> Profile:
+        """The profile of the inputs, whose decoder is left as it was."""
         ...
 
 
@@ -75,7 +75,7 @@ SENSITIVITIES: Registry[Sensitivity] = Registry("sensitivity", "pruning_core.sen
 
 
 def wants_statistics(sensitivity: Sensitivity, method: Method | None) -> bool:
-    """Whether a subject has to bring statistics: one that prunes with a method needs those which the method needs."""
+    """Whether the inputs need statistics: one that prunes with a method needs those which the method needs."""
     if "statistics" not in sensitivity.needs:
         return False
     return "method" not in sensitivity.needs or (method is not None and method.statistics != "none")

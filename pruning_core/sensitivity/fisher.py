@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from pruning_core.progress import Progress, ignore_progress
-from pruning_core.sensitivity import SENSITIVITIES, Profile, Subject
+from pruning_core.sensitivity import SENSITIVITIES, Profile, SensitivityInputs
 from pruning_core.sensitivity.estimation.gradients import (
     checked_windows,
     each_gradient,
@@ -38,21 +38,21 @@ class Fisher:
     seed: int = 0
     needs = frozenset({"model", "tokens"})
 
-    def measure(self, subject: Subject, progress: Progress = ignore_progress) -> Profile:
+    def measure(self, inputs: SensitivityInputs, progress: Progress = ignore_progress) -> Profile:
         """The mean over sequences; its errors are those of a sample of sequences."""
-        samples = self.traces(subject, progress)
+        samples = self.traces(inputs, progress)
         details = {
             "sequences": samples.shape[1],
             "half_sample_rank_correlation": half_sample_correlation(samples),
         }
-        return profile_of(samples, subject.matrices, self.normalise, details)
+        return profile_of(samples, inputs.matrices, self.normalise, details)
 
-    def traces(self, subject: Subject, progress: Progress = ignore_progress) -> Tensor:
+    def traces(self, inputs: SensitivityInputs, progress: Progress = ignore_progress) -> Tensor:
         """[matrices, sequences] float64: the squared norm of each sequence's gradient, one backward each."""
-        windows = checked_windows(subject.decoder, subject.windows, self.sequences)
-        weights = weights_of(subject.decoder, subject.matrices)
+        windows = checked_windows(inputs.decoder, inputs.windows, self.sequences)
+        weights = weights_of(inputs.decoder, inputs.matrices)
         row = {name: position for position, name in enumerate(weights)}
-        found = torch.zeros(len(weights), len(windows), dtype=torch.float64, device=subject.decoder.device)
+        found = torch.zeros(len(weights), len(windows), dtype=torch.float64, device=inputs.decoder.device)
         draw = torch.Generator().manual_seed(self.seed)
         for position, window in enumerate(windows):
 
@@ -60,7 +60,7 @@ class Fisher:
                 found[row[name], column] = torch.linalg.vector_norm(gradient, dtype=torch.float64).square()
 
             with torch.enable_grad(), each_gradient(weights, arrive):
-                logits = prediction_logits(subject.decoder, window)
+                logits = prediction_logits(inputs.decoder, window)
                 F.cross_entropy(logits, self._targets(window, logits, draw)).backward()
             progress(position + 1, len(windows))
         return found.cpu()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pruning_core.errors import InputError
 from pruning_core.progress import Progress, ignore_progress
-from pruning_core.sensitivity import SENSITIVITIES, Profile, Subject
+from pruning_core.sensitivity import SENSITIVITIES, Profile, SensitivityInputs
 from pruning_core.sensitivity.estimation.curvature import differences, double_backward, probe
 from pruning_core.sensitivity.estimation.gradients import checked_windows, weights_of
 from pruning_core.sensitivity.estimation.repeated_measurements import (
@@ -67,64 +67,64 @@ class Hutchinson:
             raise ValueError(f"form mixgpt_code fixes {extra[0]}; remove it")
         return self
 
-    def measure(self, subject: Subject, progress: Progress = ignore_progress) -> Profile:
+    def measure(self, inputs: SensitivityInputs, progress: Progress = ignore_progress) -> Profile:
         """The mean over probes; its errors are those of a sample of probes on the same sequences."""
         if self.form == "mixgpt_code":
-            return self._published(subject, progress)
-        traces = self.traces(subject, progress)
+            return self._published(inputs, progress)
+        traces = self.traces(inputs, progress)
         probes = traces.mean(dim=2)
         details = {
-            "route": self._route(subject),
+            "route": self._route(inputs),
             "sequences": traces.shape[2],
             "probes": traces.shape[1],
             "settled": _settled(probes, self.tolerance),
             "half_sample_rank_correlation": half_sample_correlation(probes),
             "half_sequences_rank_correlation": half_sample_correlation(traces.mean(dim=1)),
         }
-        return profile_of(probes, subject.matrices, self.normalise, details)
+        return profile_of(probes, inputs.matrices, self.normalise, details)
 
-    def traces(self, subject: Subject, progress: Progress = ignore_progress) -> Tensor:
+    def traces(self, inputs: SensitivityInputs, progress: Progress = ignore_progress) -> Tensor:
         """[matrices, probes, sequences] float64: v^T H v of each sequence's own H, as many probes as were needed."""
-        windows = _ready(subject, self.sequences)
-        weights = weights_of(subject.decoder, subject.matrices)
-        along = ROUTES[self._route(subject)]
+        windows = _ready(inputs, self.sequences)
+        weights = weights_of(inputs.decoder, inputs.matrices)
+        along = ROUTES[self._route(inputs)]
         draw = torch.Generator().manual_seed(self.seed)
         found: list[Tensor] = []
         while len(found) < self.max_probes and not self._enough(found):
-            found.append(along(subject.decoder, windows, weights, probe(weights, draw)))
+            found.append(along(inputs.decoder, windows, weights, probe(weights, draw)))
             progress(len(found), self.max_probes)
         if len(found) < self.max_probes:
             progress(self.max_probes, self.max_probes)
         return torch.stack(found, dim=1)
 
-    def _route(self, subject: Subject) -> str:
+    def _route(self, inputs: SensitivityInputs) -> str:
         if self.route != "auto":
             return self.route
-        return "double_backward" if subject.decoder.has_experts else "differences"
+        return "double_backward" if inputs.decoder.has_experts else "differences"
 
     def _enough(self, found: list[Tensor]) -> bool:
         if len(found) < max(self.min_probes, 2):
             return False
         return _settled(torch.stack(found, dim=1).mean(dim=2), self.tolerance) >= self.share
 
-    def _published(self, subject: Subject, progress: Progress) -> Profile:
-        windows = _ready(subject, 1)
-        weights = dict(subject.decoder.model.named_parameters())
+    def _published(self, inputs: SensitivityInputs, progress: Progress) -> Profile:
+        windows = _ready(inputs, 1)
+        weights = dict(inputs.decoder.model.named_parameters())
         signs = probe(weights, torch.Generator().manual_seed(self.seed))
-        found = double_backward(subject.decoder, windows, weights, signs)[:, 0].abs()
+        found = double_backward(inputs.decoder, windows, weights, signs)[:, 0].abs()
         progress(1, 1)
         traces = dict(zip(weights, found.tolist(), strict=True))
-        own = torch.tensor([[traces.pop(f"{matrix.name}.weight")] for matrix in subject.matrices], dtype=torch.float64)
-        prefix = f"{subject.decoder.block_prefix}."
+        own = torch.tensor([[traces.pop(f"{matrix.name}.weight")] for matrix in inputs.matrices], dtype=torch.float64)
+        prefix = f"{inputs.decoder.block_prefix}."
         others = {name: value for name, value in traces.items() if name.startswith(prefix) and name.endswith(".weight")}
         details = {"sequences": 1, "probes": 1, "others": others}
-        return profile_of(own, subject.matrices, "sum", details)
+        return profile_of(own, inputs.matrices, "sum", details)
 
 
-def _ready(subject: Subject, sequences: int | None) -> Tensor:
-    if subject.decoder.dtype.itemsize < 4:
+def _ready(inputs: SensitivityInputs, sequences: int | None) -> Tensor:
+    if inputs.decoder.dtype.itemsize < 4:
         raise InputError("sensitivity hutchinson needs gradients in float32; set compute.dtype to float32")
-    return checked_windows(subject.decoder, subject.windows, sequences)
+    return checked_windows(inputs.decoder, inputs.windows, sequences)
 
 
 def _settled(probes: Tensor, tolerance: float) -> float | None:

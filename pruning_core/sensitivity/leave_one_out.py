@@ -14,7 +14,7 @@ from pruning_core.evaluation.forward import window_batches
 from pruning_core.evaluation.perplexity import window_loss
 from pruning_core.model.decoder import Decoder
 from pruning_core.progress import Progress, ignore_progress
-from pruning_core.sensitivity import SENSITIVITIES, Profile, Subject, wants_statistics
+from pruning_core.sensitivity import SENSITIVITIES, Profile, SensitivityInputs, wants_statistics
 from pruning_core.sensitivity.estimation.gradients import checked_windows
 from pruning_core.sensitivity.estimation.repeated_measurements import (
     Normalise,
@@ -39,30 +39,30 @@ class LeaveOneOut:
     normalise: Normalise = "sum"
     needs = frozenset({"model", "tokens", "statistics", "method"})
 
-    def measure(self, subject: Subject, progress: Progress = ignore_progress) -> Profile:
+    def measure(self, inputs: SensitivityInputs, progress: Progress = ignore_progress) -> Profile:
         """The mean over windows; its errors are those of a sample of windows, pruned and dense on the same ones."""
-        samples = self.increases(subject, progress)
+        samples = self.increases(inputs, progress)
         details = {
             "windows": samples.shape[1],
             "half_sample_rank_correlation": half_sample_correlation(samples),
             "granularity": self.granularity,
         }
         if self.granularity == "matrix":
-            return profile_of(samples, subject.matrices, self.normalise, details)
-        return _shared_by_blocks(samples, subject, self.normalise, details)
+            return profile_of(samples, inputs.matrices, self.normalise, details)
+        return _shared_by_blocks(samples, inputs, self.normalise, details)
 
     @torch.no_grad()
-    def increases(self, subject: Subject, progress: Progress = ignore_progress) -> Tensor:
+    def increases(self, inputs: SensitivityInputs, progress: Progress = ignore_progress) -> Tensor:
         """[matrices or blocks, windows] float64: loss with this one pruned less the dense loss, in nats per token."""
-        decoder = subject.decoder
-        windows = checked_windows(decoder, subject.windows)
+        decoder = inputs.decoder
+        windows = checked_windows(decoder, inputs.windows)
         states = _states(decoder, windows)
         resumed = ResumedForward(decoder)
         dense = _losses(resumed, states, 0)
         found: list[Tensor] = []
-        count = len(subject.matrices) if self.granularity == "matrix" else len(decoder)
+        count = len(inputs.matrices) if self.granularity == "matrix" else len(decoder)
         for index in range(len(decoder)):
-            for _ in _each_pruned(subject, index, whole=self.granularity == "block"):
+            for _ in _each_pruned(inputs, index, whole=self.granularity == "block"):
                 found.append(_losses(resumed, states, index) - dense)
                 progress(len(found), count)
             propagate(decoder, index, states)
@@ -84,15 +84,15 @@ def _losses(resumed: ResumedForward, states: HiddenStates, index: int) -> Tensor
     return torch.tensor(losses, dtype=torch.float64)
 
 
-def _each_pruned(subject: Subject, index: int, whole: bool) -> Iterator[None]:
+def _each_pruned(inputs: SensitivityInputs, index: int, whole: bool) -> Iterator[None]:
     """Yields with each matrix of the block pruned in turn (or once with all of them), and leaves the block dense."""
-    decoder = subject.decoder
+    decoder = inputs.decoder
     linears = decoder.linears(index)
     dense = _weights(linears)
-    wanted = wants_statistics(LeaveOneOut, subject.method)
-    statistics = subject.statistics(index) if wanted else ungrouped(decoder, index)
+    wanted = wants_statistics(LeaveOneOut, inputs.method)
+    statistics = inputs.statistics(index) if wanted else ungrouped(decoder, index)
     try:
-        compress_block_from(decoder, index, statistics, subject.method)
+        compress_block_from(decoder, index, statistics, inputs.method)
         pruned = _weights(linears)
         if whole:
             yield
@@ -113,16 +113,16 @@ def _put(linears: dict[str, nn.Module], weights: dict[str, nn.Parameter]) -> Non
         module.weight = weights[name]
 
 
-def _shared_by_blocks(samples: Tensor, subject: Subject, normalise: Normalise, details: dict) -> Profile:
+def _shared_by_blocks(samples: Tensor, inputs: SensitivityInputs, normalise: Normalise, details: dict) -> Profile:
     """The profile of samples [blocks, windows], whose matrices have the value and the error of their block."""
     sizes = torch.zeros(len(samples), 1, dtype=torch.float64)
-    for matrix in subject.matrices:
+    for matrix in inputs.matrices:
         sizes[matrix.block] += matrix.size
     if normalise == "mean":
         samples = samples / sizes.clamp(min=1)
     means, errors = samples.mean(dim=1), standard_errors(samples)
     blocks = means.clamp(min=0).tolist()
     block_errors = None if errors is None else errors.tolist()
-    own = block_errors and {matrix.name: block_errors[matrix.block] for matrix in subject.matrices}
-    shared = {matrix.name: blocks[matrix.block] for matrix in subject.matrices}
+    own = block_errors and {matrix.name: block_errors[matrix.block] for matrix in inputs.matrices}
+    shared = {matrix.name: blocks[matrix.block] for matrix in inputs.matrices}
     return Profile(shared, blocks, own, block_errors, details | {"clamped_blocks": int((means < 0).sum())})

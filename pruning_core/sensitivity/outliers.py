@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from pruning_core.progress import Progress, ignore_progress
-from pruning_core.sensitivity import SENSITIVITIES, Profile, Statistics, Subject
+from pruning_core.sensitivity import SENSITIVITIES, Profile, SensitivityInputs, Statistics
 from pruning_core.sensitivity.estimation.loaded_matrices import loaded_matrices
 from pruning_core.sensitivity.estimation.repeated_measurements import per_block_profile
 
@@ -23,15 +23,15 @@ class Outliers:
     multiple: Annotated[float, Field(gt=0)] = 5.0
     needs = frozenset({"weights", "statistics"})
 
-    def measure(self, subject: Subject, progress: Progress = ignore_progress) -> Profile:
+    def measure(self, inputs: SensitivityInputs, progress: Progress = ignore_progress) -> Profile:
         """The matrices of a block share its value."""
-        count = 1 + max(matrix.block for matrix in subject.matrices)
+        count = 1 + max(matrix.block for matrix in inputs.matrices)
         shares = []
         for index in range(count):
-            with loaded_matrices(subject.decoder, index) as weights:
-                shares.append(self._share(weights, subject.statistics, index))
+            with loaded_matrices(inputs.decoder, index) as weights:
+                shares.append(self._share(weights, inputs.statistics, index))
             progress(index + 1, count)
-        return per_block_profile(shares, subject.matrices, {})
+        return per_block_profile(shares, inputs.matrices, {})
 
     def _share(self, weights: dict[str, Tensor], statistics: Statistics, index: int) -> float:
         norms = {

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from pruning_core.progress import Progress, ignore_progress
-from pruning_core.sensitivity import SENSITIVITIES, Profile, Subject
+from pruning_core.sensitivity import SENSITIVITIES, Profile, SensitivityInputs
 from pruning_core.sensitivity.estimation.loaded_matrices import loaded_matrices
 
 BINS = 100
@@ -24,18 +24,18 @@ class Spectral:
 
     needs = frozenset({"weights"})
 
-    def measure(self, subject: Subject, progress: Progress = ignore_progress) -> Profile:
-        count = 1 + max(matrix.block for matrix in subject.matrices)
+    def measure(self, inputs: SensitivityInputs, progress: Progress = ignore_progress) -> Profile:
+        count = 1 + max(matrix.block for matrix in inputs.matrices)
         matrices: dict[str, float] = {}
         blocks: list[float] = []
         for index in range(count):
-            with loaded_matrices(subject.decoder, index) as weights:
+            with loaded_matrices(inputs.decoder, index) as weights:
                 own = {name: inverse_alpha(eigenvalues(weight)) for name, weight in weights.items()}
             matrices |= own
             # The harmonic mean of 1 / alpha is 1 / the mean of alpha, and 0 where one alpha is infinite.
             blocks.append(len(own) / sum(1 / value for value in own.values()) if own and all(own.values()) else 0.0)
             progress(index + 1, count)
-        return Profile({matrix.name: matrices[matrix.name] for matrix in subject.matrices}, blocks)
+        return Profile({matrix.name: matrices[matrix.name] for matrix in inputs.matrices}, blocks)
 
 
 def eigenvalues(weight: Tensor) -> Tensor:

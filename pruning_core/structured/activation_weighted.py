@@ -5,28 +5,28 @@ from transformers.pytorch_utils import Conv1D
 
 from pruning_core.model.coupled_groups import Member, Site
 from pruning_core.progress import Progress, ignore_progress
-from pruning_core.structured.subject import Subject, input_squares
+from pruning_core.structured.scoring_inputs import ScoringInputs, input_squares
 
 
 def row_and_column(
-    subject: Subject, progress: Progress = ignore_progress
+    inputs: ScoringInputs, progress: Progress = ignore_progress
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """(scores from what a group writes with, from what reads it), each site name -> [groups] float64."""
     rows: dict[str, Tensor] = {}
     columns: dict[str, Tensor] = {}
-    for index, squares in input_squares(subject, progress):
-        for site in subject.of_block(index):
-            rows[site.name] = _summed(subject, site, squares, consumes=False)
-            columns[site.name] = _summed(subject, site, squares, consumes=True)
+    for index, squares in input_squares(inputs, progress):
+        for site in inputs.of_block(index):
+            rows[site.name] = _summed(inputs, site, squares, consumes=False)
+            columns[site.name] = _summed(inputs, site, squares, consumes=True)
     return rows, columns
 
 
-def _summed(subject: Subject, site: Site, squares: dict[str, Tensor], consumes: bool) -> Tensor:
+def _summed(inputs: ScoringInputs, site: Site, squares: dict[str, Tensor], consumes: bool) -> Tensor:
     members = [m for m in site.members if m.consumes == consumes and m.parameter == "weight"]
-    return sum(member.per_group(_weighted(subject, member, squares[member.matrix])) for member in members).cpu()
+    return sum(member.per_group(_weighted(inputs, member, squares[member.matrix])) for member in members).cpu()
 
 
-def _weighted(subject: Subject, member: Member, squares: Tensor) -> Tensor:
+def _weighted(inputs: ScoringInputs, member: Member, squares: Tensor) -> Tensor:
     norms = squares.sqrt()
-    transposed = isinstance(subject.decoder.model.get_submodule(member.matrix), Conv1D)
-    return subject.weight(member.name).double().abs() * (norms[:, None] if transposed else norms)
+    transposed = isinstance(inputs.decoder.model.get_submodule(member.matrix), Conv1D)
+    return inputs.weight(member.name).double().abs() * (norms[:, None] if transposed else norms)

@@ -14,7 +14,7 @@ from pruning_core.errors import InputError
 from pruning_core.model.coupled_groups import Site
 from pruning_core.model.narrowed import from_config
 from pruning_core.model.widths import KEY, narrowed, structure_of
-from pruning_core.structured.kept_groups import Plan
+from pruning_core.structured.kept_groups import KeptGroups
 
 CHANNELS = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size")
 KEY_VALUE_HEADS = ("num_key_value_heads", "num_kv_heads")
@@ -23,7 +23,7 @@ BIASES = {"mlp": "mlp_bias", "attention": "attention_bias", "query": "attention_
 
 
 def changed_settings(
-    config: PretrainedConfig, sites: Sequence[Site], plan: Plan, biases: Sequence[str] = ()
+    config: PretrainedConfig, sites: Sequence[Site], plan: KeptGroups, biases: Sequence[str] = ()
 ) -> dict[str, Any]:
     """The keys of config.json that a plan changes, by the names they have there.
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from pruning_core.errors import InputError
 from pruning_core.model.coupled_groups import Site
 from pruning_core.model.decoder import BlockCall, Decoder
-from pruning_core.structured.subject import loaded
+from pruning_core.structured.scoring_inputs import loaded
 
 TOLERANCE = 1e-4
 """Of the largest input: float32 sums over other numbers of terms differ by less."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pruning_core.calibration.collect import propagate
 from pruning_core.progress import Progress, ignore_progress
-from pruning_core.structured.subject import Subject
+from pruning_core.structured.scoring_inputs import ScoringInputs
 
 
 @dataclass
@@ -41,23 +41,25 @@ class Spread:
 
 
 @torch.no_grad()
-def consumer_inputs(subject: Subject, progress: Progress = ignore_progress) -> Iterator[tuple[int, dict[str, Spread]]]:
+def consumer_inputs(
+    inputs: ScoringInputs, progress: Progress = ignore_progress
+) -> Iterator[tuple[int, dict[str, Spread]]]:
     """Block by block, with the block in memory: name of each consumer -> spread of its inputs in the dense model."""
-    states = subject.states()
-    for index, _ in subject.blocks():
-        spreads = {site.consumer.matrix: Spread() for site in subject.of_block(index)}
+    states = inputs.states()
+    for index, _ in inputs.blocks():
+        spreads = {site.consumer.matrix: Spread() for site in inputs.of_block(index)}
         # The look that finds out how the model calls its blocks runs block 0, which no statistics may count.
-        states.forwards(subject.decoder, index)
-        handles = [_watch(subject, name, spread) for name, spread in spreads.items()]
+        states.forwards(inputs.decoder, index)
+        handles = [_watch(inputs, name, spread) for name, spread in spreads.items()]
         try:
-            propagate(subject.decoder, index, states)
+            propagate(inputs.decoder, index, states)
         finally:
             for handle in handles:
                 handle.remove()
         yield index, spreads
-        progress(index + 1, len(subject.decoder))
+        progress(index + 1, len(inputs.decoder))
 
 
-def _watch(subject: Subject, name: str, spread: Spread) -> torch.utils.hooks.RemovableHandle:
-    module = subject.decoder.model.get_submodule(name)
+def _watch(inputs: ScoringInputs, name: str, spread: Spread) -> torch.utils.hooks.RemovableHandle:
+    module = inputs.decoder.model.get_submodule(name)
     return module.register_forward_pre_hook(lambda _, args: spread.add(args[0]))

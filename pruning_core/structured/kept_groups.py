@@ -13,7 +13,7 @@ Mode = Literal["uniform", "heterogeneous"]
 
 
 @dataclass(frozen=True)
-class Plan:
+class KeptGroups:
     """The groups that stay.
 
     Args:
@@ -43,7 +43,7 @@ class Plan:
         return {"mode": self.mode, "parameters": {"before": self.before, "after": self.after}, "kept": kept}
 
     @classmethod
-    def of_facts(cls, facts: dict[str, Any]) -> "Plan":
+    def of_facts(cls, facts: dict[str, Any]) -> "KeptGroups":
         """The inverse of `facts`.
 
         Raises:
@@ -78,7 +78,7 @@ def groups_table(sites: Sequence[Site]) -> str:
     return _aligned(rows)
 
 
-def plan_table(plan: Plan, sites: Sequence[Site]) -> str:
+def plan_table(plan: KeptGroups, sites: Sequence[Site]) -> str:
     """What stays of each site, for people."""
     rows = [("site", "groups", "kept", "parameters removed")]
     for site in sites:

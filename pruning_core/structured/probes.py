@@ -9,7 +9,7 @@ from pruning_core.calibration.resumed_forward import ResumedForward
 from pruning_core.evaluation.perplexity import window_loss
 from pruning_core.model.coupled_groups import Site
 from pruning_core.progress import Progress, ignore_progress
-from pruning_core.structured.subject import Subject
+from pruning_core.structured.scoring_inputs import ScoringInputs
 
 
 def probe_groups(values: Tensor, count: int) -> list[int]:
@@ -23,7 +23,7 @@ def probe_groups(values: Tensor, count: int) -> list[int]:
 
 @torch.no_grad()
 def measured_losses(
-    subject: Subject, chosen: dict[str, list[list[int]]], tokens: int, progress: Progress = ignore_progress
+    inputs: ScoringInputs, chosen: dict[str, list[list[int]]], tokens: int, progress: Progress = ignore_progress
 ) -> dict[str, Tensor]:
     """Site name -> rise of the mean loss in nats per token [chosen sets] float64, each set of groups off by itself.
 
@@ -33,28 +33,30 @@ def measured_losses(
         chosen: site name -> sets of groups.
         tokens: that the loss is taken of, in whole windows, at least one.
     """
-    windows = subject.text()[: max(1, tokens // subject.text().shape[1])]
-    states = HiddenStates.at_entry(subject.decoder, windows, micro_batch(windows.shape[1], subject.batch))
-    resumed = ResumedForward(subject.decoder)
+    windows = inputs.text()[: max(1, tokens // inputs.text().shape[1])]
+    states = HiddenStates.at_entry(inputs.decoder, windows, micro_batch(windows.shape[1], inputs.batch))
+    resumed = ResumedForward(inputs.decoder)
     dense = _loss(resumed, states, 0)
     rises, done, total = {}, 0, sum(len(sets) for sets in chosen.values())
-    for index in range(len(subject.decoder)):
-        for site in subject.of_block(index):
+    for index in range(len(inputs.decoder)):
+        for site in inputs.of_block(index):
             if site.name not in chosen:
                 continue
             losses = []
             for groups in chosen[site.name]:
-                losses.append(_without(subject, site, groups, resumed, states))
+                losses.append(_without(inputs, site, groups, resumed, states))
                 done += 1
                 progress(done, total)
             rises[site.name] = torch.tensor(losses, dtype=torch.float64) - dense
-        propagate(subject.decoder, index, states)
+        propagate(inputs.decoder, index, states)
     return rises
 
 
-def _without(subject: Subject, site: Site, groups: list[int], resumed: ResumedForward, states: HiddenStates) -> float:
+def _without(
+    inputs: ScoringInputs, site: Site, groups: list[int], resumed: ResumedForward, states: HiddenStates
+) -> float:
     consumer = site.consumer
-    weight, columns = subject.weight(consumer.name), consumer.index[groups].flatten().to(subject.decoder.device)
+    weight, columns = inputs.weight(consumer.name), consumer.index[groups].flatten().to(inputs.decoder.device)
     kept = weight.index_select(consumer.axis, columns)
     weight.index_fill_(consumer.axis, columns, 0.0)
     try:

@@ -13,7 +13,7 @@ from torch import Tensor
 from pruning_core.errors import InputError
 from pruning_core.model.coupled_groups import Site
 from pruning_core.registry import STRICT
-from pruning_core.structured.kept_groups import Mode, Plan
+from pruning_core.structured.kept_groups import KeptGroups, Mode
 from pruning_core.structured.scores import Scores
 
 
@@ -66,7 +66,7 @@ class Ranking:
                 "choose mode heterogeneous"
             )
 
-    def plan(self, sites: Sequence[Site], scores: Scores, parameters: int, in_blocks: int) -> Plan:
+    def plan(self, sites: Sequence[Site], scores: Scores, parameters: int, in_blocks: int) -> KeptGroups:
         """The groups to keep.
 
         Args:
@@ -106,7 +106,7 @@ class Ranking:
             raise InputError(f"protect_first {first} and protect_last {last} leave none of {depth} blocks to prune")
         return [site for site in sites if first <= site.block < depth - last]
 
-    def _made(self, sites: Sequence[Site], chunks: Iterable[Queue], parameters: int) -> Plan:
+    def _made(self, sites: Sequence[Site], chunks: Iterable[Queue], parameters: int) -> KeptGroups:
         gone: dict[str, set[int]] = {site.name: set() for site in sites}
         removed = 0
         for chunk in (chunk for queue in chunks for chunk in queue):
@@ -118,7 +118,7 @@ class Ranking:
                 f"ratio {self.ratio} is less than half of the smallest thing that can be removed; raise it"
             )
         kept = {site.name: tuple(sorted(set(range(site.groups)) - gone[site.name])) for site in sites}
-        return Plan(self.mode, kept, parameters, parameters - removed)
+        return KeptGroups(self.mode, kept, parameters, parameters - removed)
 
 
 def _queue(site: Site, scores: Scores, multiple: int, least_channels: float) -> Queue:

@@ -17,9 +17,9 @@ from pruning_core.model.coupled_groups import Site
 from pruning_core.model.decoder import Decoder, matrix
 from pruning_core.progress import Progress, ignore_progress
 from pruning_core.registry import STRICT
-from pruning_core.structured.kept_groups import Plan
+from pruning_core.structured.kept_groups import KeptGroups
 from pruning_core.structured.least_squares import Moments, Refit, refit, relative_error
-from pruning_core.structured.subject import loaded
+from pruning_core.structured.scoring_inputs import loaded
 from pruning_core.structured.surgery import Replacements, kept_slices, mask_groups
 
 
@@ -45,7 +45,7 @@ class Reconstruction:
         self,
         decoder: Decoder,
         sites: Sequence[Site],
-        plan: Plan,
+        plan: KeptGroups,
         windows: Tensor,
         batch: int | None = None,
         progress: Progress = ignore_progress,
@@ -85,7 +85,13 @@ class Reconstruction:
         return replacements, refits
 
     def _refit(
-        self, decoder: Decoder, site: Site, plan: Plan, pruned: nn.Module, moments: list[Moments], into: Replacements
+        self,
+        decoder: Decoder,
+        site: Site,
+        plan: KeptGroups,
+        pruned: nn.Module,
+        moments: list[Moments],
+        into: Replacements,
     ) -> dict[str, Any]:
         name = site.consumer.matrix
         linear = decoder.model.get_submodule(name)
@@ -129,7 +135,7 @@ class _States:
         absorbing = form == "absorbing"
         return cls(dense, HiddenStates(list(dense.batches), list(dense.tokens)) if absorbing else None)
 
-    def moments(self, decoder: Decoder, site: Site, plan: Plan, dense: nn.Module, pruned: nn.Module) -> Moments:
+    def moments(self, decoder: Decoder, site: Site, plan: KeptGroups, dense: nn.Module, pruned: nn.Module) -> Moments:
         """Of what the consumer of a site reads in either block."""
         consumer = site.consumer.matrix.removeprefix(f"{decoder.block_prefix}.{site.block}.")
         kept = kept_slices(site, plan)[site.consumer.name][1].to(decoder.device)

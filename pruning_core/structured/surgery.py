@@ -14,7 +14,7 @@ from pruning_core.model.coupled_groups import Site
 from pruning_core.model.decoder import Decoder
 from pruning_core.progress import Progress, ignore_progress
 from pruning_core.structured.config_changes import changed_settings, write_config
-from pruning_core.structured.kept_groups import Plan
+from pruning_core.structured.kept_groups import KeptGroups
 
 
 @dataclass
@@ -40,7 +40,7 @@ def stored_parameters(decoder: Decoder) -> tuple[int, int]:
     return sum(sizes.values()), sum(size for name, size in sizes.items() if name in inside)
 
 
-def kept_slices(site: Site, plan: Plan) -> dict[str, tuple[int, Tensor]]:
+def kept_slices(site: Site, plan: KeptGroups) -> dict[str, tuple[int, Tensor]]:
     """Parameter -> (axis, positions that stay, ascending)."""
     kept = {}
     for name, (axis, gone) in site.slices(plan.removed(site)).items():
@@ -61,7 +61,7 @@ def mask_groups(block: nn.Module, prefix: str, site: Site, groups: Sequence[int]
 def write_pruned(
     decoder: Decoder,
     sites: Sequence[Site],
-    plan: Plan,
+    plan: KeptGroups,
     out: Path,
     replacements: Replacements | None = None,
     progress: Progress = ignore_progress,

@@ -12,7 +12,7 @@ from pruning_core.errors import ComputationError, InputError
 from pruning_core.evaluation.perplexity import perplexity
 from pruning_core.model.whole_model import WholeDecoder, load_whole
 from pruning_core.recovery import RECOVERIES
-from pruning_core.recovery.training.subject import Subject, check_masks
+from pruning_core.recovery.training.trainable_model import TrainableModel, check_masks
 from pruning_core.settings.compute import Running
 from tasks.engine.step import Context, step
 from tasks.progress import progress
@@ -65,7 +65,7 @@ def recover(params: RecoverParams, inputs: dict[str, Artifact], out: Path, conte
     # Training draws from torch's own generator, which threads share.
     with exclusive:
         decoder, teacher = (_whole(params, inputs.get(name)) for name in ("model", "source"))
-        subject = Subject(
+        subject = TrainableModel(
             decoder,
             masks_of(inputs["model"], decoder),
             tokens,

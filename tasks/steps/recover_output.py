@@ -18,7 +18,7 @@ from pruning_core.errors import ComputationError, InputError
 from pruning_core.model.decoder import matrix
 from pruning_core.model.whole_model import WholeDecoder
 from pruning_core.numerics.finite import all_finite
-from pruning_core.recovery.training.subject import Recovered, Subject, lost_zeros
+from pruning_core.recovery.training.trainable_model import Recovered, TrainableModel, lost_zeros
 from tasks.steps.source_model import KIND, companion_files
 from tasks.store.artifact import Artifact
 from tasks.store.directories import MANIFEST, RUN
@@ -28,7 +28,7 @@ DENSE = 0.01
 
 
 def masks_of(model: Artifact, decoder: WholeDecoder) -> dict[str, Tensor]:
-    """Matrix name -> [out, in] bool, as `Subject` holds them: the stored masks, or the zeros of a pruned checkpoint.
+    """Matrix name -> [out, in] bool, as `TrainableModel` has them: the stored masks, or the zeros of a checkpoint.
 
     Raises:
         InputError: the masks are not of this model.
@@ -45,7 +45,7 @@ def masks_of(model: Artifact, decoder: WholeDecoder) -> dict[str, Tensor]:
     return {name: (one != 0).cpu() for name, one in matrices.items()}
 
 
-def write_model(model: Artifact, subject: Subject, recovered: Recovered, out: Path) -> dict[str, Any]:
+def write_model(model: Artifact, subject: TrainableModel, recovered: Recovered, out: Path) -> dict[str, Any]:
     """Write the model with what `model` has beside its weights; returns its facts (see `tasks.steps.assemble`).
 
     Raises:
@@ -101,7 +101,7 @@ def rounded(decoder: WholeDecoder, name: str, value: Tensor) -> Tensor:
     return value
 
 
-def _layers(subject: Subject, recovered: Recovered) -> list[LayerFacts]:
+def _layers(subject: TrainableModel, recovered: Recovered) -> list[LayerFacts]:
     layers = []
     for name, module in subject.matrices().items():
         weight = rounded(subject.decoder, f"{name}.weight", matrix(module).detach())

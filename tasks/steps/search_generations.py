@@ -11,7 +11,7 @@ from pathlib import Path
 from pruning_core.allocation.evolutionary import Evolutionary
 from pruning_core.budget.levels import Genome
 from pruning_core.progress import Progress
-from pruning_core.search.evolution import Evolution, Judged, State
+from pruning_core.search.evolution import Evolution, GenomeScores, State
 from pruning_core.search.operators import Operators
 from pruning_core.settings.compute import Workers
 from tasks.parallel.submit import Submit
@@ -124,7 +124,7 @@ def _write_targets(job: Job, submit: Submit) -> None:
         shown(number + 1, len(waiting))
 
 
-def _judge(job: Job, submit: Submit, predictions: int, genomes: Sequence[Genome], rows: Sequence[int]) -> Judged:
+def _judge(job: Job, submit: Submit, predictions: int, genomes: Sequence[Genome], rows: Sequence[int]) -> GenomeScores:
     """The fitness of candidates: pieces of neighbours and of windows side by side, added up in one order.
 
     Args:
@@ -143,7 +143,7 @@ def _judge(job: Job, submit: Submit, predictions: int, genomes: Sequence[Genome]
         for index, value in zip(piece, done["divergences"], strict=True):
             totals[index] += value
     means = [total / (len(rows) * predictions) for total in totals]
-    return Judged([_number(mean) for mean in means], (run, len(genomes) * len(batches) * len(job["levels"])))
+    return GenomeScores([_number(mean) for mean in means], (run, len(genomes) * len(batches) * len(job["levels"])))
 
 
 def _number(mean: float) -> float:

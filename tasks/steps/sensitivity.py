@@ -7,7 +7,7 @@ from typing import Any
 from pruning_core.compress.shares import matrices_of
 from pruning_core.model.decoder import Decoder
 from pruning_core.model.whole_model import load_whole
-from pruning_core.sensitivity import SENSITIVITIES, Sensitivity, Statistics, Subject
+from pruning_core.sensitivity import SENSITIVITIES, Sensitivity, SensitivityInputs, Statistics
 from pruning_core.settings.compute import Running
 from pruning_core.settings.method import build_method
 from tasks.engine.step import Context, step
@@ -52,13 +52,13 @@ def sensitivity(params: SensitivityParams, inputs: dict[str, Artifact], out: Pat
     return {"name": chosen.name, **known}
 
 
-def _subject(chosen: Sensitivity, params: SensitivityParams, inputs: dict[str, Artifact]) -> Subject:
+def _subject(chosen: Sensitivity, params: SensitivityParams, inputs: dict[str, Artifact]) -> SensitivityInputs:
     running = params.running
     decoder = _decoder(chosen, inputs["source"], params.trust_remote_code, running)
     method = build_method(params.method, device=running.torch_device) if params.method else None
     windows = load_tokens(inputs["tokens"]) if "tokens" in inputs else None
     statistics = _statistics(inputs, running) if "statistics-0" in inputs else None
-    return Subject(matrices_of(decoder), decoder, windows, statistics, method)
+    return SensitivityInputs(matrices_of(decoder), decoder, windows, statistics, method)
 
 
 def _decoder(chosen: Sensitivity, source: Artifact, trust: bool, running: Running) -> Decoder:

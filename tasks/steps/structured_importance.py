@@ -15,7 +15,7 @@ from pruning_core.structured.coupling import check_coupling
 from pruning_core.structured.importance import IMPORTANCES
 from pruning_core.structured.kept_groups import groups_table
 from pruning_core.structured.scores import Scores
-from pruning_core.structured.subject import Subject
+from pruning_core.structured.scoring_inputs import ScoringInputs
 from tasks.engine.step import Context, step
 from tasks.progress import progress
 from tasks.steps.hidden_states import exclusive, load_tokens
@@ -61,8 +61,8 @@ def structured_importance(
     check_coupling(decoder, sites, torch.arange(8)[None] % decoder.model.get_input_embeddings().num_embeddings)
     windows = load_tokens(inputs["tokens"]) if "tokens" in importance.needs else None
     with exclusive:
-        subject = Subject(decoder, sites, windows, params.batch)
-        scores = importance.score(subject, progress(params.importance["name"]))
+        scoring = ScoringInputs(decoder, sites, windows, params.batch)
+        scores = importance.score(scoring, progress(params.importance["name"]))
     save_file({site.name: scores.of(site).contiguous() for site in sites}, out / "scores.safetensors")
     write_json(out / "notes.json", scores.notes)
     (out / GROUPS_TABLE).write_text(groups_table(sites) + "\n", encoding="utf-8")

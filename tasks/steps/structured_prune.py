@@ -12,7 +12,7 @@ from pruning_core.checkpoint.layer_facts import LayerFacts
 from pruning_core.model.coupled_groups import Site, sites_of
 from pruning_core.model.decoder import Decoder, matrix
 from pruning_core.settings.structured import build_ranking, build_reconstruction
-from pruning_core.structured.kept_groups import Plan, plan_table
+from pruning_core.structured.kept_groups import KeptGroups, plan_table
 from pruning_core.structured.surgery import Replacements, kept_slices, stored_parameters, write_pruned
 from tasks.engine.step import Context, step
 from tasks.progress import progress
@@ -51,8 +51,8 @@ def structured_prune(
     """Rank, refit what reads the survivors, slice, and write.
 
     inputs: source, scores; tokens where there is a reconstruction.
-    writes: a Hugging Face directory; plan.json (`pruning_core.structured.kept_groups.Plan`); plan.txt (a table for
-        people).
+    writes: a Hugging Face directory; plan.json (`pruning_core.structured.kept_groups.KeptGroups`); plan.txt (a
+        table for people).
     """
     ranking = build_ranking(params.ranking)
     decoder = opened(inputs["source"], params, whole=False)
@@ -75,7 +75,7 @@ def structured_prune(
 def _facts(
     decoder: Decoder,
     sites: list[Site],
-    plan: Plan,
+    plan: KeptGroups,
     written: dict[str, Any],
     refits: list[dict[str, Any]],
     params: StructuredPruneParams,
@@ -116,7 +116,7 @@ def _raised(refits: list[dict[str, Any]], reconstruction: dict[str, Any] | None)
     return [{"layer": refit["layer"], "event": "ridge_raised", "ridge": refit["ridge"]} for refit in raised]
 
 
-def _layers(decoder: Decoder, index: int, sites: list[Site], plan: Plan) -> list[LayerFacts]:
+def _layers(decoder: Decoder, index: int, sites: list[Site], plan: KeptGroups) -> list[LayerFacts]:
     cuts = {name: cut for site in sites if site.block == index for name, cut in kept_slices(site, plan).items()}
     found = []
     for name, module in decoder.linears(index).items():

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedToken
 from pruning_core.checkpoint.model_files import read_config
 from pruning_core.model.coupled_groups import Site, sites_of
 from pruning_core.model.decoder import Decoder
-from pruning_core.structured.kept_groups import Plan
+from pruning_core.structured.kept_groups import KeptGroups
 from pruning_core.structured.surgery import stored_parameters, write_pruned
 
 TEXT = [
@@ -95,7 +95,7 @@ def mixed(
     kept = {site.name: _kept(site) for site in sites}
     before, _ = stored_parameters(decoder)
     gone = sum((site.groups - len(kept[site.name])) * site.group_size for site in sites)
-    write_pruned(decoder, sites, Plan("heterogeneous", kept, before, before - gone), root / "mixed")
+    write_pruned(decoder, sites, KeptGroups("heterogeneous", kept, before, before - gone), root / "mixed")
     for file in source.glob("token*"):
         shutil.copyfile(file, root / "mixed" / file.name)
     return root / "mixed"

@@ -9,7 +9,7 @@ from pruning_core.model.decoder import matrix
 from pruning_core.model.whole_model import WholeDecoder, load_whole
 from pruning_core.numerics.selection import smallest
 from pruning_core.recovery import RECOVERIES
-from pruning_core.recovery.training.subject import Recovered, Subject
+from pruning_core.recovery.training.trainable_model import Recovered, TrainableModel
 
 EVERY = {
     "sparse_finetune": {"name": "sparse_finetune"},
@@ -47,12 +47,12 @@ def magnitude_masks(decoder: WholeDecoder, sparsity: float = 0.5) -> dict[str, T
     return masks
 
 
-def subject_of(directory: Path, checkpoints: Path, *, masked: bool = True, **settings) -> Subject:
+def subject_of(directory: Path, checkpoints: Path, *, masked: bool = True, **settings) -> TrainableModel:
     """A subject of the model in `directory`: pruned to half by magnitude, with the dense model as its teacher."""
     decoder = load_whole(directory)
     masks = magnitude_masks(decoder) if masked else {}
     given = {"teacher": load_whole(directory), "checkpoint_every": 2} | settings
-    return Subject(decoder, masks, windows_of(10), windows_of(4, seed=2), checkpoints, **given)
+    return TrainableModel(decoder, masks, windows_of(10), windows_of(4, seed=2), checkpoints, **given)
 
 
 def fits(name: str) -> bool:
@@ -60,12 +60,12 @@ def fits(name: str) -> bool:
     return name not in ("lora", "iterative_magnitude")
 
 
-def recover(directory: Path, checkpoints: Path, spec: dict, **settings) -> tuple[Subject, Recovered]:
+def recover(directory: Path, checkpoints: Path, spec: dict, **settings) -> tuple[TrainableModel, Recovered]:
     """Run a method on a subject that suits it."""
     subject = subject_of(directory, checkpoints, masked=fits(spec["name"]), **settings)
     return subject, RECOVERIES.build(spec).recover(subject)
 
 
-def weights(subject: Subject) -> dict[str, Tensor]:
+def weights(subject: TrainableModel) -> dict[str, Tensor]:
     """A copy of every parameter of the model."""
     return {name: value.detach().clone() for name, value in subject.decoder.model.named_parameters()}

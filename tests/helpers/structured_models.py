@@ -12,7 +12,7 @@ from pruning_core.checkpoint.model_files import read_config
 from pruning_core.model.coupled_groups import Site, sites_of
 from pruning_core.model.decoder import Decoder
 from pruning_core.model.whole_model import WholeDecoder
-from pruning_core.structured.kept_groups import Plan
+from pruning_core.structured.kept_groups import KeptGroups
 from pruning_core.structured.surgery import stored_parameters
 
 WIDE = KIN | {"hidden_size": 32, "num_attention_heads": 8}
@@ -66,7 +66,7 @@ def opened(directory: Path, families: list[str]) -> tuple[Decoder, list[Site]]:
     return decoder, sites_of(decoder.blocks, decoder.block_prefix, families)
 
 
-def some_plan(decoder: Decoder, sites: list[Site], mode: str = "heterogeneous") -> Plan:
+def some_plan(decoder: Decoder, sites: list[Site], mode: str = "heterogeneous") -> KeptGroups:
     """Keeps other groups of every site, and in mode heterogeneous other numbers of them."""
     before, _ = stored_parameters(decoder)
     kept, after = {}, before
@@ -81,10 +81,10 @@ def some_plan(decoder: Decoder, sites: list[Site], mode: str = "heterogeneous") 
             own = [group for group in range(site.groups) if group % (3 + fewer) != fewer]
         kept[site.name] = tuple(own)
         after -= (site.groups - len(own)) * site.group_size
-    return Plan(mode, kept, before, after)
+    return KeptGroups(mode, kept, before, after)
 
 
-def masked(directory: Path, sites: list[Site], plan: Plan) -> nn.Module:
+def masked(directory: Path, sites: list[Site], plan: KeptGroups) -> nn.Module:
     """transformers' own model with zeros where groups go: row by row, column by column, with nothing of surgery's."""
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
     with torch.no_grad():

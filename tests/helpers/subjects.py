@@ -11,7 +11,7 @@ from pruning_core.calibration.hidden_states import HiddenStates
 from pruning_core.compress.shares import matrices_of
 from pruning_core.model.decoder import Decoder
 from pruning_core.model.whole_model import load_whole
-from pruning_core.sensitivity import Subject
+from pruning_core.sensitivity import SensitivityInputs
 from pruning_core.settings.method import build_method
 
 WANDA = {"saliency": {"name": "wanda"}, "pattern": {"name": "unstructured", "scope": "row"}, "sparsity": 0.5}
@@ -46,11 +46,11 @@ def at_first_block(directory: Path) -> tuple[Decoder, HiddenStates]:
     return decoder, states
 
 
-def subject_of(directory: Path, windows: Tensor, method: dict | None = None, dtype=torch.float32) -> Subject:
+def subject_of(directory: Path, windows: Tensor, method: dict | None = None, dtype=torch.float32) -> SensitivityInputs:
     """Everything that any sensitivity asks for, from a model directory."""
     decoder = load_whole(directory, dtype=dtype)
     method = build_method(WANDA if method is None else method)
-    return Subject(matrices_of(decoder), decoder, windows, statistics_of(decoder, windows), method)
+    return SensitivityInputs(matrices_of(decoder), decoder, windows, statistics_of(decoder, windows), method)
 
 
 def statistics_of(decoder: Decoder, windows: Tensor):

@@ -18,7 +18,7 @@ def words_of(count: int, bits: int) -> int:
     return -(-count * bits // WORD)
 
 
-def packed(values: Tensor, bits: int) -> Tensor:
+def pack_bits(values: Tensor, bits: int) -> Tensor:
     """[rows, words] int32 of `values` [rows, count] uint8, each below 2^bits; what is left of the last word is 0."""
     rows, count = values.shape
     words = words_of(count, bits)
@@ -31,8 +31,8 @@ def packed(values: Tensor, bits: int) -> Tensor:
     return torch.from_numpy(out)
 
 
-def unpacked(words: Tensor, bits: int, count: int) -> Tensor:
-    """[rows, count] uint8: the inverse of `packed`."""
+def unpack_bits(words: Tensor, bits: int, count: int) -> Tensor:
+    """[rows, count] uint8: the inverse of `pack_bits`."""
     rows = len(words)
     out = np.empty((rows, count), dtype=np.uint8)
     octets = np.ascontiguousarray(words.numpy().astype("<i4", copy=False)).view(np.uint8).reshape(rows, -1)

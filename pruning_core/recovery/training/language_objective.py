@@ -12,14 +12,14 @@ from pruning_core.evaluation.perplexity import perplexity
 from pruning_core.model.whole_model import WholeDecoder
 from pruning_core.recovery.training.objective import Objective
 from pruning_core.recovery.training.settings import LanguageTraining
-from pruning_core.recovery.training.subject import Subject
+from pruning_core.recovery.training.trainable_model import TrainableModel
 
 
 class LanguageObjective(Objective):
     """Cross entropy in nats per token, and where the settings say so the distance to the teacher's predictions.
 
     Args:
-        subject: the model with its windows; `dtype` bfloat16 runs its products in that, losses stay float32.
+        model: the model with its windows; `dtype` bfloat16 runs its products in that, losses stay float32.
         settings: how it is trained.
         parameters, masks: as in `Objective`.
         dropouts: modules that drop activations in training only.
@@ -30,19 +30,19 @@ class LanguageObjective(Objective):
 
     def __init__(
         self,
-        subject: Subject,
+        model: TrainableModel,
         settings: LanguageTraining,
         parameters: dict[str, nn.Parameter],
         masks: dict[str, Tensor] | None = None,
         dropouts: tuple[nn.Module, ...] = (),
     ) -> None:
-        micro = settings.windows_per_forward(subject.tokens.shape[1])
-        super().__init__(parameters, len(subject.tokens), micro, masks)
-        self.model, self.device = subject.decoder.model, subject.decoder.device
-        self.tokens, self.validation = subject.tokens, subject.validation
-        self.teacher = _teacher(subject, settings)
+        micro = settings.windows_per_forward(model.tokens.shape[1])
+        super().__init__(parameters, len(model.tokens), micro, masks)
+        self.model, self.device = model.decoder.model, model.decoder.device
+        self.tokens, self.validation = model.tokens, model.validation
+        self.teacher = _teacher(model, settings)
         self.distillation, self.temperature = settings.distillation, settings.temperature or 2.0
-        self.halved = subject.dtype == "bfloat16"
+        self.halved = model.dtype == "bfloat16"
         self.dropouts = dropouts
         for module in dropouts:
             module.train()
@@ -81,18 +81,18 @@ class LanguageObjective(Objective):
         return torch.autocast(self.device.type, torch.bfloat16) if self.halved else nullcontext()
 
 
-def _teacher(subject: Subject, settings: LanguageTraining) -> nn.Module | None:
+def _teacher(model: TrainableModel, settings: LanguageTraining) -> nn.Module | None:
     if not settings.needs_teacher:
         return None
-    teacher = required_teacher(subject, "distillation").model
-    known, wanted = (one.get_input_embeddings().num_embeddings for one in (subject.decoder.model, teacher))
+    teacher = required_teacher(model, "distillation").model
+    known, wanted = (one.get_input_embeddings().num_embeddings for one in (model.decoder.model, teacher))
     if known != wanted:
         raise InputError(f"the models predict {known} and {wanted} tokens; distillation needs one vocabulary")
     return teacher
 
 
-def required_teacher(subject: Subject, what: str) -> WholeDecoder:
+def required_teacher(model: TrainableModel, what: str) -> WholeDecoder:
     """The dense model; InputError where there is none."""
-    if subject.teacher is None:
+    if model.teacher is None:
         raise InputError(f"{what} learns from the dense model, which was not given")
-    return subject.teacher
+    return model.teacher

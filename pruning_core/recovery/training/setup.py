@@ -7,12 +7,12 @@ from torch import nn
 
 from pruning_core.recovery.training.checkpoints import Checkpoints
 from pruning_core.recovery.training.settings import Training
-from pruning_core.recovery.training.subject import Subject
+from pruning_core.recovery.training.trainable_model import TrainableModel
 
 
-def trainable(subject: Subject, modules: dict[str, nn.Module] | None) -> dict[str, nn.Parameter]:
+def trainable(model: TrainableModel, modules: dict[str, nn.Module] | None) -> dict[str, nn.Parameter]:
     """The weights of `modules`, or every parameter of the model, ready to be trained, by their names in the model."""
-    known = dict(subject.decoder.model.named_parameters())
+    known = dict(model.decoder.model.named_parameters())
     chosen = known if modules is None else {f"{name}.weight": module.weight for name, module in modules.items()}
     for parameter in chosen.values():
         parameter.requires_grad_(True)
@@ -26,7 +26,7 @@ def freeze(parameters: dict[str, nn.Parameter]) -> None:
         parameter.grad = None
 
 
-def checkpoints_of(subject: Subject, method: Training, folder: Path) -> Checkpoints:
+def checkpoints_of(model: TrainableModel, method: Training, folder: Path) -> Checkpoints:
     """The checkpoints of a run of `method` in `folder`."""
     identity = {"recovery": method.name, **asdict(method)}
-    return Checkpoints(folder, identity, subject.checkpoint_every, subject.decoder.device)
+    return Checkpoints(folder, identity, model.checkpoint_every, model.decoder.device)

@@ -5,7 +5,7 @@ from typing import ClassVar, Protocol
 from pruning_core.progress import Progress, ignore_progress
 from pruning_core.registry import Registry
 from pruning_core.structured.scores import Scores
-from pruning_core.structured.subject import Subject
+from pruning_core.structured.scoring_inputs import ScoringInputs
 
 
 class Importance(Protocol):
@@ -15,8 +15,8 @@ class Importance(Protocol):
     needs: ClassVar[frozenset[str]]
     """Subset of {"tokens", "whole"}: calibration windows; every weight in memory at once."""
 
-    def score(self, subject: Subject, progress: Progress = ignore_progress) -> Scores:
-        """The scores of all groups of all sites of the subject."""
+    def score(self, inputs: ScoringInputs, progress: Progress = ignore_progress) -> Scores:
+        """The scores of all groups of all sites of the inputs."""
         ...
 
 

@@ -4,7 +4,7 @@ from pruning_core.progress import Progress, ignore_progress
 from pruning_core.structured.activation_weighted import row_and_column
 from pruning_core.structured.importance import IMPORTANCES
 from pruning_core.structured.scores import Scores, combined
-from pruning_core.structured.subject import Subject
+from pruning_core.structured.scoring_inputs import ScoringInputs
 
 
 @IMPORTANCES.register("both")
@@ -13,5 +13,5 @@ class Both:
 
     needs = frozenset({"tokens"})
 
-    def score(self, subject: Subject, progress: Progress = ignore_progress) -> Scores:
-        return Scores(combined(subject.sites, *row_and_column(subject, progress)))
+    def score(self, inputs: ScoringInputs, progress: Progress = ignore_progress) -> Scores:
+        return Scores(combined(inputs.sites, *row_and_column(inputs, progress)))

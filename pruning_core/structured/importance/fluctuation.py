@@ -9,7 +9,7 @@ from pruning_core.progress import Progress, ignore_progress
 from pruning_core.structured.importance import IMPORTANCES
 from pruning_core.structured.input_variance import Spread, consumer_inputs
 from pruning_core.structured.scores import Scores
-from pruning_core.structured.subject import Subject
+from pruning_core.structured.scoring_inputs import ScoringInputs
 
 
 @IMPORTANCES.register("fluctuation")
@@ -22,18 +22,18 @@ class Fluctuation:
 
     needs = frozenset({"tokens"})
 
-    def score(self, subject: Subject, progress: Progress = ignore_progress) -> Scores:
+    def score(self, inputs: ScoringInputs, progress: Progress = ignore_progress) -> Scores:
         values = {}
-        for index, spreads in consumer_inputs(subject, progress):
-            for site in subject.of_block(index):
-                values[site.name] = self._of(subject, site, spreads[site.consumer.matrix]).cpu()
+        for index, spreads in consumer_inputs(inputs, progress):
+            for site in inputs.of_block(index):
+                values[site.name] = self._of(inputs, site, spreads[site.consumer.matrix]).cpu()
         # Standardised scores have no unit: that of a head stands for it as a channel's does.
         return Scores(values, per_parameter=False)
 
-    def _of(self, subject: Subject, site: Site, spread: Spread) -> Tensor:
+    def _of(self, inputs: ScoringInputs, site: Site, spread: Spread) -> Tensor:
         consumer = site.consumer
-        weight = subject.weight(consumer.name).double()
-        transposed = isinstance(subject.decoder.model.get_submodule(consumer.matrix), Conv1D)
+        weight = inputs.weight(consumer.name).double()
+        transposed = isinstance(inputs.decoder.model.get_submodule(consumer.matrix), Conv1D)
         metric = spread.variance * weight.square().sum(1 if transposed else 0)
         if site.family != "mlp":
             metric = metric.square()

@@ -20,7 +20,7 @@ from pruning_core.structured.gradients import GradientMoments, gate_slopes, grad
 from pruning_core.structured.importance import IMPORTANCES
 from pruning_core.structured.probes import measured_losses, probe_groups
 from pruning_core.structured.scores import Scores, mean_one
-from pruning_core.structured.subject import Subject
+from pruning_core.structured.scoring_inputs import ScoringInputs
 
 
 @IMPORTANCES.register("hybrid")
@@ -66,15 +66,15 @@ class Hybrid:
     prior: Annotated[float, Field(ge=0)] = 0.25
     samples: Annotated[int, Field(ge=1)] | None = None
 
-    def score(self, subject: Subject, progress: Progress = ignore_progress) -> Scores:
-        model = subject.decoder.model
-        moments = gradient_moments(model, subject.sites, subject.text()[: self.samples], progress)
-        fine = {site.name: fine_estimate(model, site, moments).cpu() for site in subject.sites}
-        coarse = {site.name: coarse_estimate(model, site, moments).cpu() for site in subject.sites}
-        evidence = self._evidence(subject, fine, coarse, progress)
-        depth = len(subject.decoder)
+    def score(self, inputs: ScoringInputs, progress: Progress = ignore_progress) -> Scores:
+        model = inputs.decoder.model
+        moments = gradient_moments(model, inputs.sites, inputs.text()[: self.samples], progress)
+        fine = {site.name: fine_estimate(model, site, moments).cpu() for site in inputs.sites}
+        coarse = {site.name: coarse_estimate(model, site, moments).cpu() for site in inputs.sites}
+        evidence = self._evidence(inputs, fine, coarse, progress)
+        depth = len(inputs.decoder)
         values, notes = {}, {}
-        for site in subject.sites:
+        for site in inputs.sites:
             known = evidence.get(site.name)
             alpha = fusion_weights(self.fusion, known, site.block, depth, self.temperature, self.prior)
             values[site.name] = self._fused(fine[site.name], coarse[site.name], alpha)
@@ -91,15 +91,15 @@ class Hybrid:
         return mean_one(values) if self.normalise == "mean" else (1 + ranks(values)) / len(values)
 
     def _evidence(
-        self, subject: Subject, fine: dict[str, Tensor], coarse: dict[str, Tensor], progress: Progress
+        self, inputs: ScoringInputs, fine: dict[str, Tensor], coarse: dict[str, Tensor], progress: Progress
     ) -> dict[str, list[float]]:
         """Site name -> evidence for fine and for coarse; empty where the fusion asks for none."""
         if "probes" not in self.fusion:
             return {}
-        last = len(subject.decoder) - 1
-        measured = [site for site in subject.sites if site.block % self.every == 0 or site.block == last]
+        last = len(inputs.decoder) - 1
+        measured = [site for site in inputs.sites if site.block % self.every == 0 or site.block == last]
         chosen = {site.name: self._sets(fine[site.name], coarse[site.name]) for site in measured}
-        rises = measured_losses(subject, chosen, self.probe_tokens, progress)
+        rises = measured_losses(inputs, chosen, self.probe_tokens, progress)
         known = {}
         for name, sets in chosen.items():
             groups = [group for (group, *_) in sets]
@@ -107,7 +107,7 @@ class Hybrid:
             known[name] = (
                 correlations(rises[name], groups, fine[name], coarse[name]) if single else relative_savings(rises[name])
             )
-        return interpolated(subject.sites, known)
+        return interpolated(inputs.sites, known)
 
     def _sets(self, fine: Tensor, coarse: Tensor) -> list[list[int]]:
         if self.evidence == "single":

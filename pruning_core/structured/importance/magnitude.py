@@ -3,7 +3,7 @@
 from pruning_core.progress import Progress, ignore_progress
 from pruning_core.structured.importance import IMPORTANCES
 from pruning_core.structured.scores import Scores
-from pruning_core.structured.subject import Subject
+from pruning_core.structured.scoring_inputs import ScoringInputs
 
 
 @IMPORTANCES.register("magnitude")
@@ -12,11 +12,11 @@ class Magnitude:
 
     needs = frozenset()
 
-    def score(self, subject: Subject, progress: Progress = ignore_progress) -> Scores:
+    def score(self, inputs: ScoringInputs, progress: Progress = ignore_progress) -> Scores:
         values = {}
-        for index, _ in subject.blocks():
-            for site in subject.of_block(index):
-                squares = (m.per_group(subject.weight(m.name).double().square()) for m in site.members)
+        for index, _ in inputs.blocks():
+            for site in inputs.of_block(index):
+                squares = (m.per_group(inputs.weight(m.name).double().square()) for m in site.members)
                 values[site.name] = sum(squares).sqrt().cpu()
-            progress(index + 1, len(subject.decoder))
+            progress(index + 1, len(inputs.decoder))
         return Scores(values)

@@ -5,7 +5,7 @@ import torch
 from pruning_core.progress import Progress, ignore_progress
 from pruning_core.structured.importance import IMPORTANCES
 from pruning_core.structured.scores import Scores
-from pruning_core.structured.subject import Subject
+from pruning_core.structured.scoring_inputs import ScoringInputs
 
 
 @IMPORTANCES.register("random")
@@ -19,8 +19,8 @@ class Random:
 
     seed: int = 0
 
-    def score(self, subject: Subject, progress: Progress = ignore_progress) -> Scores:
+    def score(self, inputs: ScoringInputs, progress: Progress = ignore_progress) -> Scores:
         draw = torch.Generator().manual_seed(self.seed)
-        values = {site.name: torch.rand(site.groups, generator=draw, dtype=torch.float64) for site in subject.sites}
+        values = {site.name: torch.rand(site.groups, generator=draw, dtype=torch.float64) for site in inputs.sites}
         # A group's chance must not depend on its size.
         return Scores(values, per_parameter=False)

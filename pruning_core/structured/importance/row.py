@@ -4,7 +4,7 @@ from pruning_core.progress import Progress, ignore_progress
 from pruning_core.structured.activation_weighted import row_and_column
 from pruning_core.structured.importance import IMPORTANCES
 from pruning_core.structured.scores import Scores
-from pruning_core.structured.subject import Subject
+from pruning_core.structured.scoring_inputs import ScoringInputs
 
 
 @IMPORTANCES.register("row")
@@ -13,5 +13,5 @@ class Row:
 
     needs = frozenset({"tokens"})
 
-    def score(self, subject: Subject, progress: Progress = ignore_progress) -> Scores:
-        return Scores(row_and_column(subject, progress)[0])
+    def score(self, inputs: ScoringInputs, progress: Progress = ignore_progress) -> Scores:
+        return Scores(row_and_column(inputs, progress)[0])

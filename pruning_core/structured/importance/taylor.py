@@ -11,7 +11,7 @@ from pruning_core.progress import Progress, ignore_progress
 from pruning_core.structured.gradients import GradientMoments, gradient_moments
 from pruning_core.structured.importance import IMPORTANCES
 from pruning_core.structured.scores import Scores
-from pruning_core.structured.subject import Subject
+from pruning_core.structured.scoring_inputs import ScoringInputs
 
 
 @IMPORTANCES.register("taylor")
@@ -31,11 +31,11 @@ class Taylor:
     grouping: Literal["sum", "mean", "max", "prod", "first", "last"] = "sum"
     samples: Annotated[int, Field(ge=1)] | None = None
 
-    def score(self, subject: Subject, progress: Progress = ignore_progress) -> Scores:
-        windows = subject.text()[: self.samples]
-        moments = gradient_moments(subject.decoder.model, subject.sites, windows, progress)
-        model = subject.decoder.model
-        values = {site.name: self._grouped(model, site, moments).cpu() for site in subject.sites}
+    def score(self, inputs: ScoringInputs, progress: Progress = ignore_progress) -> Scores:
+        windows = inputs.text()[: self.samples]
+        moments = gradient_moments(inputs.decoder.model, inputs.sites, windows, progress)
+        model = inputs.decoder.model
+        values = {site.name: self._grouped(model, site, moments).cpu() for site in inputs.sites}
         return Scores(values, notes={"windows": len(windows)})
 
     def _grouped(self, model: nn.Module, site: Site, moments: GradientMoments) -> Tensor:

@@ -17,7 +17,7 @@ from pruning_core.errors import InputError
 from pruning_core.evaluation.perplexity import perplexity
 from pruning_core.model.skeleton import Skeleton
 from pruning_core.model.whole_model import load_whole
-from pruning_core.plan.estimate import Plan, Planner
+from pruning_core.plan.estimate import Planner, ResourceEstimate
 from pruning_core.plan.memory import BASE, GAPS
 from pruning_core.plan.model_shape import anatomy
 from pruning_core.plan.recovery_cost import schooling
@@ -28,7 +28,7 @@ from pruning_core.recovery.training import checkpoints
 from pruning_core.settings.recipe import Settings, parse_settings
 from pruning_core.settings.structured import build_structured
 from pruning_core.structured.coupling import check_coupling
-from pruning_core.structured.subject import Subject
+from pruning_core.structured.scoring_inputs import ScoringInputs
 from pruning_core.structured.surgery import write_pruned
 
 aten = torch.ops.aten
@@ -78,7 +78,7 @@ def settings_of(variant: dict, *, sequences: int = 16, length: int = 12, batch: 
     )
 
 
-def planned(config: PretrainedConfig, variant: dict, **settings) -> Plan:
+def planned(config: PretrainedConfig, variant: dict, **settings) -> ResourceEstimate:
     chosen = settings_of(variant, **settings)
     return Planner(config, chosen).plan(chosen.recipe("a"))
 
@@ -110,7 +110,7 @@ def test_the_work_of_an_importance_is_that_of_a_real_run(importance: dict, tmp_p
     decoder, sites = opened(directory, ["mlp", "attention"])
     if "whole" in wanted.importance.needs:
         decoder = load_whole(directory)
-    subject = Subject(decoder, tuple(sites), token_windows(16), 2)
+    subject = ScoringInputs(decoder, tuple(sites), token_windows(16), 2)
 
     def run() -> None:
         check_coupling(decoder, sites, torch.arange(8)[None])
@@ -176,7 +176,7 @@ def test_the_size_of_a_smaller_model_is_told_for_every_architecture(
         return
     made = smaller(config, wanted, torch.float32)
     decoder, sites = opened(saved(config, tmp_path), families_of(config))
-    scores = wanted.importance.score(Subject(decoder, tuple(sites)))
+    scores = wanted.importance.score(ScoringInputs(decoder, tuple(sites)))
     inside = sum(parameter.numel() for parameter in decoder.blocks.parameters())
     plan = wanted.ranking.plan(sites, scores, made.skeleton.parameters, inside)
     assert Skeleton(made.config, torch.float32).parameters == plan.after
@@ -189,7 +189,7 @@ def test_a_smaller_model_is_written_in_the_size_that_was_told(tmp_path: Path):
     decoder, sites = opened(directory, ["mlp", "attention"])
     parameters = sum(parameter.numel() for parameter in decoder.model.parameters())
     inside = sum(parameter.numel() for parameter in decoder.blocks.parameters())
-    plan = wanted.ranking.plan(sites, wanted.importance.score(Subject(decoder, tuple(sites))), parameters, inside)
+    plan = wanted.ranking.plan(sites, wanted.importance.score(ScoringInputs(decoder, tuple(sites))), parameters, inside)
     (tmp_path / "small").mkdir()
     write_pruned(decoder, sites, plan, tmp_path / "small")
     written = load_file(tmp_path / "small" / "model.safetensors").values()

@@ -14,7 +14,7 @@ from pruning_core.errors import ComputationError, InputError
 from pruning_core.model.decoder import matrix
 from pruning_core.recovery import RECOVERIES
 from pruning_core.recovery.training.language_objective import LanguageObjective
-from pruning_core.recovery.training.subject import lost_zeros
+from pruning_core.recovery.training.trainable_model import lost_zeros
 
 SIZES = {"vocab_size": 50, "max_position_embeddings": 32, "initializer_range": 0.3}
 CONFIGS = [

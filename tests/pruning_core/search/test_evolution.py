@@ -9,7 +9,7 @@ from pruning_core.allocation.evolutionary import Evolutionary
 from pruning_core.budget.levels import Genome, Levels, n_of_m_levels, unstructured_levels
 from pruning_core.compress.shares import Matrix
 from pruning_core.errors import InputError
-from pruning_core.search.evolution import PROBED, Evolution, Judged, State
+from pruning_core.search.evolution import PROBED, Evolution, GenomeScores, State
 from pruning_core.search.operators import Operators
 from pruning_core.search.probing import near_probes, probed_errors, spread_probes
 
@@ -34,9 +34,9 @@ class Quadratic:
         distance = sum((a - b) ** 2 for a, b in zip(genome, self.wanted, strict=True))
         return distance + self.noise * sum((hash((genome, row)) % 1000) / 1000 for row in rows) / len(rows)
 
-    def __call__(self, genomes: Sequence[Genome], rows: Sequence[int]) -> Judged:
+    def __call__(self, genomes: Sequence[Genome], rows: Sequence[int]) -> GenomeScores:
         self.calls.append((tuple(genomes), tuple(rows)))
-        return Judged([self.value(genome, rows) for genome in genomes], (len(genomes), 2 * len(genomes)))
+        return GenomeScores([self.value(genome, rows) for genome in genomes], (len(genomes), 2 * len(genomes)))
 
 
 def wanted(menu: Levels) -> list[float]:

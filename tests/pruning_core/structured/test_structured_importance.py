@@ -18,7 +18,7 @@ from pruning_core.structured.importance import IMPORTANCES
 from pruning_core.structured.importance.hybrid import coarse_estimate, fine_estimate
 from pruning_core.structured.input_variance import Spread
 from pruning_core.structured.probes import measured_losses, probe_groups
-from pruning_core.structured.subject import Subject
+from pruning_core.structured.scoring_inputs import ScoringInputs
 
 LLAMA = LlamaConfig(
     vocab_size=50,
@@ -35,14 +35,14 @@ GPT2 = GPT2Config(vocab_size=50, n_positions=32, n_embd=16, n_layer=3, n_head=4)
 NAMES = IMPORTANCES.names()
 
 
-def subject_of(config, path: Path, families=("mlp", "attention"), count: int = 6) -> Subject:
+def subject_of(config, path: Path, families=("mlp", "attention"), count: int = 6) -> ScoringInputs:
     decoder = load_whole(saved(config, path))
     sites = tuple(sites_of(decoder.blocks, decoder.block_prefix, families))
-    return Subject(decoder, sites, token_windows(count), batch=2)
+    return ScoringInputs(decoder, sites, token_windows(count), batch=2)
 
 
 @pytest.fixture(params=[LLAMA, GPT2], ids=label)
-def subject(request, tmp_path: Path) -> Subject:
+def subject(request, tmp_path: Path) -> ScoringInputs:
     return subject_of(request.param, tmp_path)
 
 
@@ -56,11 +56,11 @@ def owned(site: Site, group: int, tensors: dict) -> torch.Tensor:
     return torch.cat(parts).double()
 
 
-def weights(subject: Subject) -> dict:
+def weights(subject: ScoringInputs) -> dict:
     return {name: parameter.detach() for name, parameter in subject.decoder.model.named_parameters()}
 
 
-def window_slopes(subject: Subject) -> list[dict]:
+def window_slopes(subject: ScoringInputs) -> list[dict]:
     """Parameter -> gradient for each window, by transformers' own loss."""
     model = subject.decoder.model.requires_grad_(True)
     found = []
@@ -88,7 +88,7 @@ def test_every_importance_scores_every_group_of_every_architecture(config, name:
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - {"random"}))
-def test_a_group_whose_weights_are_zero_scores_lowest(subject: Subject, name: str):
+def test_a_group_whose_weights_are_zero_scores_lowest(subject: ScoringInputs, name: str):
     for site in subject.sites:
         for member in site.members:
             for position in member.index[1].tolist():
@@ -98,14 +98,14 @@ def test_a_group_whose_weights_are_zero_scores_lowest(subject: Subject, name: st
     assert all(int(scores.of(site).argmin()) == 1 for site in subject.sites)
 
 
-def test_chance_follows_its_seed(subject: Subject):
+def test_chance_follows_its_seed(subject: ScoringInputs):
     draw = [IMPORTANCES.build({"name": "random", "seed": seed}).score(subject).values for seed in (0, 0, 1)]
     assert all(
         torch.equal(draw[0][key], draw[1][key]) and not torch.equal(draw[0][key], draw[2][key]) for key in draw[0]
     )
 
 
-def test_magnitude_is_the_norm_of_all_that_a_group_owns(subject: Subject):
+def test_magnitude_is_the_norm_of_all_that_a_group_owns(subject: ScoringInputs):
     scores = IMPORTANCES.build({"name": "magnitude"}).score(subject)
     for site in subject.sites:
         expected = [owned(site, group, weights(subject)).norm() for group in range(site.groups)]
@@ -130,7 +130,7 @@ def test_row_and_column_are_weights_times_the_norms_of_their_inputs(tmp_path: Pa
     torch.testing.assert_close(found["both"] / found["both"].mean(), both, rtol=1e-5, atol=0)
 
 
-def test_fine_and_coarse_are_their_sums_over_windows_and_weights(subject: Subject):
+def test_fine_and_coarse_are_their_sums_over_windows_and_weights(subject: ScoringInputs):
     model = subject.decoder.model
     moments = gradient_moments(model, subject.sites, subject.windows)
     slopes, own = window_slopes(subject), weights(subject)
@@ -171,7 +171,7 @@ def test_taylor_is_llm_pruners_formula_row_by_row(tmp_path: Path, order: str, gr
             torch.testing.assert_close(found.of(site)[group], picked[grouping], rtol=1e-3, atol=1e-9)
 
 
-def test_the_square_of_the_mean_gradient_is_not_the_fisher(subject: Subject):
+def test_the_square_of_the_mean_gradient_is_not_the_fisher(subject: ScoringInputs):
     moments = gradient_moments(subject.decoder.model, subject.sites, subject.windows)
     for name, mean in moments.mean.items():
         # Rounding apart, E[g^2] >= E[g]^2; equal only if all windows agreed.
@@ -204,7 +204,7 @@ def test_fluctuation_is_the_standardised_variance_times_the_squared_column(tmp_p
         torch.testing.assert_close(found[f"2.{family}"], expected, rtol=1e-5, atol=1e-6)
 
 
-def test_a_measured_rise_is_the_loss_of_the_model_with_the_groups_at_zero(subject: Subject):
+def test_a_measured_rise_is_the_loss_of_the_model_with_the_groups_at_zero(subject: ScoringInputs):
     chosen = {site.name: [[0], [0, site.groups - 1]] for site in subject.sites}
     rises = measured_losses(subject, chosen, tokens=80)
     model, windows = subject.decoder.model, subject.windows[:4]
@@ -262,7 +262,7 @@ def test_probes_are_spread_over_the_ranks():
     assert probe_groups(values[:5], 24) == [0, 1, 2, 3, 4]
 
 
-def test_a_fixed_fusion_ranks_as_its_estimate(subject: Subject):
+def test_a_fixed_fusion_ranks_as_its_estimate(subject: ScoringInputs):
     moments = gradient_moments(subject.decoder.model, subject.sites, subject.windows)
     for name, estimate in (("fine", fine_estimate), ("coarse", coarse_estimate)):
         scores = IMPORTANCES.build({"name": "hybrid", "fusion": name}).score(subject)
@@ -273,7 +273,7 @@ def test_a_fixed_fusion_ranks_as_its_estimate(subject: Subject):
 @pytest.mark.parametrize(
     "settings", [{"evidence": "single"}, {"every": 2}, {"normalise": "rank"}, {"combine": "geometric"}]
 )
-def test_fused_scores_are_the_weighted_estimates(subject: Subject, settings: dict):
+def test_fused_scores_are_the_weighted_estimates(subject: ScoringInputs, settings: dict):
     moments = gradient_moments(subject.decoder.model, subject.sites, subject.windows)
     scores = IMPORTANCES.build({"name": "hybrid", "probes": 5, "probe_tokens": 40, **settings}).score(subject)
     for site in subject.sites:
@@ -290,12 +290,12 @@ def test_fused_scores_are_the_weighted_estimates(subject: Subject, settings: dic
         torch.testing.assert_close(scores.of(site), expected * scale, rtol=1e-6, atol=0)
 
 
-def test_a_missing_text_is_named(subject: Subject):
+def test_a_missing_text_is_named(subject: ScoringInputs):
     with pytest.raises(InputError, match="calibration windows"):
-        IMPORTANCES.build({"name": "column"}).score(Subject(subject.decoder, subject.sites))
+        IMPORTANCES.build({"name": "column"}).score(ScoringInputs(subject.decoder, subject.sites))
 
 
-def test_gradients_leave_the_model_as_it_was_also_where_nobody_reads_to_the_end(subject: Subject):
+def test_gradients_leave_the_model_as_it_was_also_where_nobody_reads_to_the_end(subject: ScoringInputs):
     walk = window_gradients(subject.decoder.model, subject.windows, ["lm_head.weight"])
     next(walk)
     walk.close()

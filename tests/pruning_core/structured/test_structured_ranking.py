@@ -9,7 +9,7 @@ from transformers import LlamaConfig
 
 from pruning_core.errors import InputError
 from pruning_core.registry import validated
-from pruning_core.structured.kept_groups import Plan, groups_table, plan_table
+from pruning_core.structured.kept_groups import KeptGroups, groups_table, plan_table
 from pruning_core.structured.ranking import Ranking
 from pruning_core.structured.scores import Scores
 from pruning_core.structured.surgery import stored_parameters
@@ -26,7 +26,7 @@ def model(tmp_path):
     return sites, Scores(values), stored_parameters(decoder)
 
 
-def removed_size(sites, plan: Plan) -> int:
+def removed_size(sites, plan: KeptGroups) -> int:
     return sum(len(plan.removed(site)) * site.group_size for site in sites)
 
 
@@ -129,9 +129,9 @@ def test_scores_of_another_model_are_refused(model):
 def test_a_plan_is_json_and_a_table(model):
     sites, scores, sizes = model
     plan = Ranking(ratio=0.3).plan(sites, scores, *sizes)
-    assert Plan.of_facts(plan.facts()) == plan
+    assert KeptGroups.of_facts(plan.facts()) == plan
     with pytest.raises(InputError, match="a plan needs mode"):
-        Plan.of_facts(plan.facts() | {"kept": {"0.mlp": [3, 2]}})
+        KeptGroups.of_facts(plan.facts() | {"kept": {"0.mlp": [3, 2]}})
     table = plan_table(plan, sites)
     assert f"{plan.before:,} parameters become {plan.after:,}" in table and len(table.splitlines()) == len(sites) + 2
     first = groups_table(sites).splitlines()[1].split()

@@ -26,7 +26,7 @@ from pruning_core.errors import InputError
 from pruning_core.model.whole_model import load_whole
 from pruning_core.source import load_model
 from pruning_core.structured.coupling import check_coupling
-from pruning_core.structured.kept_groups import Plan
+from pruning_core.structured.kept_groups import KeptGroups
 from pruning_core.structured.surgery import Replacements, stored_parameters, write_pruned
 
 
@@ -87,7 +87,7 @@ def test_groups_found_by_name_are_coupled_as_found(config, tmp_path: Path):
 def transformers_own(directory: Path, decoder, sites, kept: dict, out: Path) -> nn.Module:
     """The model with what is `kept` as transformers itself loads it, seen to compute what the masked one does."""
     before, _ = stored_parameters(decoder)
-    plan = Plan("uniform", kept, before, before - sum(site.group_size for site in sites))
+    plan = KeptGroups("uniform", kept, before, before - sum(site.group_size for site in sites))
     write_pruned(decoder, sites, plan, out)
     stock = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32).eval()
     tokens = token_windows()

@@ -11,7 +11,7 @@ from transformers import MixtralConfig
 from pruning_core.compress.shares import matrices_of
 from pruning_core.model.whole_model import load_whole
 from pruning_core.progress import ignore_progress
-from pruning_core.sensitivity import SENSITIVITIES, Profile, Subject
+from pruning_core.sensitivity import SENSITIVITIES, Profile, SensitivityInputs
 from tasks.report.drawings import drawn_profile, profile_chart
 from tasks.steps.hidden_states import load_tokens
 from tasks.steps.sensitivity import sensitivity
@@ -69,7 +69,7 @@ def test_the_profile_is_the_one_that_the_core_measures(workspace_root: Path):
     pipeline, _ = pipeline_of(workspace_root)
     artifact = measured(pipeline, {"name": "fisher"})
     decoder = load_whole(pipeline.source.path)
-    subject = Subject(matrices_of(decoder), decoder, load_tokens(pipeline.calibration))
+    subject = SensitivityInputs(matrices_of(decoder), decoder, load_tokens(pipeline.calibration))
     assert profile_in(artifact) == SENSITIVITIES.build({"name": "fisher"}).measure(subject, ignore_progress)
 
 

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from pruning_core.errors import InputError
 from pruning_core.source import load_model, resolve
-from pruning_core.structured.kept_groups import Plan
+from pruning_core.structured.kept_groups import KeptGroups
 from tasks.steps.evaluate import evaluate
 
 FORMS = [None, {"form": "static"}, {"form": "absorbing"}]
@@ -27,7 +27,7 @@ def steps(workspace_root: Path) -> Steps:
 def test_a_pruned_model_is_smaller_loads_and_can_be_evaluated(steps: Steps, ranking: dict, reconstruction: dict | None):
     model = steps.model(ranking, reconstruction)
     facts, stored = model.facts, load_file(model.path / "model.safetensors")
-    plan = Plan.of_facts(json.loads((model.path / "plan.json").read_text()))
+    plan = KeptGroups.of_facts(json.loads((model.path / "plan.json").read_text()))
     assert facts["parameters"]["stored"] == sum(tensor.numel() for tensor in stored.values()) == plan.after
     assert (
         facts["parameters"]["all"] == plan.before and facts["sparsity"]["whole_model"] == 1 - plan.after / plan.before

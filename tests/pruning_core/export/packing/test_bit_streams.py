@@ -8,7 +8,7 @@ from quantized_variants import slow_values
 from torch import Tensor
 
 from pruning_core.export.packing import bit_streams
-from pruning_core.export.packing.bit_streams import packed, unpacked
+from pruning_core.export.packing.bit_streams import pack_bits, unpack_bits
 
 
 @st.composite
@@ -22,11 +22,11 @@ def integers(draw: st.DrawFn) -> tuple[Tensor, int]:
 @settings(deadline=None, max_examples=60)
 def test_the_words_of_a_row_are_one_number_with_the_first_value_lowest(drawn: tuple[Tensor, int]):
     values, bits = drawn
-    words = packed(values, bits)
+    words = pack_bits(values, bits)
     assert words.dtype == torch.int32
     for row, kept in zip(values, words, strict=True):
         assert slow_values(kept, bits, len(row)) == row.tolist()
-    assert torch.equal(unpacked(words, bits, values.shape[1]), values)
+    assert torch.equal(unpack_bits(words, bits, values.shape[1]), values)
 
 
 @given(integers())
@@ -34,11 +34,11 @@ def test_the_words_of_a_row_are_one_number_with_the_first_value_lowest(drawn: tu
 def test_the_compressed_tensors_library_makes_the_same_words(drawn: tuple[Tensor, int]):
     values, bits = drawn
     signed = (values.to(torch.int16) - 2 ** (bits - 1)).to(torch.int8)
-    assert torch.equal(packed(values, bits), pack_to_int32(signed, bits))
+    assert torch.equal(pack_bits(values, bits), pack_to_int32(signed, bits))
 
 
 def test_a_matrix_that_is_packed_in_pieces_has_the_same_words(monkeypatch):
     values = torch.randint(0, 8, (50, 40), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    whole = packed(values, 3)
+    whole = pack_bits(values, 3)
     monkeypatch.setattr(bit_streams, "PIECE", 120)
-    assert torch.equal(packed(values, 3), whole) and torch.equal(unpacked(whole, 3, 40), values)
+    assert torch.equal(pack_bits(values, 3), whole) and torch.equal(unpack_bits(whole, 3, 40), values)

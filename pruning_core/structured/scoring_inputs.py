@@ -15,7 +15,7 @@ from pruning_core.progress import Progress, ignore_progress
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
+class ScoringInputs:
     """A model whose groups are to be scored.
 
     Args:
@@ -72,12 +72,14 @@ def loaded(decoder: Decoder, index: int) -> Iterator[nn.Module]:
             decoder.drop_block(index)
 
 
-def input_squares(subject: Subject, progress: Progress = ignore_progress) -> Iterator[tuple[int, dict[str, Tensor]]]:
+def input_squares(
+    inputs: ScoringInputs, progress: Progress = ignore_progress
+) -> Iterator[tuple[int, dict[str, Tensor]]]:
     """Block by block, with the block in memory: name of every matrix -> mean squares of its inputs [in] float64."""
-    states = subject.states()
-    for index, _ in subject.blocks():
-        last = index + 1 == len(subject.decoder)
-        collected = collect(subject.decoder, index, states, full=False, advance=not last)
+    states = inputs.states()
+    for index, _ in inputs.blocks():
+        last = index + 1 == len(inputs.decoder)
+        collected = collect(inputs.decoder, index, states, full=False, advance=not last)
         squares = {name: known.hessian_diag().double() for group, known in collected for name in group.names}
         yield index, squares
-        progress(index + 1, len(subject.decoder))
+        progress(index + 1, len(inputs.decoder))

@@ -13,7 +13,7 @@ from pruning_core.progress import Progress, ignore_progress
 
 
 @dataclass(frozen=True)
-class Subject:
+class TrainableModel:
     """A compressed model in float32, the text it learns from and the dense model it may learn from."""
 
     decoder: WholeDecoder
@@ -43,31 +43,31 @@ class Subject:
 
 @dataclass
 class Recovered:
-    """The outcome; the weights are those of the subject's model."""
+    """The outcome; the weights are those of the model."""
 
     changed: list[str]
     """Names of the model's parameters that were trained."""
     masks: dict[str, Tensor] = field(repr=False)
-    """As in `Subject`."""
+    """As in `TrainableModel`."""
     curves: dict[str, list[dict[str, Any]]]
     """Part of the model ("model" for all of it) -> points of step, train_loss, validation_loss, learning_rate."""
     history: list[dict[str, Any]] = field(default_factory=list)
     """What masks went through on the way."""
 
 
-def check_masks(subject: Subject) -> int:
+def check_masks(model: TrainableModel) -> int:
     """How many weights the masks remove; all of them are zero.
 
     Raises:
         InputError: the masks are not of this model, or a removed weight is not zero.
     """
-    if not subject.masks:
+    if not model.masks:
         return 0
-    matrices = subject.matrices()
-    if subject.masks.keys() != matrices.keys():
-        other = sorted(subject.masks.keys() ^ matrices.keys())[0]
+    matrices = model.matrices()
+    if model.masks.keys() != matrices.keys():
+        other = sorted(model.masks.keys() ^ matrices.keys())[0]
         raise InputError(f"the masks are of another model: {other} is in one of the two only")
-    for name, keep in subject.masks.items():
+    for name, keep in model.masks.items():
         weight = matrix(matrices[name])
         if weight.shape != keep.shape:
             raise InputError(f"the mask of {name} is {list(keep.shape)} and the matrix {list(weight.shape)}")
@@ -75,7 +75,7 @@ def check_masks(subject: Subject) -> int:
             raise InputError(
                 f"{name} has {left} weights that its mask removes; take the masks that belong to the model"
             )
-    return sum(int((~keep).sum()) for keep in subject.masks.values())
+    return sum(int((~keep).sum()) for keep in model.masks.values())
 
 
 def lost_zeros(weight: Tensor, keep: Tensor) -> int:
@@ -83,9 +83,9 @@ def lost_zeros(weight: Tensor, keep: Tensor) -> int:
     return int(((weight != 0) & ~keep.to(weight.device)).sum())
 
 
-def require_zeros(subject: Subject, masks: dict[str, Tensor]) -> None:
+def require_zeros(model: TrainableModel, masks: dict[str, Tensor]) -> None:
     """Raise ComputationError where a removed weight came back: no recovery may trade sparsity for quality."""
-    matrices = subject.matrices()
+    matrices = model.matrices()
     for name, keep in masks.items():
         if left := lost_zeros(matrix(matrices[name]), keep):
             raise ComputationError(f"{name}: {left} removed weights came back during recovery")
