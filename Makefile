@@ -40,11 +40,12 @@ test-all: test test-extras
 EXTRAS ?= onnx
 PINS := import sys, tomllib; extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]; \
 	print(*(pin for name in sys.argv[1:] for pin in extras[name]))
+ONNX_COMMAND := test_an_onnx_export_is_judged_and_timed_by_onnx_runtime_and_read_by_ourselves
 test-extras: setup
 	python -m pip install --quiet --disable-pip-version-check -c requirements.lock $$(python -c '$(PINS)' $(EXTRAS))
 	$(PYTEST) tests/pruning_core/export/onnx tests/pruning_core/evaluation/test_onnx_runtime.py \
 		tests/pruning_core/evaluation/test_llama_cpp.py tests/pruning_core/evaluation/test_loading.py \
-		tests/flows/test_export_command.py tests/benchmarks/serving
+		tests/benchmarks/serving tests/flows/test_export_command.py::$(ONNX_COMMAND)
 
 # One after another: each fault gets the machine for itself, so that the times mean something.
 chaos: export CHAOS_SEED = $(SEED)
