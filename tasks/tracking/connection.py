@@ -1,8 +1,8 @@
 """The workspace's MLflow database: made, opened for one piece of work under one lock, and closed.
 
 Two processes that make the database at the same time would break it, and two that look for the same run would both
-create it: hence the lock. Importing mlflow and opening the database take a process 1.6 seconds, once, so modules that
-are imported at the start of commands import mlflow inside functions only.
+create it: hence the lock. Importing mlflow and opening the database take a process about two seconds, once, so mlflow
+is imported inside functions only.
 """
 
 import contextlib
