@@ -94,7 +94,7 @@ def test_every_matrix_of_a_block_is_pruned_in_the_layout_of_the_checkpoint(tmp_p
     }
     for layer in done.layers:
         assert layer.removed == layer.rows * layer.columns // 2
-        stored = done.weights[f"{layer['name']}.weight"].T
+        stored = done.weights[f"{layer.name}.weight"].T
         assert not stored[~done.keep[layer.name]].any()
 
 
