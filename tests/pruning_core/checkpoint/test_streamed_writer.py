@@ -45,7 +45,7 @@ def model(half_empty_directory: Path) -> Watched:
     """One matrix is half zeros; its codes are said to exist, but in a layout that no code has: a fallback."""
     name = "model.layers.0.mlp.up_proj"
     columns, rows = Checkpoint(half_empty_directory).shape(f"{name}.weight")
-    layer = LayerFacts(name, f"{name}.weight", rows, columns, rows * columns // 2, bits=4, groups=1)
+    layer = LayerFacts(name, f"{name}.weight", rows, columns, removed=rows * columns // 2, bits=4, groups=1)
     made = Watched(half_empty_directory, [layer])
     made.loaded = []
     return made
