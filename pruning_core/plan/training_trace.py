@@ -116,7 +116,7 @@ def _blocks(method: BlockReconstruction, subject: TrainableModel, micro: int) ->
         parts = list(method.parts_of(subject, index))
         for _, watched, modules in parts:
             parameters = trainable(subject, modules)
-            entered = [streams.own, streams.wanted]
+            entered = [streams.states, streams.dense_states]
             made: list[BlockObjective] = []
 
             def make(made=made, parameters=parameters, index=index, watched=watched) -> None:

@@ -7,7 +7,7 @@ from pruning_core.registry import Registry
 
 
 class Recovery(Protocol):
-    """A frozen dataclass registered under its name; its fields are its params.yaml keys."""
+    """A recovery method: a frozen dataclass registered under its name; its fields are its params.yaml keys."""
 
     name: ClassVar[str]
 

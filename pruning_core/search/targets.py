@@ -51,11 +51,11 @@ class DenseTargets:
         """
         kept: list[tuple[Tensor, Tensor, Tensor]] = []
         for rows in windows.split(batch):
-            known = logits(rows).float()
-            vocabulary = known.shape[-1]
-            best = known.topk(min(top, vocabulary), dim=-1)
-            log_probability = best.values - known.logsumexp(-1, keepdim=True)
-            tail = known.scatter(-1, best.indices, -torch.inf).logsumexp(-1) - known.logsumexp(-1)
+            dense = logits(rows).float()
+            vocabulary = dense.shape[-1]
+            best = dense.topk(min(top, vocabulary), dim=-1)
+            log_probability = best.values - dense.logsumexp(-1, keepdim=True)
+            tail = dense.scatter(-1, best.indices, -torch.inf).logsumexp(-1) - dense.logsumexp(-1)
             index = best.indices.to(torch.int16 if vocabulary <= SMALL else torch.int32)
             kept.append((index.cpu(), log_probability.cpu(), tail.cpu()))
             progress(sum(len(part[2]) for part in kept), len(windows))

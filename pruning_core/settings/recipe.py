@@ -102,7 +102,7 @@ class Recipe:
             if part.sensitivity_spec is not None:
                 measure = SENSITIVITIES.build(part.sensitivity_spec)
                 needs |= measure.needs - {"statistics", "method"}
-                needs |= {"statistics"} if wants_statistics(measure, self.method) else set()
+                needs |= {"statistics"} if wants_statistics(measure.needs, self.method) else set()
         if "levels" in needs and (self.calibrates or self.levels_need_hessians):
             needs.add("statistics")
         return frozenset(needs)

@@ -18,6 +18,8 @@ from pruning_core.registry import STRICT
 class Training:
     """AdamW over shuffled windows, with a warm-up and a decaying learning rate."""
 
+    name: ClassVar[str]
+    """Given by the registry."""
     default_steps: ClassVar[int | None] = None
     default_epochs: ClassVar[float] = 1.0
 

@@ -1,4 +1,4 @@
-"""What a recovery works on, and what it makes of it."""
+"""The model that a recovery trains, and the outcome."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
