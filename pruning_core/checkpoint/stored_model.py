@@ -14,7 +14,7 @@ from pruning_core.checkpoint.bit_masks import unpack_mask
 from pruning_core.checkpoint.checkpoint import Checkpoint
 from pruning_core.checkpoint.file_names import CODES, MASKS
 from pruning_core.checkpoint.model_files import read_config
-from pruning_core.errors import InputError
+from pruning_core.errors import InputError, required
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,16 @@ class StoredMatrix:
     """Of a code, where quantized."""
     groups: int | None = None
     """Grids per row, where quantized."""
+
+    @property
+    def code_bits(self) -> int:
+        """`bits` of a quantized matrix."""
+        return required(self.bits, f"the bits of the codes of {self.name}")
+
+    @property
+    def code_groups(self) -> int:
+        """`groups` of a quantized matrix."""
+        return required(self.groups, f"the number of grids of {self.name}")
 
     @classmethod
     def of(cls, layer: Mapping[str, Any]) -> "StoredMatrix":
@@ -126,6 +136,10 @@ class StoredModel:
         if self._masks is None:
             return None
         return unpack_mask(self._masks.load(matrix.name), matrix.columns)
+
+    def quantized_grid(self, matrix: StoredMatrix) -> StoredGrid:
+        """The codes and grids of a matrix that has them."""
+        return required(self.grid(matrix), f"the codes of {matrix.name}")
 
     def grid(self, matrix: StoredMatrix) -> StoredGrid | None:
         """The codes of a matrix; None where it is not quantized.

@@ -9,6 +9,9 @@ from pruning_core.calibration.statistics import NARROWEST, STRIPS
 from pruning_core.plan.disk import level_count
 from pruning_core.plan.model_shape import Anatomy, Block, Group
 from pruning_core.sensitivity import SENSITIVITIES
+from pruning_core.sensitivity.fisher import Fisher
+from pruning_core.sensitivity.hutchinson import Hutchinson
+from pruning_core.sensitivity.leave_one_out import LeaveOneOut
 from pruning_core.settings.recipe import Recipe
 
 
@@ -95,12 +98,12 @@ def _search_tokens(search: Any, matrices: int) -> float:
 def _sensitivity_passes(model: Anatomy, spec: Mapping[str, Any], sequences: int) -> float:
     measure = SENSITIVITIES.build(spec)
     count = min(getattr(measure, "sequences", None) or sequences, sequences)
-    if spec["name"] == "fisher":
+    if isinstance(measure, Fisher):
         return 3.0 * count
-    if spec["name"] == "hutchinson":
+    if isinstance(measure, Hutchinson):
         # Two gradients a probe, or one that is differentiated again.
         return 6.0 if measure.form == "mixgpt_code" else 6.0 * count * measure.max_probes
-    if spec["name"] == "leave_one_out":
+    if isinstance(measure, LeaveOneOut):
         # Each matrix, or each block, from its own block on: half of the model on average.
         pruned = model.matrices if measure.granularity == "matrix" else sum(block.count for block in model.blocks)
         return count * (1 + pruned / 2)
@@ -120,8 +123,8 @@ def _block(block: Block, recipe: Recipe, model: Anatomy, tokens: int) -> Work:
         forwards = short * block.count + whole * (block.count - final)
     else:
         forwards = whole * (block.count - final) + short * final
-    full = recipe.method.statistics == "full" or recipe.propagate == "dense"
-    pool = recipe.method.few_tokens == "layer"
+    full = recipe.matrix_method.statistics == "full" or recipe.propagate == "dense"
+    pool = recipe.matrix_method.few_tokens == "layer"
     collected = sum((_statistics(group, full, pool, model, tokens) for group in block.groups), Work())
     return forwards + (collected + solved) * block.count
 
@@ -160,11 +163,11 @@ def triangle(columns: int) -> int:
 
 
 def _solving(group: Group, recipe: Recipe) -> Work:
-    if recipe.method.statistics != "full":
+    if recipe.matrix_method.statistics != "full":
         return Work()
     factor = 2 / 3 * group.columns**3
     sweep = sum(group.rows) * group.columns**2
-    if not recipe.method.compensates:
+    if not recipe.matrix_method.compensates:
         # The loss is told by one product with the Hessian.
         return Work(factor=factor, sweep=2 * sweep) * group.experts
     return Work(factor=factor, sweep=sweep) * group.experts

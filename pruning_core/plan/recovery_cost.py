@@ -7,6 +7,7 @@ import torch
 from transformers import PretrainedConfig
 
 from pruning_core.checkpoint.shard_files import SHARD_BYTES
+from pruning_core.errors import required
 from pruning_core.evaluation.forward import CHUNK_NUMBERS, LOGITS_BYTES
 from pruning_core.model.skeleton import Skeleton
 from pruning_core.plan.disk import FLOAT
@@ -14,9 +15,10 @@ from pruning_core.plan.flops import Work
 from pruning_core.plan.forward_trace import Segment
 from pruning_core.plan.memory import Memory, placed
 from pruning_core.plan.model_shape import Anatomy, anatomy
-from pruning_core.plan.training_trace import Lesson, forward_of, lessons_of, subject_of
+from pruning_core.plan.training_trace import Lesson, forward_of, lessons_of, trainable_skeleton
+from pruning_core.recovery import Recovery
 from pruning_core.settings.recipe import Recipe, Settings
-from pruning_core.settings.recovery import Recovering
+from pruning_core.settings.recovery import Recovering, RecoveryData
 
 ADAM = 2
 """Running means that the optimizer keeps of every number that is trained."""
@@ -90,11 +92,11 @@ class Schooling:
         return kept + more
 
     @property
-    def _method(self):
+    def _method(self) -> Recovery:
         return self.recovering.method
 
     @property
-    def _data(self):
+    def _data(self) -> RecoveryData:
         return self.recovering.data
 
     @property
@@ -113,12 +115,14 @@ class Schooling:
 
     @property
     def _rounds(self) -> int:
-        return getattr(self._method, "rounds", 0)
+        rounds: int = getattr(self._method, "rounds", 0)
+        return rounds
 
     def _scoring(self) -> Work:
         if getattr(self._method, "score", None) != "wanda":
             return Work()
-        windows = min(self._method.scored or INPUT_NORMS, self._data.sequences)
+        scored: int | None = getattr(self._method, "scored", None)
+        windows = min(scored or INPUT_NORMS, self._data.sequences)
         return _work(self.forward) * (self._rounds * windows / self.micro)
 
     @property
@@ -154,7 +158,7 @@ class Schooling:
         written = min(SHARD_BYTES, self.model.parameters * self.stored)
         written += self.model.parameters * self.stored if self.stored < FLOAT else 0
         on_device = max(worst + casts, self._growing(), 0 if self.device == "cuda" else written)
-        on_host = self._masks
+        on_host: float = self._masks
         if self.device == "cuda":
             on_device += self._masks
             on_host += max(written, max(self._moments(lesson) + FLOAT * lesson.trained for lesson in self.lessons))
@@ -179,8 +183,8 @@ class Schooling:
         """Where masks grow: the new ones, the scores of all matrices, and the order of the largest one's."""
         if not self._rounds:
             return 0
-        chosen = 30 * max(group.largest for block in self.model.blocks for group in block.groups)
-        return self._moments(self.lessons[0]) + (1 + FLOAT) * self.model.weights + chosen
+        order = 30 * max(group.largest for block in self.model.blocks for group in block.groups)
+        return self._moments(self.lessons[0]) + (1 + FLOAT) * self.model.weights + order
 
     def _placed(self, on_device: float, on_host: float) -> Memory:
         return placed(self.device, on_device, on_host + self._windows + 2 * self.stored * self.model.largest)
@@ -198,23 +202,25 @@ def schooling(
     Raises:
         InputError: the recovery cannot work on such a model, or is shorter than its warm-up.
     """
-    recovering, running, trust = recipe.recovery, settings.compute.running(), settings.trust_remote_code
+    recovering = required(recipe.recovery, f"the recovery of {recipe.name}")
+    running, trust = settings.compute.running(), settings.trust_remote_code
     method, data = recovering.method, recovering.data
     method.total(data.sequences)
     length = data.length or settings.calibration.length
     micro = method.windows_per_forward(length)
     # A checkpoint without masks of its own may hold the zeros that masked_lora asks for.
     masked = recipe.structured is None and (recipe.method is not None or method.name == "masked_lora")
-    own, dense = (Skeleton(one, torch.float32, trust) for one in (trained, config))
-    forward = forward_of(own, micro, length)
+    compressed, dense = (Skeleton(one, torch.float32, trust) for one in (trained, config))
+    forward = forward_of(compressed, micro, length)
     dense_forward = forward if trained is config else forward_of(dense, micro, length)
     held = masked or hasattr(method, "rounds")
-    subject = subject_of(own, dense if method.needs_teacher else None, held, data.sequences, micro, length)
+    teacher = dense if method.needs_teacher else None
+    model = trainable_skeleton(compressed, teacher, held, data.sequences, micro, length)
     return Schooling(
         recovering,
         anatomy(trained, 1, length, torch.float32, trust),
         anatomy(config, 1, length, torch.float32, trust),
-        lessons_of(method, subject, micro),
+        lessons_of(method, model, micro),
         forward,
         dense_forward,
         micro,

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pruning_core.errors import InputError
-from pruning_core.model.whole_model import WholeDecoder
+from pruning_core.model.decoder import Decoder
 from pruning_core.recovery import RECOVERIES
 from pruning_core.recovery.training.block_objective import BlockObjective, Streams
 from pruning_core.recovery.training.language_objective import required_teacher
@@ -90,7 +90,7 @@ class BlockReconstruction(Training):
         yield "attention", attention, inside
         yield "mlp", None, {name: one for name, one in linears.items() if name not in inside}
 
-    def _check_alike(self, model: TrainableModel, teacher: WholeDecoder) -> None:
+    def _check_alike(self, model: TrainableModel, teacher: Decoder) -> None:
         decoders = (model.decoder, teacher)
         depths = [len(decoder) for decoder in decoders]
         widths = [decoder.model.config.get_text_config().hidden_size for decoder in decoders]

@@ -10,7 +10,7 @@ import torch
 from pruning_core.allocation import Allocation
 from pruning_core.compress.block import PROPAGATIONS, Propagation
 from pruning_core.compress.method import Method
-from pruning_core.errors import InputError
+from pruning_core.errors import InputError, required
 from pruning_core.registry import nearest, validated
 from pruning_core.sensitivity import SENSITIVITIES, wants_statistics
 from pruning_core.settings.allocation import build_allocation
@@ -72,6 +72,11 @@ class Recipe:
     """Which channels and heads go."""
     recovery: Recovering | None = None
     """How the compressed model is trained; None: not at all."""
+
+    @property
+    def matrix_method(self) -> Method:
+        """`method`, of a variant whose matrices are compressed."""
+        return required(self.method, f"the method of {self.name}")
 
     @property
     def compression_spec(self) -> dict[str, Any]:

@@ -68,13 +68,13 @@ class Encoder:
         if name in self.model.whole:
             grid = self.model.grid(self.model.whole[name])
         weight = grid.weight if grid else self.model.load(name).float()
-        found = carried(grid, kind) if grid else None
-        data = _rounded(weight, kind, name) if found is None else found
+        blocks = carried(grid, kind) if grid else None
+        data = _rounded(weight, kind, name) if blocks is None else blocks
         heads = (self.keys[f"attention.head_count{kind}"] for kind in ("", "_kv"))
         order = row_order(self.architecture, gguf_name(name), len(data), *heads)
         if order is not None:
             data, weight = data[order], weight[torch.from_numpy(order)]
-        return data, weight, found is not None
+        return data, weight, blocks is not None
 
 
 def _rounded(weight: Tensor, kind: str, name: str) -> np.ndarray:

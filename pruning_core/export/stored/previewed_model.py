@@ -59,8 +59,8 @@ class ForeseenModel(StoredModel):
     def scales(self, matrix: StoredMatrix) -> tuple[Tensor, Tensor, Tensor]:
         """As of `StoredModel`, one row of scale and zero for all."""
         group = torch.arange(matrix.columns, dtype=torch.int32) // (self._group_size or matrix.columns)
-        scale = torch.ones(1, matrix.groups)
-        zero = torch.full_like(scale, 2 ** (matrix.bits - 1) if self._symmetric else 1)
+        scale = torch.ones(1, matrix.code_groups)
+        zero = torch.full_like(scale, 2 ** (matrix.code_bits - 1) if self._symmetric else 1)
         return scale, zero, group.flip(0) if self._permuted else group
 
     def fullest(self, m: int) -> int:

@@ -10,8 +10,8 @@ from transformers import PreTrainedModel
 from pruning_core.errors import InputError
 from pruning_core.evaluation.forward import check_windows
 from pruning_core.evaluation.perplexity import perplexity
+from pruning_core.model.decoder import Decoder
 from pruning_core.model.vocabulary import vocabulary_size
-from pruning_core.model.whole_model import WholeDecoder
 from pruning_core.recovery.training.objective import Objective
 from pruning_core.recovery.training.settings import LanguageTraining
 from pruning_core.recovery.training.trainable_model import TrainableModel
@@ -93,7 +93,7 @@ def _teacher(model: TrainableModel, settings: LanguageTraining) -> PreTrainedMod
     return teacher
 
 
-def required_teacher(model: TrainableModel, what: str) -> WholeDecoder:
+def required_teacher(model: TrainableModel, what: str) -> Decoder:
     """The dense model; InputError where there is none."""
     if model.teacher is None:
         raise InputError(f"{what} learns from the dense model, which was not given")
