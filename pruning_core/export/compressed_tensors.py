@@ -16,7 +16,7 @@ from pruning_core.export.packing.linears import other_linears
 from pruning_core.export.packing.packed_matrices import packed_matrix, write_packed
 from pruning_core.export.packing.quantization_config import quantization_config, set_quantization_config
 from pruning_core.export.packing.stored_grids import DENSE_FORMATS, Grids, common_grids, whole_matrices
-from pruning_core.export.stored.previewed_model import ForeseenModel
+from pruning_core.export.stored.previewed_model import PreviewedModel
 from pruning_core.model.widths import structure_of
 from pruning_core.progress import Progress
 
@@ -43,7 +43,7 @@ class CompressedTensors:
     def exact(self) -> bool:
         return self.scale_dtype == "float32"
 
-    def foresee(self, model: ForeseenModel) -> None:
+    def foresee(self, model: PreviewedModel) -> None:
         self.check(model)
 
     def check(self, model: StoredModel) -> None:

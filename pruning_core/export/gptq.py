@@ -18,7 +18,7 @@ from pruning_core.export.packing.linears import other_linears
 from pruning_core.export.packing.packed_matrices import packed_matrix, write_packed
 from pruning_core.export.packing.quantization_config import quantization_config, set_quantization_config
 from pruning_core.export.packing.stored_grids import DENSE_FORMATS, Grids, common_grids, whole_matrices
-from pruning_core.export.stored.previewed_model import ForeseenModel
+from pruning_core.export.stored.previewed_model import PreviewedModel
 from pruning_core.progress import Progress
 
 BITS = (2, 3, 4, 8)
@@ -42,7 +42,7 @@ class Gptq:
     library = "gptqmodel"
     shell = False
 
-    def foresee(self, model: ForeseenModel) -> None:
+    def foresee(self, model: PreviewedModel) -> None:
         self.check(model)
 
     def check(self, model: StoredModel) -> None:

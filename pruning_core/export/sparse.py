@@ -10,7 +10,7 @@ from pruning_core.checkpoint.stored_model import StoredMatrix, StoredModel
 from pruning_core.checkpoint.streamed_writer import write_streamed
 from pruning_core.errors import InputError
 from pruning_core.export import FORMATS
-from pruning_core.export.stored.previewed_model import ForeseenModel
+from pruning_core.export.stored.previewed_model import PreviewedModel
 from pruning_core.progress import Progress
 from pruning_core.sparse_container import INDEX
 from pruning_core.sparse_container.choice import Encoding, Pattern, candidates, smallest
@@ -57,7 +57,7 @@ class Sparse:
             raise ValueError(f"encoding {self.encoding} has no n and m; remove them or choose n_of_m")
         return self
 
-    def foresee(self, model: ForeseenModel) -> None:
+    def foresee(self, model: PreviewedModel) -> None:
         for matrix in sorted(model.matrices, key=lambda one: one.stored):
             if not self._may_hold(model, matrix):
                 raise self._refused(matrix.stored, self.encoding)
@@ -106,7 +106,7 @@ class Sparse:
                 reason = "they do not give its weights bit for bit"
         return smallest(entries), reason
 
-    def _may_hold(self, model: ForeseenModel, matrix: StoredMatrix) -> bool:
+    def _may_hold(self, model: PreviewedModel, matrix: StoredMatrix) -> bool:
         """Whether the encoding takes a matrix with some weights or other."""
         if self.encoding == "codes":
             return matrix.stored in model.whole and matrix.bits is not None

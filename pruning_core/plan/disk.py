@@ -6,7 +6,7 @@ from typing import Protocol, cast
 
 from pruning_core.compress.shares import target_of, unit_of
 from pruning_core.patterns.n_of_m import KeepNOfM
-from pruning_core.plan.model_shape import Anatomy, Block
+from pruning_core.plan.model_shape import Block, ModelShape
 from pruning_core.settings.recipe import Recipe
 
 FLOAT = 4
@@ -57,7 +57,7 @@ class Disk:
 
 
 def disk_of(
-    model: Anatomy, recipe: Recipe, sequences: int, stored: float, dtype: int, states: str, copies: int
+    model: ModelShape, recipe: Recipe, sequences: int, stored: float, dtype: int, states: str, copies: int
 ) -> Disk:
     """The disk of one variant.
 
@@ -103,13 +103,13 @@ def disk_of_recovered(before: Disk, compresses: bool, extra: int, checkpoints: i
     return replace(before, variant=variant, copies=factor * variant, compressed=compressed, checkpoints=checkpoints)
 
 
-def masks(model: Anatomy) -> int:
+def masks(model: ModelShape) -> int:
     """Bytes of all bit masks, whose rows end with a whole byte."""
     groups = [(block.count, group) for block in model.blocks for group in block.groups]
     return sum(count * group.experts * sum(group.rows) * -(-group.columns // 8) for count, group in groups)
 
 
-def codes(model: Anatomy, recipe: Recipe) -> int:
+def codes(model: ModelShape, recipe: Recipe) -> int:
     """Bytes of the integers and grids of quantized matrices: a byte a weight, a scale and a zero for each group."""
     quantizer = recipe.matrix_method.quantizer
     if quantizer is None:
@@ -124,7 +124,7 @@ def codes(model: Anatomy, recipe: Recipe) -> int:
     return total
 
 
-def levels(model: Anatomy, recipe: Recipe, stored: float) -> int:
+def levels(model: ModelShape, recipe: Recipe, stored: float) -> int:
     """Bytes of the levels: one of each weight where they are masks alone, else a mask and what is left for each."""
     count = level_count(model, recipe)
     if not count:
@@ -134,7 +134,7 @@ def levels(model: Anatomy, recipe: Recipe, stored: float) -> int:
     return int(count * (masks(model) + model.weights * stored * (1 - target_of(recipe.matrix_method))))
 
 
-def level_count(model: Anatomy, recipe: Recipe) -> float:
+def level_count(model: ModelShape, recipe: Recipe) -> float:
     """Levels of a weight's matrix on average over the weights; 0 where the allocation chooses among none."""
     if "levels" not in recipe.allocation_needs:
         return 0.0

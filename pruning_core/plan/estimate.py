@@ -14,9 +14,9 @@ from pruning_core.plan.disk import Disk, disk_of, disk_of_recovered, disk_of_sma
 from pruning_core.plan.flops import Work, work_of
 from pruning_core.plan.machine_speed import START_SECONDS, Speed
 from pruning_core.plan.memory import Memory, MemoryModel, evaluation
-from pruning_core.plan.model_shape import Anatomy, anatomy
-from pruning_core.plan.recovery_cost import schooling
-from pruning_core.plan.structured_cost import Shrinking
+from pruning_core.plan.model_shape import ModelShape, model_shape
+from pruning_core.plan.recovery_cost import recovery_cost
+from pruning_core.plan.structured_cost import StructuredCost
 from pruning_core.plan.structured_widths import narrowed_model
 from pruning_core.settings.recipe import Recipe, Settings
 
@@ -26,7 +26,7 @@ class ResourceEstimate:
     """What one variant takes."""
 
     variant: str
-    model: Anatomy
+    model: ModelShape
     memory: dict[str, Memory]
     """By phase, in their order."""
     disk: Disk
@@ -92,12 +92,12 @@ class Planner:
         self.copies = copies
 
     @cached_property
-    def model(self) -> Anatomy:
+    def model(self) -> ModelShape:
         """Taken apart once for all variants."""
         calibration = self.settings.calibration
         batch = min(micro_batch(calibration.length, calibration.batch), calibration.sequences)
         trust = self.settings.trust_remote_code
-        return anatomy(self.config, batch, calibration.length, self.running.torch_dtype, trust)
+        return model_shape(self.config, batch, calibration.length, self.running.torch_dtype, trust)
 
     def plan(self, recipe: Recipe) -> ResourceEstimate:
         """The plan of one variant.
@@ -111,7 +111,7 @@ class Planner:
             estimate = self._compressed(recipe)
         else:
             source = disk_of_smaller(self.model.parameters, self.stored, self.copies)
-            estimate = Made(self.config, {}, source, Work())
+            estimate = PartialEstimate(self.config, {}, source, Work())
         if recipe.recovery is not None:
             estimate = self._recovered(recipe, estimate)
         protocol = self.settings.evaluation
@@ -126,7 +126,7 @@ class Planner:
             evaluation(self.model, self.running.device, protocol.batch, protocol.length),
         )
 
-    def _compressed(self, recipe: Recipe) -> "Made":
+    def _compressed(self, recipe: Recipe) -> "PartialEstimate":
         sequences, states = self.settings.calibration.sequences, self.settings.compute.states
         width = self.running.torch_dtype.itemsize
         workers, shards = self.settings.compute.workers.number, self.settings.compute.shards
@@ -134,29 +134,29 @@ class Planner:
             self.model, recipe, sequences, self.stored, width, states, self.running.device, workers, shards
         )
         disk = disk_of(self.model, recipe, sequences, self.stored, width, states, self.copies)
-        return Made(self.config, memory.phases(), disk, work_of(self.model, recipe, sequences))
+        return PartialEstimate(self.config, memory.phases(), disk, work_of(self.model, recipe, sequences))
 
-    def _structured(self, recipe: Recipe) -> "Made":
+    def _structured(self, recipe: Recipe) -> "PartialEstimate":
         dtype, trust = self.running.torch_dtype, self.settings.trust_remote_code
         structured = required(recipe.structured, f"the structured pruning of {recipe.name}")
         narrowed = narrowed_model(self.config, structured, dtype, trust)
         after = Skeleton(narrowed.config, dtype, trust).parameters
         sequences = self.settings.calibration.sequences
-        cost = Shrinking(
+        cost = StructuredCost(
             self.model, narrowed, structured, after, sequences, self.stored, dtype.itemsize, self.running.device
         )
         disk = disk_of_smaller(after, self.stored, self.copies)
-        return Made(narrowed.config, cost.phases(), disk, cost.work())
+        return PartialEstimate(narrowed.config, cost.phases(), disk, cost.work())
 
-    def _recovered(self, recipe: Recipe, before: "Made") -> "Made":
-        cost = schooling(self.config, before.config, recipe, self.settings, self.stored)
+    def _recovered(self, recipe: Recipe, before: "PartialEstimate") -> "PartialEstimate":
+        cost = recovery_cost(self.config, before.config, recipe, self.settings, self.stored)
         grown = masks(cost.model) if cost.grows and recipe.method is None else 0
         disk = disk_of_recovered(before.disk, bool(before.memory), grown, cost.checkpoints)
-        return Made(before.config, before.memory | cost.phases(), disk, before.work + cost.work())
+        return PartialEstimate(before.config, before.memory | cost.phases(), disk, before.work + cost.work())
 
 
 @dataclass(frozen=True)
-class Made:
+class PartialEstimate:
     """What a variant takes up to a point on its way, and the configuration of the model that it then is."""
 
     config: PretrainedConfig = field(repr=False)

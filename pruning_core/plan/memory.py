@@ -7,7 +7,7 @@ from pruning_core.checkpoint.shard_files import SHARD_BYTES
 from pruning_core.evaluation.forward import CHUNK_NUMBERS, LOGITS_BYTES
 from pruning_core.plan.disk import FLOAT, MAPPED, codes, masks, moments
 from pruning_core.plan.flops import pooled_tokens
-from pruning_core.plan.model_shape import Anatomy, Block, Group
+from pruning_core.plan.model_shape import Block, Group, ModelShape
 from pruning_core.settings.recipe import Recipe, parse_recipe
 
 BASE = {"cpu": 600_000_000, "cuda": 2_000_000_000}
@@ -38,7 +38,7 @@ class MemoryModel:
     """What is in memory while one variant is made.
 
     Args:
-        model: its anatomy, of a full micro-batch.
+        model: its shape, of a full micro-batch.
         recipe: the variant.
         sequences: of calibration.
         stored: bytes per weight in the checkpoint.
@@ -49,7 +49,7 @@ class MemoryModel:
         shards: of the calibration windows, summed one after another.
     """
 
-    model: Anatomy
+    model: ModelShape
     recipe: Recipe
     sequences: int
     stored: float
@@ -62,18 +62,18 @@ class MemoryModel:
     def phases(self) -> dict[str, Memory]:
         """The worst moment of each phase, without evaluation."""
         blocks = self.model.blocks
-        found = {"allocation": self._whole()} if "model" in self.recipe.allocation_needs else {}
-        found |= {"enter": self._enter()} if self.recipe.reads_calibration_text else {}
+        phases = {"allocation": self._whole()} if "model" in self.recipe.allocation_needs else {}
+        phases |= {"enter": self._enter()} if self.recipe.reads_calibration_text else {}
         if "statistics" in self.recipe.allocation_needs:
             dense = replace(self, recipe=STATISTICS)
-            found["dense statistics"] = _worst(dense._forward(block) for block in blocks)
+            phases["dense statistics"] = _worst(dense._forward(block) for block in blocks)
         if self.recipe.calibrates:
-            found["forward and statistics"] = _worst(self._forward(block) for block in blocks)
+            phases["forward and statistics"] = _worst(self._forward(block) for block in blocks)
         if self.recipe.matrix_method.statistics == "full":
-            found["factor"] = _worst(self._factor(block, at) for block in blocks for at in range(len(block.groups)))
-        found["sweep"] = _worst(self._sweep(block, at) for block in blocks for at in range(len(block.groups)))
-        found["assemble"] = self._assemble()
-        return found
+            phases["factor"] = _worst(self._factor(block, at) for block in blocks for at in range(len(block.groups)))
+        phases["sweep"] = _worst(self._column_sweep(block, at) for block in blocks for at in range(len(block.groups)))
+        phases["assemble"] = self._assemble()
+        return phases
 
     @property
     def _batches(self) -> int:
@@ -129,10 +129,10 @@ class MemoryModel:
         whole = sums * sum(self._moment(group, full) for group in groups)
         for at, segment in enumerate(block.segments):
             waiting = (self._batches - 1) * max(previous, segment.live) if self._in_stages else 0
-            known = sums * self._moment(groups[at], full) if at < len(groups) else 0
+            statistics = sums * self._moment(groups[at], full) if at < len(groups) else 0
             # Statistics are float32 whatever the forward is.
             copied = self._batch_states // self.dtype * FLOAT if self.dtype != FLOAT else 0
-            worst = max(worst, waiting + segment.peak + (known if self._in_stages else whole) + copied)
+            worst = max(worst, waiting + segment.peak + (statistics if self._in_stages else whole) + copied)
             previous = segment.live
         states = self._batch_states * (1 if self.states == MAPPED else self._batches)
         return placed(self.device, self.dtype * block.parameters + states + worst, self._outcome(block, len(groups)))
@@ -144,7 +144,7 @@ class MemoryModel:
         matrices = (4 if ordered else 3) * FLOAT * columns**2
         return placed(self.device, self._waiting(block, at) + matrices, self._outcome(block, at))
 
-    def _sweep(self, block: Block, at: int) -> Memory:
+    def _column_sweep(self, block: Block, at: int) -> Memory:
         """The matrix in float32, what it becomes, its mask and scores, and the factor."""
         group = block.groups[at]
         factor = FLOAT * group.columns**2 if self.recipe.matrix_method.statistics == "full" else 0
@@ -201,7 +201,7 @@ def _bytes_per_weight(recipe: Recipe) -> int:
     return each + (2 if method.compensates else 16)
 
 
-def evaluation(model: Anatomy, device: str, batch: int, length: int) -> Memory:
+def evaluation(model: ModelShape, device: str, batch: int, length: int) -> Memory:
     """Two whole models in float32 on the CPU and their logits; what `compress` and `compare` do at the end."""
     row = 2 * FLOAT * length * model.vocabulary
     logits = max(row, min(batch * row, LOGITS_BYTES))

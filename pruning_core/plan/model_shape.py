@@ -63,7 +63,7 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class ModelShape:
     """A model and the micro-batch that was sent through it."""
 
     parameters: int
@@ -88,9 +88,9 @@ class Anatomy:
         return sum(block.count * group.experts * len(group.rows) for block in self.blocks for group in block.groups)
 
 
-def anatomy(
+def model_shape(
     config: PretrainedConfig, batch: int, length: int, dtype: torch.dtype, trust_remote_code: bool = False
-) -> Anatomy:
+) -> ModelShape:
     """Take a model of that configuration apart; micro-batches are `batch` sequences of `length` tokens in `dtype`.
 
     Raises:
@@ -104,7 +104,7 @@ def anatomy(
     kinds: dict[tuple[object, ...], list[int]] = {}
     for index, block in enumerate(skeleton.blocks):
         kinds.setdefault(_kind(block), []).append(index)
-    return Anatomy(
+    return ModelShape(
         skeleton.parameters,
         skeleton.outside_parameters,
         skeleton.largest_tensor(),

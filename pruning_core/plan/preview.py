@@ -6,7 +6,7 @@ from typing import Any
 from pruning_core.checkpoint.model_files import read_config
 from pruning_core.compress.method import Method
 from pruning_core.compress.shares import target_of
-from pruning_core.export.stored.previewed_model import ForeseenModel
+from pruning_core.export.stored.previewed_model import PreviewedModel
 from pruning_core.model.decoder import Decoder, matrix
 from pruning_core.numerics.selection import rounded_count
 from pruning_core.patterns.n_of_m import KeepNOfM
@@ -14,7 +14,7 @@ from pruning_core.patterns.unstructured import Unstructured
 from pruning_core.settings.recipe import Recipe
 
 
-def foreseen(directory: Path, recipe: Recipe | None, *, trust_remote_code: bool = False) -> ForeseenModel:
+def previewed(directory: Path, recipe: Recipe | None, *, trust_remote_code: bool = False) -> PreviewedModel:
     """The variant that a recipe will make of the model in `directory`; None: the model itself.
 
     Only headers of the weights files are read.
@@ -23,7 +23,7 @@ def foreseen(directory: Path, recipe: Recipe | None, *, trust_remote_code: bool 
         InputError: the model cannot be read, or not be compressed.
     """
     if recipe is None:
-        return ForeseenModel(directory)
+        return PreviewedModel(directory)
     decoder = Decoder(directory, read_config(directory, trust_remote_code=trust_remote_code), trust_remote_code)
     layers = [
         _layer(recipe, name, decoder.stored_name(f"{name}.weight"), *matrix(module).shape)
@@ -31,7 +31,7 @@ def foreseen(directory: Path, recipe: Recipe | None, *, trust_remote_code: bool 
         for name, module in decoder.linears(index).items()
     ]
     method, structured = recipe.method, recipe.structured
-    return ForeseenModel(
+    return PreviewedModel(
         directory,
         layers,
         **_grids(method),

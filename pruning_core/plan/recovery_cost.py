@@ -14,8 +14,8 @@ from pruning_core.plan.disk import FLOAT
 from pruning_core.plan.flops import Work
 from pruning_core.plan.forward_trace import Segment
 from pruning_core.plan.memory import Memory, placed
-from pruning_core.plan.model_shape import Anatomy, anatomy
-from pruning_core.plan.training_trace import Lesson, forward_of, lessons_of, trainable_skeleton
+from pruning_core.plan.model_shape import ModelShape, model_shape
+from pruning_core.plan.training_trace import TrainingPart, forward_of, trainable_skeleton, training_parts
 from pruning_core.recovery import Recovery
 from pruning_core.settings.recipe import Recipe, Settings
 from pruning_core.settings.recovery import Recovering, RecoveryData
@@ -27,14 +27,14 @@ INPUT_NORMS = 32
 
 
 @dataclass(frozen=True)
-class Schooling:
+class RecoveryCost:
     """The cost of one recovery.
 
     Args:
         recovering: what the recipe says.
-        model: anatomy of the model that is trained.
+        model: shape of the model that is trained.
         dense: that of the model it came from.
-        lessons: of `pruning_core.plan.training_trace`.
+        parts: of `pruning_core.plan.training_trace`.
         forward: of a micro-batch through the trained model, dense_forward through the other one; head included.
         micro: windows of a micro-batch.
         length: tokens of a window.
@@ -46,9 +46,9 @@ class Schooling:
     """
 
     recovering: Recovering
-    model: Anatomy
-    dense: Anatomy
-    lessons: tuple[Lesson, ...] = field(repr=False)
+    model: ModelShape
+    dense: ModelShape
+    parts: tuple[TrainingPart, ...] = field(repr=False)
     forward: Segment = field(repr=False)
     dense_forward: Segment = field(repr=False)
     micro: int
@@ -66,26 +66,26 @@ class Schooling:
     def work(self) -> Work:
         """Of training and of all validations."""
         windows = self._data.validation / self.micro
-        found = (_work(self.forward) * 2 + _work(self.dense_forward)) * windows
-        for lesson in self.lessons:
+        work = (_work(self.forward) * 2 + _work(self.dense_forward)) * windows
+        for part in self.parts:
             seen = (self._data.sequences + self._data.validation) / self.micro
-            found += _work(lesson.learn) * (self._steps * self._method.batch / self.micro)
-            found += _work(lesson.watch) * (self._points * windows)
+            work += _work(part.learn) * (self._steps * self._method.batch / self.micro)
+            work += _work(part.watch) * (self._points * windows)
             # Of training and of validation windows alike.
-            found += _work(lesson.target) * (seen / 2) + _work(lesson.leave) * seen
-            found += Work(moved=(1 + ADAM) * FLOAT * lesson.trained * self._steps)
-        return found + self._scoring()
+            work += _work(part.target) * (seen / 2) + _work(part.leave) * seen
+            work += Work(moved=(1 + ADAM) * FLOAT * part.trained * self._steps)
+        return work + self._scoring()
 
     @property
     def checkpoints(self) -> int:
         """Most bytes of checkpoints at once: the last two of each part that is trained, and one that is written."""
         whole = (self._steps - 1) // self.recovering.checkpoint_every
         kept, more = 0, 0
-        for lesson in self.lessons:
+        for part in self.parts:
             ever = self.model.weights if self._rounds else 0
             # The last one of a run holds what was trained alone.
-            last = FLOAT * lesson.trained + ever
-            full = last + self._moments(lesson)
+            last = FLOAT * part.trained + ever
+            full = last + self._moments(part)
             most = 3 * full if whole >= 3 else whole * full + last
             kept += min(whole, 1) * full + last
             more = max(more, most - min(whole, 1) * full - last)
@@ -152,7 +152,7 @@ class Schooling:
         return self._placed(models + peak, self._masks)
 
     def _training(self) -> Memory:
-        worst = max(self._learning(lesson) for lesson in self.lessons)
+        worst = max(self._learning(part) for part in self.parts)
         # A casted copy of every weight waits for the backward.
         casts = self.model.parameters * 2 if self.halved else 0
         written = min(SHARD_BYTES, self.model.parameters * self.stored)
@@ -161,38 +161,38 @@ class Schooling:
         on_host: float = self._masks
         if self.device == "cuda":
             on_device += self._masks
-            on_host += max(written, max(self._moments(lesson) + FLOAT * lesson.trained for lesson in self.lessons))
+            on_host += max(written, max(self._moments(part) + FLOAT * part.trained for part in self.parts))
         return self._placed(self._models + on_device, on_host)
 
-    def _learning(self, lesson: Lesson) -> float:
+    def _learning(self, part: TrainingPart) -> float:
         state = FLOAT * self.length * self.model.width
         seen = state * (self._data.sequences + self._data.validation)
-        moments = self._moments(lesson)
-        if not lesson.target.moved:
-            return moments + max(lesson.learn.peak, lesson.watch.peak + self._chunk)
+        moments = self._moments(part)
+        if not part.target.moved:
+            return moments + max(part.learn.peak, part.watch.peak + self._chunk)
         # Inputs of both models and the targets of all windows; on the way on also the outputs of both, one of them
         # in parts and as a whole.
-        leaving = 3 * state * self._data.sequences + lesson.leave.peak if lesson.leave.moved else 0
-        return 3 * seen + max(moments + lesson.learn.peak, leaving, state * 2 * self._data.sequences)
+        leaving = 3 * state * self._data.sequences + part.leave.peak if part.leave.moved else 0
+        return 3 * seen + max(moments + part.learn.peak, leaving, state * 2 * self._data.sequences)
 
-    def _moments(self, lesson: Lesson) -> int:
+    def _moments(self, part: TrainingPart) -> int:
         kept = ADAM + (self._method.keep == "best")
-        return FLOAT * kept * lesson.trained
+        return FLOAT * kept * part.trained
 
     def _growing(self) -> float:
         """Where masks grow: the new ones, the scores of all matrices, and the order of the largest one's."""
         if not self._rounds:
             return 0
         order = 30 * max(group.largest for block in self.model.blocks for group in block.groups)
-        return self._moments(self.lessons[0]) + (1 + FLOAT) * self.model.weights + order
+        return self._moments(self.parts[0]) + (1 + FLOAT) * self.model.weights + order
 
     def _placed(self, on_device: float, on_host: float) -> Memory:
         return placed(self.device, on_device, on_host + self._windows + 2 * self.stored * self.model.largest)
 
 
-def schooling(
+def recovery_cost(
     config: PretrainedConfig, trained: PretrainedConfig, recipe: Recipe, settings: Settings, stored: float
-) -> Schooling:
+) -> RecoveryCost:
     """The cost of a variant's recovery.
 
     Args:
@@ -216,11 +216,11 @@ def schooling(
     held = masked or hasattr(method, "rounds")
     teacher = dense if method.needs_teacher else None
     model = trainable_skeleton(compressed, teacher, held, data.sequences, micro, length)
-    return Schooling(
+    return RecoveryCost(
         recovering,
-        anatomy(trained, 1, length, torch.float32, trust),
-        anatomy(config, 1, length, torch.float32, trust),
-        lessons_of(method, model, micro),
+        model_shape(trained, 1, length, torch.float32, trust),
+        model_shape(config, 1, length, torch.float32, trust),
+        training_parts(method, model, micro),
         forward,
         dense_forward,
         micro,

@@ -10,7 +10,7 @@ from pruning_core.plan.disk import FLOAT
 from pruning_core.plan.flops import Work, forward
 from pruning_core.plan.forward_trace import Segment
 from pruning_core.plan.memory import GAPS, Memory, placed
-from pruning_core.plan.model_shape import Anatomy, Block
+from pruning_core.plan.model_shape import Block, ModelShape
 from pruning_core.plan.structured_widths import Consumer, NarrowedModel
 from pruning_core.plan.training_trace import gradients_of
 from pruning_core.settings.structured import Structured
@@ -24,11 +24,11 @@ COUPLED = 8
 
 
 @dataclass(frozen=True)
-class Shrinking:
+class StructuredCost:
     """The cost of one structured variant.
 
     Args:
-        model: anatomy of the model before, of a full micro-batch.
+        model: shape of the model before, of a full micro-batch.
         narrowed: what becomes of it.
         after: parameters of what becomes of it.
         sequences: of calibration.
@@ -37,7 +37,7 @@ class Shrinking:
         device: cpu or cuda.
     """
 
-    model: Anatomy
+    model: ModelShape
     narrowed: NarrowedModel = field(repr=False)
     structured: Structured = field(repr=False)
     after: int
@@ -48,17 +48,17 @@ class Shrinking:
 
     def phases(self) -> dict[str, Memory]:
         """The worst moment of each step's phases."""
-        found = {"importance": self._importance()}
+        phases = {"importance": self._importance()}
         if self.structured.reconstruction is not None:
-            found["least squares"] = self._least_squares()
-        return found | {"surgery": self._surgery()}
+            phases["least squares"] = self._least_squares()
+        return phases | {"surgery": self._surgery()}
 
     def work(self) -> Work:
         """Scores and refits; surgery computes nothing."""
-        found = self._coupling() + self._scoring()
+        work = self._coupling() + self._scoring()
         if self.structured.reconstruction is not None:
-            found += self._refitting(self.structured.reconstruction)
-        return found
+            work += self._refitting(self.structured.reconstruction)
+        return work
 
     @cached_property
     def _gradient(self) -> Segment:
@@ -201,9 +201,9 @@ class Shrinking:
         each = len(self.narrowed.consumers) / self._depth
         # Every consumer is looked at in a forward of its own, and all blocks but the last hand on.
         passed = each + (self._depth - 1) / self._depth
-        found = self._through * (streams * passed * self.sequences / self.model.batch)
+        forwards = self._through * (streams * passed * self.sequences / self.model.batch)
         tokens = self.sequences * self.model.length
-        return found + sum((_solved(one, reconstruction, tokens) for one in self.narrowed.consumers), Work())
+        return forwards + sum((_solved(one, reconstruction, tokens) for one in self.narrowed.consumers), Work())
 
 
 def _solved(consumer: Consumer, reconstruction: Reconstruction, tokens: int) -> Work:

@@ -29,7 +29,7 @@ from pruning_core.structured.gradients import gradient_moments
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TrainingPart:
     """One micro-batch of the training of one part of a model, or of all of it."""
 
     trained: int
@@ -85,7 +85,7 @@ def trainable_skeleton(
     return model
 
 
-def lessons_of(method: Recovery, model: TrainableModel, micro: int) -> tuple[Lesson, ...]:
+def training_parts(method: Recovery, model: TrainableModel, micro: int) -> tuple[TrainingPart, ...]:
     """What a method does with a micro-batch of `micro` windows, part by part of the model.
 
     Raises:
@@ -96,7 +96,7 @@ def lessons_of(method: Recovery, model: TrainableModel, micro: int) -> tuple[Les
     return (_language(cast("WholeModelRecovery", method), model, micro),)
 
 
-def _language(method: WholeModelRecovery, model: TrainableModel, micro: int) -> Lesson:
+def _language(method: WholeModelRecovery, model: TrainableModel, micro: int) -> TrainingPart:
     with ExitStack() as stack:
         with torch.device("meta"):
             objective = stack.enter_context(method.objective(model))
@@ -110,10 +110,10 @@ def _language(method: WholeModelRecovery, model: TrainableModel, micro: int) -> 
         learnt = _counted(models, learn, gradients=True)
         for parameter in trained:
             parameter.grad = None
-        return Lesson(sum(one.numel() for one in trained), learnt, _counted(models, objective.held_out))
+        return TrainingPart(sum(one.numel() for one in trained), learnt, _counted(models, objective.held_out))
 
 
-def _blocks(method: BlockReconstruction, model: TrainableModel, micro: int) -> Iterator[Lesson]:
+def _blocks(method: BlockReconstruction, model: TrainableModel, micro: int) -> Iterator[TrainingPart]:
     decoder, teacher = model.decoder, required(model.teacher, "the dense model")
     tokens, rows = model.tokens[:micro], torch.arange(micro)
     with counting([]):
@@ -137,7 +137,7 @@ def _blocks(method: BlockReconstruction, model: TrainableModel, micro: int) -> I
             freeze(parameters)
             last = modules is parts[-1][2]
             leave = _counted(models, partial(streams.advance, index), held) if last else Segment()
-            yield Lesson(sum(one.numel() for one in parameters.values()), learnt, watch, target, leave)
+            yield TrainingPart(sum(one.numel() for one in parameters.values()), learnt, watch, target, leave)
 
 
 def _add_objective(

@@ -157,16 +157,16 @@ def _in_every_block(sites: list[Site], queues: list[Queue]) -> tuple[list[Queue]
     families = list(dict.fromkeys(site.family for site in sites))
     merged = []
     for family in families:
-        own = [queue for site, queue in zip(sites, queues, strict=True) if site.family == family]
+        family_queues = [queue for site, queue in zip(sites, queues, strict=True) if site.family == family]
         if len({site.groups for site in sites if site.family == family}) > 1:
             raise InputError("the blocks of this model have different widths; prune it in mode heterogeneous")
-        merged.append([_together(chunks) for chunks in zip(*own, strict=True)])
+        merged.append([_together(chunks) for chunks in zip(*family_queues, strict=True)])
     sizes = [sum(site.groups * site.group_size for site in sites if site.family == family) for family in families]
     return merged, families, sizes
 
 
 def _together(chunks: tuple[Chunk, ...]) -> Chunk:
-    groups = tuple(own for chunk in chunks for own in chunk.groups)
+    groups = tuple(site_groups for chunk in chunks for site_groups in chunk.groups)
     return Chunk(groups, sum(c.size for c in chunks), sum(c.score for c in chunks), chunks[0].share)
 
 
@@ -180,13 +180,13 @@ def _even_counts(queues: list[Queue], families: Sequence[Family], sizes: list[in
     left, open_ = target, sum(sizes)
     kinds = sorted(set(families), key=lambda name: name == "mlp")
     for kind in kinds:
-        own = [number for number, name in enumerate(families) if name == kind and queues[number]]
+        numbers = [number for number, name in enumerate(families) if name == kind and queues[number]]
         for slack in (0.5, 0.0):
             slack *= kind != kinds[-1]
-            for number in own:
+            for number in numbers:
                 most = left / open_ + slack * queues[number][0].share + 1e-12
                 counts[number] = sum(chunk.share <= most for chunk in queues[number])
-            taken = sum(chunk.size for number in own for chunk in queues[number][: counts[number]])
+            taken = sum(chunk.size for number in numbers for chunk in queues[number][: counts[number]])
             # Heads that were rounded up must not take more than there is to take.
             if taken <= left:
                 break

@@ -57,10 +57,10 @@ class Encoder:
         """
         from gguf import GGMLQuantizationType, quants
 
-        data, weight, own = self._bytes_of(name)
+        data, weight, has_own_codes = self._bytes_of(name)
         kind = self.type_of(name)
         after = quants.dequantize(data, GGMLQuantizationType[kind.upper()]).reshape(weight.shape) == 0
-        return data, tensor_facts(kind, own, weight.numpy() == 0, after)
+        return data, tensor_facts(kind, has_own_codes, weight.numpy() == 0, after)
 
     def _bytes_of(self, name: str) -> tuple[np.ndarray, Tensor, bool]:
         """(array as the file has it, float32 weight in that order of rows, whether it holds the variant's codes)."""

@@ -82,8 +82,8 @@ def _uses(proto: "ModelProto") -> dict[str, Use]:
         for index, value in enumerate(node.input):
             use = USES.get((node.op_type, index), Use.OTHER)
             # A matrix that is multiplied with as it lies, or a table that is transposed, is none of either.
-            own = flipped if use is Use.PRODUCT else names
-            uses.setdefault(flipped.get(value, value), set()).add(use if value in own else Use.OTHER)
+            expected = flipped if use is Use.PRODUCT else names
+            uses.setdefault(flipped.get(value, value), set()).add(use if value in expected else Use.OTHER)
     return {name: use for name, (use, *more) in uses.items() if name in names and not more}
 
 

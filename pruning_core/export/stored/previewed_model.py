@@ -13,7 +13,7 @@ from pruning_core.checkpoint.stored_model import StoredMatrix, StoredModel
 from pruning_core.model.widths import KEY, BlockWidths, Structure
 
 
-class ForeseenModel(StoredModel):
+class PreviewedModel(StoredModel):
     """Its tensors are those of the source, its `matrices` those of the variant to come.
 
     Scales and zero points are stand-ins that every format can hold: what refuses them refuses something that is known.

@@ -121,10 +121,10 @@ def fine_estimate(model: nn.Module, site: Site, moments: GradientMoments) -> Ten
     """[groups] float64: f_G of `Hybrid`."""
     return summed(
         member.per_group(
-            (moments.mean[member.name].double() * own - moments.fisher[member.name] * own.square() / 2).abs()
+            (moments.mean[member.name].double() * weight - moments.fisher[member.name] * weight.square() / 2).abs()
         )
         for member in site.members
-        for own in [model.get_parameter(member.name).detach().double()]
+        for weight in [model.get_parameter(member.name).detach().double()]
     )
 
 
