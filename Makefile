@@ -1,5 +1,8 @@
 # make demo   set up, compress the shipped model to several variants, compare them
-# make test   set up, run the tests
+# make check  set up; lint, types and the unit tests of the core, in a minute and a half
+# make test   set up, run the tests of every day, in less than ten minutes
+# make test-all    the long ones too: the tutorials, what asks the same in another way, the extras, chaos; an hour
+# make test-extras install the extra onnx, test what needs it (EXTRAS="onnx gguf" builds llama.cpp too: ten minutes more)
 # make types       set up, check the types of the core and the engine
 # make chaos       set up, kill, fill, damage and lock what a run needs, and write docs/reliability.md (twenty minutes on
 #                  two cores; SEED=1234 repeats a run's random choices)
@@ -13,15 +16,36 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export HF_HUB_OFFLINE ?= 1
 export DO_NOT_TRACK = 1
 
-.PHONY: setup demo test chaos lint types lock clean benchmark results
+.PHONY: setup demo check test test-all test-extras chaos lint types lock clean benchmark results
 
 demo: setup
 	espalier compare
 
 # Each process on one thread; the tests of one file stay together, for they share workspaces, and slow files come first.
-test: export OMP_NUM_THREADS = 1
+PYTEST := python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+check test test-all test-extras: export OMP_NUM_THREADS = 1
+
+check: lint
+	$(PYTEST) -m "not slow and not long and not chaos" tests/pruning_core tests/test_rooms.py tests/test_architecture.py
+
 test: setup
-	python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
+
+# Chaos one after another and on all cores, as `make chaos` runs it, but the figures in the docs stay.
+test-all: test test-extras
+	$(PYTEST) -m long
+	env -u OMP_NUM_THREADS CHAOS_FIGURES=$$(mktemp -d)/figures.json python -m pytest tests/flows/chaos -m chaos -s
+
+# What comes with an extra is no part of requirements.lock, and moves nothing that is.
+EXTRAS ?= onnx
+PINS := import sys, tomllib; extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]; \
+	print(*(pin for name in sys.argv[1:] for pin in extras[name]))
+ONNX_COMMAND := test_an_onnx_export_is_judged_and_timed_by_onnx_runtime_and_read_by_ourselves
+test-extras: setup
+	python -m pip install --quiet --disable-pip-version-check -c requirements.lock $$(python -c '$(PINS)' $(EXTRAS))
+	$(PYTEST) tests/pruning_core/export/onnx tests/pruning_core/evaluation/test_onnx_runtime.py \
+		tests/pruning_core/evaluation/test_llama_cpp.py tests/pruning_core/evaluation/test_loading.py \
+		tests/benchmarks/serving tests/flows/test_export_command.py::$(ONNX_COMMAND)
 
 # One after another: each fault gets the machine for itself, so that the times mean something.
 chaos: export CHAOS_SEED = $(SEED)
@@ -50,7 +74,7 @@ results: setup
 	python -m benchmarks.structured.speed
 	python -m benchmarks.stack
 
-lint: setup
+lint: setup types
 	ruff check .
 	ruff format --check .
 

@@ -1,7 +1,6 @@
 """The flows: compress one variant, or all of them side by side; every step is a cached Prefect task."""
 
 from pathlib import Path
-from typing import Any
 
 from prefect import flow
 
@@ -12,10 +11,10 @@ from tasks.engine.step_log import StepLog
 from tasks.lineage.collect_record import small_files, variant_record
 from tasks.orchestration.flow_runs import owned_run
 from tasks.orchestration.step_tasks import prefect_driver
-from tasks.parallel.shard_workers import shard_workers
 from tasks.pipeline.opened import judge, opened
 from tasks.pipeline.variant import Pipeline
 from tasks.progress import progress
+from tasks.records.variant import Variant
 from tasks.report.page import write_report
 from tasks.tracking.comparison_run import track_comparison
 from tasks.tracking.runs import track_variant
@@ -35,7 +34,7 @@ REPORT = Path("reports") / "comparison.html"
 
 
 @flow(name="compress", flow_run_name="compress {variant}")
-def compress(variant: str, root: str = ".", overrides: list[str] | None = None) -> list[dict[str, Any]]:
+def compress(variant: str, root: str = ".", overrides: list[str] | None = None) -> list[Variant]:
     """Compress, evaluate, measure and track one variant; returns the records of the baseline and the variant.
 
     Args:
@@ -44,12 +43,12 @@ def compress(variant: str, root: str = ".", overrides: list[str] | None = None) 
         overrides: "a.b=value" on top of it.
     """
     workspace = Workspace.open(Path(root), overrides)
-    with owned_run(workspace.root), shard_workers(workspace):
+    with owned_run(workspace.root):
         return run_variants(workspace, [variant])
 
 
 @flow(name="compare")
-def compare(root: str = ".", overrides: list[str] | None = None) -> list[dict[str, Any]]:
+def compare(root: str = ".", overrides: list[str] | None = None) -> list[Variant]:
     """Compress every variant of params.yaml and write the report; returns the records, the baseline first.
 
     Args:
@@ -57,14 +56,14 @@ def compare(root: str = ".", overrides: list[str] | None = None) -> list[dict[st
         overrides: "a.b=value" on top of it.
     """
     workspace = Workspace.open(Path(root), overrides)
-    with owned_run(workspace.root), shard_workers(workspace):
+    with owned_run(workspace.root):
         records = run_variants(workspace, list(workspace.settings.variants))
         page = write_report(records, workspace.hidden / REPORT, workspace.root)
         track_comparison(workspace.root, page, records)
         return records
 
 
-def run_variants(workspace: Workspace, names: list[str], failed: dict[str, str] | None = None) -> list[dict[str, Any]]:
+def run_variants(workspace: Workspace, names: list[str], failed: dict[str, str] | None = None) -> list[Variant]:
     """Make, evaluate, measure, version and track variants; their records, the baseline first.
 
     Args:
@@ -99,11 +98,13 @@ def run_variants(workspace: Workspace, names: list[str], failed: dict[str, str] 
         _version(workspace, pipeline, names)
     records = [variant_record(workspace, pipeline, name, log.about(name)) for name in everything]
     shown = progress("recording in MLflow")
+    tracked = []
     for done, record in enumerate(records):
         shown(done, len(records))
-        record["run_id"] = track_variant(workspace.root, record, small_files(pipeline, record["name"])).run_id
+        run = track_variant(workspace.root, record, small_files(pipeline, record.name))
+        tracked.append(record.model_copy(update={"run_id": run.run_id}))
     shown(len(records), len(records))
-    return records
+    return tracked
 
 
 def _version(workspace: Workspace, pipeline: Pipeline, names: list[str]) -> None:

@@ -15,7 +15,6 @@ from pruning_core.settings.recipe import BASELINE
 from tasks.engine.step_log import StepLog
 from tasks.orchestration.flow_runs import owned_run
 from tasks.orchestration.step_tasks import prefect_driver
-from tasks.parallel.shard_workers import shard_workers
 from tasks.pipeline.export import export_record
 from tasks.pipeline.opened import opened
 from tasks.report.export_card import card
@@ -42,7 +41,7 @@ def export(
     """
     workspace = Workspace.open(Path(root), overrides)
     target = target_of(workspace, variant, format, to)
-    with owned_run(workspace.root), shard_workers(workspace):
+    with owned_run(workspace.root):
         pipeline = opened(workspace, StepLog(prefect_driver))
         # Tracked too, so that the run of the export has that of its variant above it.
         run_variants(workspace, [] if variant == BASELINE else [variant])

@@ -5,6 +5,7 @@ import importlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Thread
 from types import ModuleType
 from typing import Any
 
@@ -104,9 +105,7 @@ def prepared(workspace: Workspace, named: list[str], module: str, quiet: bool) -
         flows = importlib.import_module(module)
 
         check_room(workspace, named, evaluates=True)
-        if server:
-            server.join()
-        for what in reconcile(workspace.root):
+        for what in reconcile(workspace.root, server):
             console.print(what, highlight=False)
         with listening(show):
             yield flows
@@ -131,15 +130,18 @@ def _use_running_server(root: Path) -> None:
         os.environ["PREFECT_API_URL"] = url
 
 
-def reconcile(workspace: Path) -> list[str]:
+def reconcile(workspace: Path, server: Thread | None = None) -> list[str]:
     """Mark the flow runs and the MLflow runs whose process is gone; a sentence for each.
 
-    Those of living processes and of other machines are left alone.
+    Those of living processes and of other machines are left alone. MLflow is asked while Prefect's `server` starts,
+    for importing it takes seconds.
     """
-    flow_sentences = [
-        f"flow run {run} was left by a process that is gone: Crashed" for run in flow_runs.reconcile(workspace)
-    ]
     mlflow_sentences = [
         f"MLflow run {run} was left by a process that is gone: KILLED" for run in runs.end_abandoned(workspace)
+    ]
+    if server:
+        server.join()
+    flow_sentences = [
+        f"flow run {run} was left by a process that is gone: Crashed" for run in flow_runs.reconcile(workspace)
     ]
     return flow_sentences + mlflow_sentences

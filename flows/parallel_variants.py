@@ -70,7 +70,10 @@ def make(root: str, overrides: list[str], axes: Axes | None, name: str, threads:
     if axes is not None:
         workspace, _ = swept(workspace, axes)
     log = StepLog(prefect_driver)
-    judge(opened(workspace, log), name)
+    pipeline = opened(workspace, log)
+    # A worker of a cluster lives on, and does not keep the store from being collected then.
+    with pipeline.context.store.use.shared():
+        judge(pipeline, name)
     return log.records
 
 

@@ -15,7 +15,6 @@ from pruning_core.errors import ComputationError, InputError
 from tasks.engine.step_log import CACHED, listening
 from tasks.orchestration.flow_runs import owned_run
 from tasks.orchestration.step_tasks import prefect_driver
-from tasks.parallel.shard_workers import shard_workers
 from tasks.pipeline.opened import opened
 from tasks.promotion.decide import decide, known_decision, scheduled_names
 from tasks.promotion.decision_log import Decision, markdown, reasons, sentence
@@ -43,7 +42,7 @@ def scheduled(root: str = ".", overrides: list[str] | None = None) -> State:
 
     try:
         workspace = open_scheduled(Path(root), overrides)
-        with owned_run(workspace.root), shard_workers(workspace), listening(tell):
+        with owned_run(workspace.root), listening(tell):
             decision, new = _look_and_run(workspace)
     except (InputError, ComputationError) as error:
         # Told in the one sentence that it is, not as a traceback.

@@ -12,9 +12,9 @@ from tasks.engine.step_log import StepLog
 from tasks.lineage.collect_record import small_files, variant_record
 from tasks.orchestration.flow_runs import owned_run
 from tasks.orchestration.step_tasks import prefect_driver
-from tasks.parallel.shard_workers import shard_workers
 from tasks.pipeline.opened import judge, opened
 from tasks.pipeline.variant import Pipeline
+from tasks.records.variant import Variant
 from tasks.report.page import write_report
 from tasks.tracking.comparison_run import track_comparison
 from tasks.tracking.runs import track_variant
@@ -36,7 +36,7 @@ def sweep(root: str = ".", overrides: list[str] | None = None, axes: Axes | None
         records (the baseline first), skipped [(combination, reason)], failed {name: reason}, report (its path).
     """
     workspace, skipped = swept(Workspace.open(Path(root), overrides), axes or {})
-    with owned_run(workspace.root), shard_workers(workspace):
+    with owned_run(workspace.root):
         log = StepLog(prefect_driver)
         pipeline = opened(workspace, log)
         records = [_finished(workspace, pipeline, log, BASELINE)]
@@ -59,9 +59,10 @@ def sweep(root: str = ".", overrides: list[str] | None = None, axes: Axes | None
     return {"records": records, "skipped": skipped, "failed": failed, "report": str(report)}
 
 
-def _finished(workspace: Workspace, pipeline: Pipeline, log: StepLog, name: str) -> dict[str, Any]:
+def _finished(workspace: Workspace, pipeline: Pipeline, log: StepLog, name: str) -> Variant:
     """Make a variant and all that is known of it; its speed is measured while nothing else of the sweep is at work."""
     judge(pipeline, name)
     pipeline.measured(name)
     record = variant_record(workspace, pipeline, name, log.about(name))
-    return record | {"run_id": track_variant(workspace.root, record, small_files(pipeline, name)).run_id}
+    run = track_variant(workspace.root, record, small_files(pipeline, name))
+    return record.model_copy(update={"run_id": run.run_id})

@@ -10,16 +10,18 @@ os.environ.setdefault("TRITON_INTERPRET", "1")
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 import yaml
-from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models, pre_tokenizers
-from torch import nn
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PretrainedConfig, PreTrainedTokenizerFast
 
+from tasks.machine import process_identity
 from tasks.orchestration import prefect_settings
+
+if TYPE_CHECKING:
+    # Imported where they are needed: the process that hands out the tests to others needs them nowhere.
+    from torch import nn
+    from transformers import LlamaForCausalLM, PretrainedConfig
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
@@ -29,6 +31,19 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 PREFECT_WORKSPACE = tempfile.TemporaryDirectory(prefix="espalier-tests-", ignore_cleanup_errors=True)
 prefect_settings.apply(Path(PREFECT_WORKSPACE.name))
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+WORKER = "PYTEST_XDIST_WORKER" in os.environ
+# Of all processes of this session: the first one names it to those that it starts.
+SESSION = None if WORKER else tempfile.TemporaryDirectory(prefix="espalier-session-", ignore_cleanup_errors=True)
+if SESSION:
+    os.environ["ESPALIER_TEST_SESSION"] = SESSION.name
+
+
+def pytest_unconfigure() -> None:
+    """Nothing that the session shared goes on after it."""
+    if SESSION and any(Path(SESSION.name).iterdir()):
+        from flows.servers import ui_servers
+
+        ui_servers.stop(Path(SESSION.name))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -47,10 +62,22 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[None]:
-    """One Prefect server for the whole session; starting one takes ten seconds or more."""
-    from prefect.testing.utilities import prefect_test_harness
+    """One Prefect server for all processes of the session, started by the first that needs it: it takes ten seconds."""
+    from prefect import context
+    from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    with prefect_test_harness(server_startup_timeout=180):
+    from flows.servers import ui_servers
+
+    session = Path(os.environ["ESPALIER_TEST_SESSION"])
+    with pytest.MonkeyPatch.context() as patch:
+        # Nobody's, so that it does not end with the process that was first.
+        patch.delenv(process_identity.VARIABLE, raising=False)
+        ui_servers.start(session, ["prefect"])
+    with (
+        temporary_settings({PREFECT_API_URL: ui_servers.api_url(session)}),
+        # As Prefect's own harness: other threads would start a server of their own.
+        context._temporary_global_settings_context(context.get_settings_context()),
+    ):
         yield
 
 
@@ -58,8 +85,10 @@ VOCABULARY = 50
 
 
 @pytest.fixture
-def tiny_llama() -> Callable[..., LlamaForCausalLM]:
+def tiny_llama() -> Callable[..., "LlamaForCausalLM"]:
     """Builds a random Llama of two blocks, in eval mode; keywords go into its config."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
 
     def build(seed: int = 0, **settings) -> LlamaForCausalLM:
         config = LlamaConfig(
@@ -84,6 +113,9 @@ def tiny_llama() -> Callable[..., LlamaForCausalLM]:
 @pytest.fixture
 def tiny_directory(tiny_llama, tmp_path: Path) -> Path:
     """A complete model directory: config, model.safetensors and a tokenizer of one word per token."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
     path = tmp_path / "tiny"
     tiny_llama().save_pretrained(path)
     words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCABULARY)}, unk_token="w0"))
@@ -95,6 +127,8 @@ def tiny_directory(tiny_llama, tmp_path: Path) -> Path:
 @pytest.fixture
 def half_empty_directory(tiny_directory: Path) -> Path:
     """The same, half of the weights of model.layers.0.mlp.up_proj removed."""
+    from safetensors.torch import load_file, save_file
+
     file = tiny_directory / "model.safetensors"
     tensors = load_file(file)
     tensors["model.layers.0.mlp.up_proj.weight"][:, ::2] = 0
@@ -109,10 +143,13 @@ def mixture_directory(tiny_directory: Path, tmp_path: Path) -> Callable[..., Pat
     kind: of config, whose own keywords follow. starved: whether expert 0 of five never gets a token. fused: whether the
     file keeps the experts fused as transformers runs them.
     """
+    import torch
+    from transformers import AutoModelForCausalLM
+
     kin = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4}
     kin |= {"num_key_value_heads": 2, "vocab_size": VOCABULARY, "max_position_embeddings": 64}
 
-    def build(kind: type[PretrainedConfig], *, starved: bool = False, fused: bool = False, **settings) -> Path:
+    def build(kind: "type[PretrainedConfig]", *, starved: bool = False, fused: bool = False, **settings) -> Path:
         config = kind(**kin | {"initializer_range": 0.3} | settings)
         with torch.random.fork_rng():
             torch.manual_seed(0)
@@ -129,8 +166,10 @@ def mixture_directory(tiny_directory: Path, tmp_path: Path) -> Callable[..., Pat
     return build
 
 
-def starve(block: nn.Module) -> None:
+def starve(block: "nn.Module") -> None:
     """Of four scores v, -v, u and -u two are positive, so an expert whose score is 0 is never among the best two."""
+    import torch
+
     router = getattr(block.mlp, "gate", None)
     if router is not None:
         v, u = router.weight.data[1:3].clone()
@@ -140,6 +179,8 @@ def starve(block: nn.Module) -> None:
 @pytest.fixture
 def workspace_root(tiny_directory: Path, tmp_path: Path) -> Path:
     """A folder with params.yaml for the tiny model, a text of its words, and two variants."""
+    import torch
+
     draw = torch.Generator().manual_seed(0)
     for split, words in (("train", 2000), ("test", 600)):
         ids = torch.randint(1, VOCABULARY, (words,), generator=draw).tolist()

@@ -8,15 +8,16 @@ from source_tree import BENCHMARKS, FILES, PACKAGES, ROOT, imports, named, tree_
 
 ALLOWED = {"pruning_core": {"pruning_core"}, "tasks": {"pruning_core", "tasks"}, "flows": set(PACKAGES)}
 OWNERS = {
-    "mlflow": {"tasks/tracking/runs.py"},
+    "mlflow": {"tasks/tracking/connection.py", "tasks/tracking/runs.py"},
     "dvc": {"tasks/versioning.py"},
     "prefect": {
         *(f"tasks/orchestration/{name}.py" for name in ("step_tasks", "store_view", "temporary_servers", "flow_runs")),
-        *(f"tasks/parallel/{name}.py" for name in ("task_runners", "resident_tasks", "prefect_pool", "shard_team")),
+        *(f"tasks/parallel/{name}.py" for name in ("task_runners", "resident_tasks", "prefect_pool")),
         *(f"flows/{name}.py" for name in ("compress", "parallel_variants", "sweep", "scheduled", "export")),
         "flows/actions/serve.py",
     },
 }
+PUBLIC_MLFLOW = {"mlflow", "mlflow.entities", "mlflow.exceptions"}
 PICKLES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 LONGEST = 300
 
@@ -81,8 +82,20 @@ def test_each_orchestrator_is_imported_in_its_own_files_only(library: str):
     assert importers == OWNERS[library]
 
 
+def test_of_mlflow_only_what_is_public_is_used_and_its_database_is_opened_by_one_file():
+    """What a client keeps for itself, MLflow's inner modules and the names of its tables change with its versions."""
+    for file in sorted((ROOT / "tasks" / "tracking").glob("*.py")):
+        tree = tree_of(file)
+        modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        modules |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        assert {name for name in modules if name.partition(".")[0] == "mlflow"} <= PUBLIC_MLFLOW
+        attributes = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        assert {name for name in attributes if name.startswith("_") and name[-2:] != "__"} == set(), named(file)
+        assert ("sqlite3" in modules) == (file.stem == "database_faults"), named(file)
+
+
 def test_slow_libraries_are_imported_when_they_are_needed_only():
-    for file in ("tasks/tracking/runs.py", "tasks/versioning.py"):
+    for file in (*OWNERS["mlflow"], *OWNERS["dvc"]):
         roots = {name.partition(".")[0] for name in imports(at_import(ast.parse((ROOT / file).read_bytes())))}
         assert not roots & {"mlflow", "dvc", "prefect"}
     light = {"json", "os", "sys", "pathlib", "typing", "typer", "flows.commands"}

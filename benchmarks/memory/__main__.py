@@ -138,7 +138,7 @@ def counted(directory: Path) -> dict[str, float]:
     with Products() as seen:
         outcome = compress_block(decoder, 0, states, recipe.method, recipe.propagate)
     block = recipe.method.compensation.block
-    fixed = sum(layer["rows"] * layer["columns"] * block for layer in outcome.layers)
+    fixed = sum(layer.rows * layer.columns * block for layer in outcome.layers)
     found = {**seen.operations, "columns in the kernel": float(fixed)}
     found = {name: value * len(decoder) for name, value in found.items()}
     return found | {"total": sum(found.values())}

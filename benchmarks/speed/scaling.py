@@ -69,14 +69,6 @@ def jobs() -> dict[str, Job]:
         },
         "calibration": Job(f"one variant in {WORKERS} shards, one process", prune),
         "calibration-torchrun": Job(f"the same, torchrun with {WORKERS}", (*launched, *prune), "calibration"),
-        **{
-            f"calibration-{kind}": Job(
-                f"the same, this process and a worker: {kind}",
-                (*prune, "--set", f"compute.shard_workers={{name: {kind}}}"),
-                "calibration",
-            )
-            for kind in kinds
-        },
     }
 
 

@@ -10,7 +10,6 @@ from tasks.engine.step import direct
 from tasks.engine.step_log import StepLog
 from tasks.machine import process_identity
 from tasks.orchestration import prefect_settings
-from tasks.parallel.shard_workers import shard_workers
 from tasks.pipeline.opened import opened
 from tasks.pipeline.variant import Pipeline
 from tasks.versioning import StageOutput, evaluation_output, model_output, place, place_figures, tokens_outputs
@@ -37,7 +36,7 @@ def run_stage(name: str, variant: str | None, overrides: list[str] | None) -> li
         check_room(workspace, [variant], evaluates=False)
     log = StepLog(direct)
     pipeline = opened(workspace, log)
-    with shown_bars(), shard_workers(workspace):
+    with shown_bars():
         place(workspace.root, workspace.store, _outputs(name, variant, pipeline))
         if name == "evaluate":
             place_figures(workspace.root, variant, *pipeline.figures(variant))

@@ -1,5 +1,6 @@
 """`espalier gc`: remove what nothing names any more, after saying what that is and why the rest stays."""
 
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -28,31 +29,30 @@ def collect(keep_statistics: bool, older_than: float, dry_run: bool, yes: bool, 
         goes (items), kept {why: {"artifacts", "bytes"}}, bytes (that go, or went), removed (items; None: only looked).
 
     Raises:
-        InputError: params.yaml, dvc.lock or a registered model cannot be understood: nothing is removed then.
+        InputError: params.yaml, dvc.lock or a registered model cannot be understood, or another process uses the store
+            from which something is to be removed: nothing is removed then.
     """
     if older_than < 0:
         raise InputError(f"--older-than is a number of days, 0 or more, got {older_than:g}")
     workspace = Workspace.open(None)
-    store = workspace.store
-    # First of all: who came before this is either seen here, or has told of its results in what is read below.
-    since = store.presence.since()
-    with shown_bars(quiet) as (_, bars):
+    store, removes = workspace.store, yes and not dry_run
+    # Whoever comes after this waits, and whoever ended before has told of its results in what is read below.
+    with store.use.alone() if removes else nullcontext(), shown_bars(quiet) as (_, bars):
         done = bars.waiting("finding out what is named")
         named, scratch = _wanted(workspace)
-        plan = planned(store, [*roots(workspace.root), *named], scratch, since, keep_statistics, older_than)
+        plan = planned(store, [*roots(workspace.root), *named], scratch, keep_statistics, older_than)
         done()
-        removed = None
-        if yes and not dry_run:
+        if removes:
             done = bars.waiting("removing")
-            removed = remove(store, plan.goes, since)
+            remove(store, plan.goes)
             _builds(workspace).sweep()
             done()
     kept = {why: {"artifacts": len(items), "bytes": _size(items)} for why, items in plan.kept.items()}
     return {
         "goes": [asdict(item) for item in plan.goes],
         "kept": kept,
-        "bytes": _size(plan.goes if removed is None else removed),
-        "removed": None if removed is None else [asdict(item) for item in removed],
+        "bytes": _size(plan.goes),
+        "removed": [asdict(item) for item in plan.goes] if removes else None,
     }
 
 
@@ -76,9 +76,6 @@ def print_collection(found: dict[str, Any]) -> None:
         counts = sum(held["artifacts"] for held in rest), sum(held["bytes"] for held in rest)
         table.add_row(f"{len(rest)} others (see --json)", str(counts[0]), _mb(counts[1]))
     console.print("", table, sep="\n")
-    spared = len(found["goes"]) - len(found["removed"] or found["goes"])
-    if spared:
-        console.print(f"\n{spared} came into use meanwhile and stay", highlight=False)
 
 
 def require_consent(found: dict[str, Any], dry_run: bool) -> None:

@@ -17,9 +17,9 @@ from pruning_core.settings.structured import DEFAULT_FAMILIES
 from pruning_core.structured.kept_groups import groups_table
 from tasks.engine.explain import explanation
 from tasks.engine.look import Look
-from tasks.lineage.collect_record import block_entries, making_chain, texts_of
+from tasks.lineage.collect_record import texts_of
+from tasks.lineage.provenance import Lineage
 from tasks.pipeline.opened import judge, opened
-from tasks.pipeline.variant import Pipeline
 from tasks.store.artifact import Artifact
 from tasks.workspace.workspace import Workspace
 
@@ -70,14 +70,15 @@ def lineage_of(name: str, overrides: list[str] | None) -> dict[str, Any]:
     workspace = Workspace.open(None, overrides)
     pipeline = opened(workspace)
     model, quality = pipeline.model(name), pipeline.evaluated(name)
+    lineage = Lineage(workspace.store, quality)
     chain = [_link("source checkpoint", pipeline.source)]
     if name != BASELINE:
         texts = texts_of(pipeline, name)
-        made_from = making_chain(pipeline, name)
+        made_from = {role: lineage.artifact(link) for role, link in lineage.making.items()}
         compressed = made_from.pop("compressed", None)
         chain += [_link("calibration tokens", texts["calibration"])] if "calibration" in texts else []
-        chain += [_link(kind, artifact) for kind, artifact in made_from.items()]
-        chain += [_link(key, _stored(pipeline, entry)) for key, entry in block_entries(pipeline, name)]
+        chain += [_link(role, artifact) for role, artifact in made_from.items()]
+        chain += [_link(block, lineage.artifact(link)) for block, link in lineage.blocks.items()]
         chain += [_link("compressed", compressed)] if compressed else []
         chain += [_link("recovery tokens", texts["recovery"])] if "recovery" in texts else []
         chain.append(_link("variant", model))
@@ -98,10 +99,6 @@ def lineage_of(name: str, overrides: list[str] | None) -> dict[str, Any]:
     }
 
 
-def _stored(pipeline: Pipeline, entry: dict[str, str]) -> Artifact:
-    return Artifact.from_reference({**entry, "path": str(pipeline.context.store.objects / entry["key"])})
-
-
 def _link(what: str, artifact: Artifact) -> dict[str, str]:
     return {"what": what, "digest": artifact.digest, "path": str(artifact.path)}
 
@@ -109,11 +106,8 @@ def _link(what: str, artifact: Artifact) -> dict[str, str]:
 def _run_id(workspace: Workspace, model: Artifact, quality: Artifact) -> str | None:
     from tasks.tracking.runs import find_runs
 
-    keys = {"variant_key": model.key, "evaluation_key": quality.key}
-    for run in find_runs(workspace.root):
-        if keys.items() <= run["tags"].items():
-            return run["run_id"]
-    return None
+    found = find_runs(workspace.root, {"variant_key": model.key, "evaluation_key": quality.key})
+    return found[0]["run_id"] if found else None
 
 
 def groups_of_model(families: list[str] | None, overrides: list[str] | None) -> dict[str, Any]:

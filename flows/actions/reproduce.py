@@ -13,7 +13,7 @@ from flows.console.progress_bars import shown_bars
 from flows.plan.fit import check_room
 from pruning_core.errors import ComputationError, InputError
 from pruning_core.settings.recipe import BASELINE
-from tasks.lineage.provenance import lineage
+from tasks.lineage.provenance import Lineage
 from tasks.lineage.reproduction import changed_since, compared
 from tasks.pipeline.opened import opened
 from tasks.store.store import Store
@@ -65,7 +65,7 @@ def reproduce_run(prefix: str, from_cache: bool, quiet: bool) -> dict[str, Any]:
     with shown_bars(quiet) as (console, _), _store(workspace, from_cache) as store:
         for line in _change_lines(changed):
             console.print(line, highlight=False, markup=False)
-        now = lineage(store, opened(workspace, store=store).evaluated(variant))
+        now = Lineage(store, opened(workspace, store=store).evaluated(variant)).facts()
     return {"run_id": run["run_id"], "variant": variant, "changed": changed, **compared(then, now)}
 
 

@@ -98,7 +98,7 @@ def compress(variant: RecipeArgument, set_: SetOption = None, json_: JsonOption 
         as_json(records[-1])
         return
     print_comparison(records)
-    say(f"\nmodel      {records[-1]['model']['path']}")
+    say(f"\nmodel      {records[-1].model.path}")
 
 
 @app.command(epilog="Example: `espalier compare --json`")

@@ -34,5 +34,5 @@ def say(text: str) -> None:
 
 
 def as_json(value: Any) -> None:
-    """Print a value for machines."""
-    typer.echo(json.dumps(value, indent=1, sort_keys=True))
+    """Print a value for machines; records say themselves what they are as JSON."""
+    typer.echo(json.dumps(value, indent=1, sort_keys=True, default=lambda record: record.as_json()))

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from flows.console.column_blocks import Columns
 from tasks.records.comparison import comparison_table
-from tasks.records.model_facts import Allocated
+from tasks.records.variant import Variant
 
 NOTE = (
     "Loss and KL in nats per token, ± paired standard error. Removed: share of the prunable weights. bits/w: per "
@@ -16,9 +16,9 @@ NOTE = (
 )
 
 
-def print_comparison(records: list[dict[str, Any]]) -> None:
+def print_comparison(variants: list[Variant]) -> None:
     """All variants, the dense model first."""
-    rows = comparison_table(records)
+    rows = comparison_table(variants)
     columns = {
         "variant": [row["name"] for row in rows],
         "ppl": [_number(row["perplexity"], ".2f") for row in rows],
@@ -34,8 +34,8 @@ def print_comparison(records: list[dict[str, Any]]) -> None:
         del columns["tasks"]
     console = Console()
     Columns(columns).print(console)
-    found = {record["name"]: record["manifest"]["facts"].get("allocation") for record in records}
-    lines = [f"{name} by allocation {Allocated.model_validate(facts)}" for name, facts in found.items() if facts]
+    found = {variant.name: variant.facts.allocation for variant in variants}
+    lines = [f"{name} by allocation {allocation}" for name, allocation in found.items() if allocation]
     if lines:
         console.print("", *lines, sep="\n", highlight=False)
     console.print(f"\n{NOTE}", style="dim")

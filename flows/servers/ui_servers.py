@@ -19,7 +19,7 @@ from pruning_core.errors import ComputationError, InputError
 from tasks.orchestration import prefect_settings
 from tasks.store.canonical_json import write_json
 from tasks.store.locks import locked
-from tasks.tracking import run_index, runs
+from tasks.tracking import connection, run_index
 
 HOST = "127.0.0.1"
 # Prefect migrates a new database first: half a minute on a busy machine.
@@ -55,14 +55,14 @@ def _prefect_environment(workspace: Path, port: int) -> dict[str, str]:
 
 
 def _mlflow_arguments(workspace: Path, port: int) -> list[str]:
-    store = ["--backend-store-uri", runs.store_uri(workspace)]
-    artifacts = ["--default-artifact-root", runs.artifact_root(workspace), "--no-serve-artifacts"]
+    store = ["--backend-store-uri", connection.store_uri(workspace)]
+    artifacts = ["--default-artifact-root", connection.artifact_root(workspace), "--no-serve-artifacts"]
     return ["mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1", *store, *artifacts]
 
 
 def _mlflow_environment(workspace: Path, port: int) -> dict[str, str]:
     # Nothing here uses MLflow's job runner, which would be four processes more.
-    return {**runs.QUIET, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    return {**connection.QUIET, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 
 SERVICES = {
@@ -87,9 +87,9 @@ def start(workspace: Path, names: Iterable[str] = tuple(SERVICES)) -> dict[str, 
         new = [name for name, process in running.items() if not (process and _healthy(name, process))]
         for name in new:
             _stop(workspace, name)
-        if "mlflow" in new and run_index.experiment_id(workspace) is None:
+        if "mlflow" in new:
             # Made here, under the lock: a server and a flow that make the database at once break it.
-            runs.prepare(workspace)
+            connection.prepare(workspace)
         started = {name: _launch(workspace, name) for name in new}
         for name, process in started.items():
             healthy = wait_until(lambda n=name, p=process: not p.alive() or _healthy(n, p), START_SECONDS)
@@ -130,12 +130,12 @@ def _status(workspace: Path, name: str) -> dict[str, Any]:
     process = _read(workspace, name)
     running = process is not None and process.alive()
     url = f"http://{HOST}:{process.port}" if running else None
-    page = run_index.compare_page(workspace) if name == "mlflow" else "/"
+    healthy = running and _healthy(name, process)
     return {
         "running": running,
-        "healthy": running and _healthy(name, process),
+        "healthy": healthy,
         "url": url,
-        "open": url and url + page,
+        "open": url and url + (_compare_page(process) if healthy and name == "mlflow" else "/"),
         "pid": process.pid if running else None,
         "port": process.port if running else None,
         "log": str(_log(workspace, name)),
@@ -164,14 +164,30 @@ def _healthy(name: str, process: ServiceProcess) -> bool:
     """Whether the process lives and its server answers."""
     if not process.alive():
         return False
+    return _answer(process, SERVICES[name].health) is not None
+
+
+def _compare_page(process: ServiceProcess) -> str:
+    """The part of MLflow's address that opens the table of the variants, sorted by perplexity; asked of its server.
+
+    Asking the database instead would take importing mlflow, which is seconds.
+    """
+    found = _answer(process, f"/api/2.0/mlflow/experiments/get-by-name?experiment_name={run_index.EXPERIMENT}")
+    if found is None:
+        return "/"
+    experiment = json.loads(found)["experiment"]["experiment_id"]
+    return f"/#/experiments/{experiment}/runs?workflowType=machine_learning&viewStateShareKey={run_index.VIEW}"
+
+
+def _answer(process: ServiceProcess, path: str) -> bytes | None:
+    """What a server answers, None where it does not, or refuses."""
     # A proxy from the environment must not be asked for an address of this machine.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    url = f"http://{HOST}:{process.port}{SERVICES[name].health}"
     try:
-        with opener.open(url, timeout=HEALTH_SECONDS) as answer:
-            return answer.status == 200
+        with opener.open(f"http://{HOST}:{process.port}{path}", timeout=HEALTH_SECONDS) as answer:
+            return answer.read()
     except (urllib.error.URLError, OSError):
-        return False
+        return None
 
 
 def _read(workspace: Path, name: str) -> ServiceProcess | None:

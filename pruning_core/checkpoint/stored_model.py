@@ -1,7 +1,7 @@
 """A compressed model in its directory: tensors, masks, codes and grids, read one at a time."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,43 +13,9 @@ from transformers import PretrainedConfig
 from pruning_core.checkpoint.bit_masks import unpack_mask
 from pruning_core.checkpoint.checkpoint import Checkpoint
 from pruning_core.checkpoint.file_names import CODES, MASKS
+from pruning_core.checkpoint.layer_facts import LayerFacts
 from pruning_core.checkpoint.model_files import read_config
 from pruning_core.errors import InputError, required
-
-
-@dataclass(frozen=True)
-class StoredMatrix:
-    """One compressed matrix, as the facts of a variant describe it."""
-
-    name: str
-    """Of its module."""
-    stored: str
-    """The tensor of the weights file that holds it."""
-    rows: int
-    """Outputs."""
-    columns: int
-    """Inputs."""
-    removed: int
-    bits: int | None = None
-    """Of a code, where quantized."""
-    groups: int | None = None
-    """Grids per row, where quantized."""
-
-    @property
-    def code_bits(self) -> int:
-        """`bits` of a quantized matrix."""
-        return required(self.bits, f"the bits of the codes of {self.name}")
-
-    @property
-    def code_groups(self) -> int:
-        """`groups` of a quantized matrix."""
-        return required(self.groups, f"the number of grids of {self.name}")
-
-    @classmethod
-    def of(cls, layer: Mapping[str, Any]) -> "StoredMatrix":
-        """From an entry of the facts' `layers`."""
-        fields: dict[str, Any] = {key: layer.get(key) for key in cls.__dataclass_fields__}
-        return cls(**fields)
 
 
 @dataclass(frozen=True)
@@ -79,16 +45,16 @@ class StoredModel:
     Args:
         directory: Hugging Face directory; masks.safetensors and quantized.safetensors beside the weights where the
             variant has them.
-        layers: the `layers` of the variant's facts; none of a dense model.
+        layers: of the variant's facts; none of a dense model.
 
     Raises:
         InputError: no model, or not the one that `layers` describes.
     """
 
-    def __init__(self, directory: Path | str, layers: Sequence[Mapping[str, Any]] = ()) -> None:
+    def __init__(self, directory: Path | str, layers: Sequence[LayerFacts] = ()) -> None:
         self.directory = Path(directory)
         self.checkpoint = Checkpoint(self.directory)
-        self.matrices = tuple(StoredMatrix.of(layer) for layer in layers)
+        self.matrices = tuple(layers)
         for matrix in self.matrices:
             self.checkpoint.shape(matrix.stored)
         self._masks = self._beside(MASKS)
@@ -106,12 +72,12 @@ class StoredModel:
         return read_config(self.directory)
 
     @cached_property
-    def quantized(self) -> tuple[StoredMatrix, ...]:
+    def quantized(self) -> tuple[LayerFacts, ...]:
         """The matrices that have codes."""
         return tuple(matrix for matrix in self.matrices if matrix.bits is not None)
 
     @cached_property
-    def whole(self) -> dict[str, StoredMatrix]:
+    def whole(self) -> dict[str, LayerFacts]:
         """Stored name -> matrix, of those that are a tensor [rows, columns] of their own.
 
         Not among them: parts of fused experts, and all matrices of a model that stores them as [inputs, outputs]
@@ -131,17 +97,17 @@ class StoredModel:
         """A tensor of the weights files, as stored."""
         return self.checkpoint.load(name)
 
-    def keep(self, matrix: StoredMatrix) -> Tensor | None:
+    def keep(self, matrix: LayerFacts) -> Tensor | None:
         """[rows, columns] bool, True where a weight survives; None where the variant has no masks."""
         if self._masks is None:
             return None
         return unpack_mask(self._masks.load(matrix.name), matrix.columns)
 
-    def quantized_grid(self, matrix: StoredMatrix) -> StoredGrid:
+    def quantized_grid(self, matrix: LayerFacts) -> StoredGrid:
         """The codes and grids of a matrix that has them."""
         return required(self.grid(matrix), f"the codes of {matrix.name}")
 
-    def grid(self, matrix: StoredMatrix) -> StoredGrid | None:
+    def grid(self, matrix: LayerFacts) -> StoredGrid | None:
         """The codes of a matrix; None where it is not quantized.
 
         Raises:
@@ -151,7 +117,7 @@ class StoredModel:
             return None
         return StoredGrid(self._code_part(matrix, "codes"), *self.scales(matrix), bits=matrix.bits)
 
-    def scales(self, matrix: StoredMatrix) -> tuple[Tensor, Tensor, Tensor]:
+    def scales(self, matrix: LayerFacts) -> tuple[Tensor, Tensor, Tensor]:
         """(scale, zero, group) of a quantized matrix as `StoredGrid` has them, without reading its codes.
 
         Raises:
@@ -159,7 +125,7 @@ class StoredModel:
         """
         return self._code_part(matrix, "scale"), self._code_part(matrix, "zero"), self._code_part(matrix, "group")
 
-    def _code_part(self, matrix: StoredMatrix, part: str) -> Tensor:
+    def _code_part(self, matrix: LayerFacts, part: str) -> Tensor:
         if self._codes is None:
             raise InputError(f"{self.directory} has no {CODES}, which holds the codes of {matrix.name}")
         return self._codes.load(f"{matrix.name}.{part}")

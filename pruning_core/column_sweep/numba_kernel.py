@@ -32,12 +32,18 @@ def _compiled(chooses: bool, rounds: bool) -> Callable[..., None]:
     """The kernel for sweeps that choose groups of N:M or not, and round to a grid or not.
 
     Arguments that are None take their branches out of the code. Compiled for one signature: left to itself numba
-    would compile again for every memory layout it meets.
+    would compile again for every memory layout it meets. Kept on the disk for the next process, beside Python's own
+    compiled files or in the user's cache (or in NUMBA_CACHE_DIR), by processor and source.
     """
     groups = _GROUPS if chooses else (types.none,) * len(_GROUPS)
     grid = _GRID if rounds else (types.none,) * len(_GRID)
     signature = types.void(types.int64, types.int64, _VIEW, _FLOATS, _BYTES, _FLOATS, *groups, *grid)
-    return numba.njit(signature, nogil=True, error_model="numpy", fastmath={"contract"})(_fix_rows)
+    compiled = functools.partial(numba.njit, signature, nogil=True, error_model="numpy", fastmath={"contract"})
+    try:
+        return compiled(cache=True)(_fix_rows)
+    except (OSError, EOFError, RuntimeError):
+        # No folder that may be written to, no room in it, or a file cut short by a power failure.
+        return compiled()(_fix_rows)
 
 
 def _fix_rows(begin, end, weight, upper, removed, error, scale, groups, steps, zeros, group, top, codes):

@@ -13,6 +13,7 @@ from pruning_core.calibration.hidden_states import HiddenStates
 from pruning_core.calibration.shards import WHOLE, Shards
 from pruning_core.calibration.staged_forward import InputGroup
 from pruning_core.calibration.statistics import LayerStatistics
+from pruning_core.checkpoint.layer_facts import LayerFacts
 from pruning_core.compress.invariants import check_layer
 from pruning_core.compress.method import CompressedLayer, Method, Prepared
 from pruning_core.compress.shares import Shares
@@ -38,9 +39,7 @@ class BlockOutcome:
     """Layer name -> [out, in] bool."""
     quantized: dict[str, Tensor] = field(default_factory=dict, repr=False)
     """"<layer>.codes" uint8 [out, in], ".scale" and ".zero" float32 [out, groups], ".group" int32 [in]."""
-    layers: list[dict[str, Any]] = field(default_factory=list)
-    """Per layer: name, stored name, rows, columns, removed, zeros, loss; tokens that reached it in calibration, where
-    there was one; where quantized, bits of a code and groups of a row."""
+    layers: list[LayerFacts] = field(default_factory=list)
     ledger: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -110,24 +109,23 @@ class BlockCompressor:
         self.outcome.keep[name] = layer.keep.cpu()
         for part, value in layer.quantized.items():
             self.outcome.quantized[f"{name}.{part}"] = (value.int() if part == "group" else value).cpu()
-        removed = int((~layer.keep).sum())
         few = statistics.routed[name] if isinstance(statistics, PooledStatistics) else None
         if few is not None:
             event = {"event": "few_tokens", "tokens": few, "rule": self.method.few_tokens}
             self.outcome.ledger.append({"layer": name, **event})
         self.outcome.layers.append(
-            {
-                "name": name,
-                "stored": self.decoder.stored_name(f"{name}.weight"),
-                "rows": layer.keep.shape[0],
-                "columns": layer.keep.shape[1],
-                "removed": removed,
-                "zeros": int((rounded == 0).sum()),
-                "loss": layer.loss,
-                "bits": self.method.quantizer.bits if self.method.quantizer else None,
-                "groups": layer.scale.shape[1] if layer.scale is not None else None,
-                "tokens": few if few is not None or statistics is None else statistics.tokens,
-            }
+            LayerFacts(
+                name=name,
+                stored=self.decoder.stored_name(f"{name}.weight"),
+                rows=layer.keep.shape[0],
+                columns=layer.keep.shape[1],
+                removed=int((~layer.keep).sum()),
+                zeros=int((rounded == 0).sum()),
+                loss=layer.loss,
+                bits=self.method.quantizer.bits if self.method.quantizer else None,
+                groups=layer.scale.shape[1] if layer.scale is not None else None,
+                tokens=few if few is not None or statistics is None else statistics.tokens,
+            )
         )
         self.outcome.ledger += [{"layer": name, **event} for event in layer.events]
 

@@ -5,8 +5,9 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
+from pruning_core.checkpoint.layer_facts import LayerFacts
 from pruning_core.checkpoint.shard_files import SHARD_BYTES
-from pruning_core.checkpoint.stored_model import StoredMatrix, StoredModel
+from pruning_core.checkpoint.stored_model import StoredModel
 from pruning_core.checkpoint.streamed_writer import write_streamed
 from pruning_core.errors import InputError
 from pruning_core.export import FORMATS
@@ -106,7 +107,7 @@ class Sparse:
                 reason = "they do not give its weights bit for bit"
         return smallest(entries), reason
 
-    def _may_hold(self, model: PreviewedModel, matrix: StoredMatrix) -> bool:
+    def _may_hold(self, model: PreviewedModel, matrix: LayerFacts) -> bool:
         """Whether the encoding takes a matrix with some weights or other."""
         if self.encoding == "codes":
             return matrix.stored in model.whole and matrix.bits is not None

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from pruning_core.checkpoint.layer_facts import LayerFacts
 from pruning_core.checkpoint.model_files import read_config
 from pruning_core.compress.method import Method
 from pruning_core.compress.shares import target_of
@@ -53,18 +54,17 @@ def _grids(method: Method | None) -> dict[str, Any]:
     }
 
 
-def _layer(recipe: Recipe, name: str, stored: str, rows: int, columns: int) -> dict[str, Any]:
-    """An entry of the variant's facts, as far as `StoredMatrix` takes it."""
+def _layer(recipe: Recipe, name: str, stored: str, rows: int, columns: int) -> LayerFacts:
     quantizer = recipe.method and recipe.method.quantizer
-    return {
-        "name": name,
-        "stored": stored,
-        "rows": rows,
-        "columns": columns,
-        "removed": _most_removed(recipe, rows, columns),
-        "bits": quantizer.bits if quantizer else None,
-        "groups": -(-columns // (quantizer.group_size or columns)) if quantizer else None,
-    }
+    return LayerFacts(
+        name=name,
+        stored=stored,
+        rows=rows,
+        columns=columns,
+        removed=_most_removed(recipe, rows, columns),
+        bits=quantizer.bits if quantizer else None,
+        groups=-(-columns // (quantizer.group_size or columns)) if quantizer else None,
+    )
 
 
 def _most_removed(recipe: Recipe, rows: int, columns: int) -> int:

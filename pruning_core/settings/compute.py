@@ -43,6 +43,13 @@ def _workers(value: Any) -> Any:
     return Workers(**value) if isinstance(value, Mapping) else value
 
 
+REMOVED = {
+    "shard_workers": "was removed, for it made calibration slower; remove the key, and start one process for each of "
+    "compute.shards with torchrun: torchrun --standalone --nproc-per-node N --no-python espalier ..."
+}
+"""Keys that the section no longer has, and what takes their place."""
+
+
 @pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
 class Compute:
     """The section `compute` of params.yaml.
@@ -55,8 +62,6 @@ class Compute:
         one after another.
     shards: parts of the calibration windows that are summed apart and then added up; under `torchrun` one process runs
         each. It changes the last bits of statistics, so one process with as many shards has the same result.
-    shard_workers: processes, dask or ray that hold one shard each beside this process, which holds the first; when
-        absent this process takes shard after shard.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -65,21 +70,6 @@ class Compute:
     workers: Annotated[Workers, BeforeValidator(_workers)] = field(default_factory=Workers)
     variants: Annotated[Workers | None, BeforeValidator(_workers)] = None
     shards: Annotated[int, Field(ge=1)] = 1
-    shard_workers: Annotated[Workers | None, BeforeValidator(_workers)] = None
-
-    @model_validator(mode="after")
-    def _a_worker_for_each_further_shard(self) -> "Compute":
-        if self.shard_workers is None:
-            return self
-        if self.shard_workers.name == "threads":
-            raise ValueError("shard_workers are processes, dask or ray, not threads")
-        if self.shards == 1:
-            raise ValueError("shard_workers hold shards, of which there is 1; set shards to 2 or more")
-        if self.shard_workers.count not in (None, self.shards - 1):
-            raise ValueError(f"shard_workers are one for each shard but the first, {self.shards - 1}; remove count")
-        if self.variants is not None:
-            raise ValueError("variants and shard_workers cannot both be set: remove one of them")
-        return self
 
     @property
     def target(self) -> str:

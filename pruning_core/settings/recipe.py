@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +15,7 @@ from pruning_core.errors import InputError, required
 from pruning_core.registry import nearest, validated
 from pruning_core.sensitivity import SENSITIVITIES, wants_statistics
 from pruning_core.settings.allocation import build_allocation
-from pruning_core.settings.compute import Compute
+from pruning_core.settings.compute import REMOVED, Compute
 from pruning_core.settings.lm_eval import build_lm_eval_tasks
 from pruning_core.settings.method import build_method
 from pruning_core.settings.plugins import plugin_files
@@ -164,7 +165,7 @@ def parse_settings(mapping: Any) -> Settings:
     trust = mapping.get("trust_remote_code", False)
     if not isinstance(trust, bool):
         raise InputError(f"trust_remote_code must be true or false, got {trust!r}")
-    compute = _section(Compute, mapping.get("compute", {}), "compute")
+    compute = _section(Compute, mapping.get("compute", {}), "compute", REMOVED)
     variants = _variants(mapping["variants"], compute.target)
     evaluation = _section(Evaluation, mapping["evaluation"], "evaluation")
     schedule = build_schedule(mapping["schedule"], variants) if "schedule" in mapping else None
@@ -260,9 +261,18 @@ def _variants(mapping: Any, device: str) -> dict[str, Recipe]:
     return {str(name): parse_recipe(str(name), spec, device) for name, spec in mapping.items()}
 
 
-def _section(cls: "type[DataclassInstance]", mapping: Any, where: str) -> Any:
+def _section(
+    cls: "type[DataclassInstance]", mapping: Any, where: str, removed: Mapping[str, str] = MappingProxyType({})
+) -> Any:
+    """A section of params.yaml.
+
+    Args:
+        removed: keys of earlier versions -> what is told of them.
+    """
     if not isinstance(mapping, Mapping):
         raise InputError(f"{where} must be a mapping, got {mapping!r}")
+    for key in removed.keys() & mapping.keys():
+        raise InputError(f"{where}.{key} {removed[key]}")
     fields = sorted(cls.__dataclass_fields__)
     _check_keys(mapping, tuple(fields), where)
     section: Any = validated(lambda: cls(**mapping), where, fields)

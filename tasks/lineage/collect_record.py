@@ -1,15 +1,15 @@
-"""All that is known of one variant, as JSON: what the report shows and MLflow keeps."""
+"""All that is known of one variant: what the report shows and MLflow keeps."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 from pruning_core.settings.recipe import BASELINE
-from tasks.lineage.provenance import provenance
+from tasks.lineage.provenance import Lineage, provenance
 from tasks.pipeline.recovery import training_text
-from tasks.pipeline.structured import group_scores
 from tasks.pipeline.variant import Pipeline
 from tasks.records.exports import EXPORT, taken
+from tasks.records.variant import ExportSize, Variant, parse
 from tasks.steps.allocation import TABLE
 from tasks.steps.recover import CURVE
 from tasks.steps.samples import read_samples
@@ -27,11 +27,12 @@ from tasks.versioning import evaluation_output, model_output, output_md5s
 from tasks.workspace.workspace import Workspace
 
 
-def variant_record(workspace: Workspace, pipeline: Pipeline, name: str, steps: list[dict[str, Any]]) -> dict[str, Any]:
-    """The record of a variant whose steps are done; see `tasks.report.page` for what reads it."""
+def variant_record(workspace: Workspace, pipeline: Pipeline, name: str, steps: list[dict[str, Any]]) -> Variant:
+    """The record of a variant whose steps are done, checked once, here."""
     model, evaluation, speed = pipeline.model(name), pipeline.evaluated(name), pipeline.measured(name)
     recipe = {} if name == BASELINE else pipeline.settings.recipe(name).spec
-    return {
+    lineage = Lineage(pipeline.context.store, evaluation)
+    known = {
         "name": name,
         "recipe": recipe,
         "model": model.reference(),
@@ -42,15 +43,16 @@ def variant_record(workspace: Workspace, pipeline: Pipeline, name: str, steps: l
         "judged": judged.facts if (judged := pipeline.task_evaluated(name)) else None,
         "samples": _samples(pipeline.written(name)),
         "exports": exports_of(workspace.root, pipeline.context.store, model),
-        "search": _search(pipeline, name),
+        "search": _search(lineage),
         "loss_curves": _loss_curves(model),
-        "parents": _parents(pipeline, name),
+        "parents": _parents(pipeline, name, lineage),
         "datasets": _datasets(pipeline, name),
         "git_commit": workspace.git_commit(),
         "dvc": _dvc(workspace, name, model, evaluation),
         "steps": steps,
-        "provenance": provenance(pipeline, name),
+        "provenance": provenance(pipeline.settings, name, lineage),
     }
+    return parse(known)
 
 
 def _samples(written: Artifact | None) -> dict[str, Any] | None:
@@ -58,38 +60,11 @@ def _samples(written: Artifact | None) -> dict[str, Any] | None:
     return written and read_samples(written) | {"digest": written.digest} | written.facts
 
 
-def _search(pipeline: Pipeline, name: str) -> dict[str, Any] | None:
+def _search(lineage: Lineage) -> dict[str, Any] | None:
     """How the search went that found a variant's allocation."""
-    found = allocation_chain(pipeline, name).get("allocation")
-    written = found.path / RESULT if found else None
+    found = lineage.making.get("allocation")
+    written = lineage.artifact(found).path / RESULT if found else None
     return json.loads(written.read_text()) if written and written.is_file() else None
-
-
-def allocation_chain(pipeline: Pipeline, name: str) -> dict[str, Artifact]:
-    """What decided how much of each matrix goes: {"sensitivity" where one was measured, of a search with the number
-    of the start that it served, "allocation"}; {} where the method did."""
-    decided = None if name == BASELINE else pipeline.allocation(name)
-    if decided is None:
-        return {}
-    entries = decided.manifest["inputs"].items()
-    chain = {kind: pipeline.context.store.find(e["key"]) for kind, e in entries if kind.startswith("sensitivity")}
-    return chain | {"allocation": decided}
-
-
-def making_chain(pipeline: Pipeline, name: str) -> dict[str, Artifact]:
-    """What a variant was made from beside the dense model, its blocks and text, in the order of the work.
-
-    What `allocation_chain` holds; "importance", the scores of channels and heads; "compressed", the model before it was
-    trained back.
-    """
-    if name == BASELINE:
-        return {}
-    recipe, chain = pipeline.settings.recipe(name), allocation_chain(pipeline, name)
-    if recipe.structured is not None:
-        chain["importance"] = group_scores(pipeline, recipe)
-    if recipe.recovery is not None and (made := pipeline.compressed(name)).digest != pipeline.source.digest:
-        chain["compressed"] = made
-    return chain
 
 
 def texts_of(pipeline: Pipeline, name: str) -> dict[str, Artifact]:
@@ -103,8 +78,9 @@ def texts_of(pipeline: Pipeline, name: str) -> dict[str, Artifact]:
 
 def small_files(pipeline: Pipeline, name: str) -> list[Path]:
     """The data of how a variant was made, for MLflow to show and to draw."""
-    made_from = making_chain(pipeline, name)
-    artifacts = [] if name == BASELINE else [*made_from.values(), pipeline.model(name)]
+    lineage = Lineage(pipeline.context.store, pipeline.evaluated(name))
+    made_from = [lineage.artifact(link) for link in lineage.making.values()]
+    artifacts = [] if name == BASELINE else [*made_from, pipeline.model(name)]
     # The tables of the model itself stand for those of the model that it was trained from.
     files = {path.name: path for artifact in artifacts for path in artifact.path.iterdir()}
     shown = (TABLE, PROFILE, RESULT, CURVE, *TABLES)
@@ -151,25 +127,15 @@ def _baseline_manifest(pipeline: Pipeline, speed: Artifact) -> dict[str, Any]:
     }
 
 
-def _parents(pipeline: Pipeline, name: str) -> dict[str, Any]:
+def _parents(pipeline: Pipeline, name: str, lineage: Lineage) -> dict[str, Any]:
     if name == BASELINE:
         return {}
-    made_from = {"dense": pipeline.source} | texts_of(pipeline, name) | making_chain(pipeline, name)
-    parents = {kind: {"digest": artifact.digest} for kind, artifact in made_from.items()}
-    blocks = [entry for _, entry in block_entries(pipeline, name)]
-    shared = [pipeline.context.store.find(block["key"]).manifest["inputs"].get("statistics") for block in blocks]
+    made_from = {"dense": pipeline.source} | texts_of(pipeline, name) | lineage.making
+    parents = {kind: {"digest": one.digest} for kind, one in made_from.items()}
+    shared = [block.inputs.get("statistics") for block in lineage.blocks.values()]
     if shared and all(shared):
         parents["statistics"] = {"digest": digest_of([entry["digest"] for entry in shared])}
     return parents
-
-
-def block_entries(pipeline: Pipeline, name: str) -> list[tuple[str, dict[str, str]]]:
-    """("block-N", its entry in the manifest of the model that it is a part of), in order; [] where there are none."""
-    model = pipeline.compressed(name)
-    if model.digest == pipeline.source.digest:
-        return []
-    entries = [(key, entry) for key, entry in model.manifest["inputs"].items() if key.startswith("block-")]
-    return sorted(entries, key=lambda item: int(item[0].removeprefix("block-")))
 
 
 def _datasets(pipeline: Pipeline, name: str) -> dict[str, Any]:
@@ -195,15 +161,14 @@ def _dvc(workspace: Workspace, name: str, model: Artifact, evaluation: Artifact)
     return {"path": output.path.as_posix(), "md5": md5} if md5 else None
 
 
-def exports_of(workspace: Path, store: Store, model: Artifact) -> list[dict[str, Any]]:
+def exports_of(workspace: Path, store: Store, model: Artifact) -> list[ExportSize]:
     """`taken` by each export of a model that was tracked and is stored, by label; of a label the newest."""
     wanted = {KIND: EXPORT, "parent.variant.digest": model.digest}
     facts = {} if model.kind == SOURCE else model.facts
-    found: dict[str, dict[str, Any]] = {}
-    for run in find_runs(workspace):
-        if wanted.items() <= run["tags"].items():
-            made, _ = store.check(run["tags"]["export_key"])
-            if made:
-                told = taken(made.facts, facts)
-                found.setdefault(told["label"], told)
+    found: dict[str, ExportSize] = {}
+    for run in find_runs(workspace, wanted):
+        made, _ = store.check(run["tags"]["export_key"])
+        if made:
+            told = taken(made.facts, facts)
+            found.setdefault(told.label, told)
     return [found[label] for label in sorted(found)]

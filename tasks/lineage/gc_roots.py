@@ -9,8 +9,8 @@ from typing import Any
 from pruning_core.errors import InputError
 from tasks.store.artifact import is_consistent
 from tasks.store.directories import MANIFEST
-from tasks.store.locks import locked
-from tasks.tracking.run_index import lock_path, read_runs, registered_versions
+from tasks.tracking.model_registry import registered_versions
+from tasks.tracking.runs import find_runs
 from tasks.versioning import OUTPUTS, locked_keys, output_md5s
 
 KEY = re.compile(r"[0-9a-f]{64}")
@@ -36,8 +36,8 @@ def roots(workspace: Path) -> list[Root]:
     Raises:
         InputError: a registered model or dvc.lock names something, and what that is cannot be found out.
     """
-    with locked(lock_path(workspace)):
-        runs, versions = read_runs(workspace), registered_versions(workspace)
+    # In this order: a version that is registered in between names a run that was there before.
+    runs, versions = find_runs(workspace, status=None), registered_versions(workspace)
     return [
         *(_registered(version) for version in versions),
         *_dvc(workspace, runs),

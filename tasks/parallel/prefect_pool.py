@@ -17,7 +17,7 @@ from prefect.cache_policies import NO_CACHE
 from torch.distributed import TCPStore
 
 from pruning_core.settings.compute import Workers
-from tasks.parallel.rendezvous import Meeting
+from tasks.parallel.rendezvous import Attendance, Meeting
 from tasks.parallel.resident_tasks import Staying, end_with_parent
 from tasks.parallel.submit import Future, Submit
 
@@ -32,15 +32,15 @@ STOP = "null"
 def work(meeting: Meeting, number: int) -> None:
     """Do the pieces that no other worker has taken until there are no more, in whatever process this is."""
     end_with_parent()
-    store = meeting.store()
-    while True:
-        piece = store.add(TAKEN, 1) - 1
-        store.wait([_asked(piece)], PATIENCE)
-        asked = json.loads(store.get(_asked(piece)))
-        if asked is None:
-            return
-        function = getattr(importlib.import_module(asked["module"]), asked["function"])
-        store.set(_answered(piece), json.dumps(function(*asked["arguments"])))
+    with meeting.entered() as store:
+        while True:
+            piece = store.add(TAKEN, 1) - 1
+            store.wait([_asked(piece)], PATIENCE)
+            asked = json.loads(store.get(_asked(piece)))
+            if asked is None:
+                return
+            function = getattr(importlib.import_module(asked["module"]), asked["function"])
+            store.set(_answered(piece), json.dumps(function(*asked["arguments"])))
 
 
 @contextlib.contextmanager
@@ -51,9 +51,10 @@ def crowd(settings: Workers) -> Iterator[Submit]:
         InputError: Dask or Ray is not installed.
         ComputationError: of a result, where a worker ended, killed or with an error.
     """
-    meeting, store = Meeting.call(settings.number + 1, here=settings.address is None)
+    meeting, store = Meeting.call(here=settings.address is None)
     calls = [(meeting, number) for number in range(settings.number)]
-    held, pieces = Staying("search workers", settings, work, calls), count()
+    held = Staying("search workers", settings, work, calls, Attendance(meeting, store).lost)
+    pieces = count()
 
     def submit(function: Callable[..., Any], *arguments: Any) -> Future:
         piece = next(pieces)
@@ -64,9 +65,10 @@ def crowd(settings: Workers) -> Iterator[Submit]:
     try:
         yield submit
     finally:
-        # What was asked for and not taken is not wanted any more: each worker gets the end next.
-        end = next(pieces)
-        for piece in range(min(store.add(TAKEN, 0), end), end + settings.number):
+        # What was asked for and not taken is not wanted any more: each worker gets the end next. More may be taken than
+        # there are, where one was lost with the piece that it waited for.
+        end, taken = next(pieces), store.add(TAKEN, 0)
+        for piece in range(min(taken, end), max(taken, end) + settings.number):
             store.set(_asked(piece), STOP)
         held.part()
 

@@ -1,4 +1,4 @@
-"""One calibration on several processes, which `torchrun` or a task runner starts: the first drives, others follow it.
+"""One calibration on several processes, which `torchrun` starts: the first drives, the others follow it.
 
 The first runs the flow, the store and everything else. Where a step calibrates it tells the others which one, and they
 run the same step on their own shard of the windows, meeting it in the sums. What they make is the first one's to store.
@@ -9,8 +9,7 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
-from contextvars import ContextVar
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,6 @@ import torch.distributed as dist
 from pruning_core.calibration.shards import Shards, reaching
 from pruning_core.errors import InputError
 from tasks.engine.params import as_json
-from tasks.parallel.rendezvous import came
 from tasks.store.artifact import Artifact
 from tasks.workspace.plugins import load_plugins, loaded_plugins
 
@@ -31,9 +29,6 @@ if TYPE_CHECKING:
 PATIENCE = timedelta(days=7)
 """How long the others wait for the first one, which may be evaluating meanwhile."""
 STOP = b"null"
-
-
-_SUMMON: ContextVar[Callable[[], None] | None] = ContextVar("summon", default=None)
 
 
 def processes() -> int:
@@ -46,24 +41,12 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-@contextlib.contextmanager
-def summoned_by(summon: Callable[[], None]) -> Iterator[None]:
-    """Inside the block the first step with more than one shard calls `summon`, which makes this process join others."""
-    token = _SUMMON.set(summon)
-    try:
-        yield
-    finally:
-        _SUMMON.reset(token)
-
-
 def shards_of(count: int) -> Shards:
     """How the windows of a step with so many shards are divided, and which of them this process holds.
 
     Raises:
         InputError: another number of shards than of processes.
     """
-    if count > 1 and processes() == 1 and (summon := _SUMMON.get()):
-        summon()
     if processes() == 1:
         return Shards(count)
     if count != processes():
@@ -74,14 +57,12 @@ def shards_of(count: int) -> Shards:
     return Shards(count, rank())
 
 
-def join(store: dist.Store | None = None, rank: int = -1, count: int = -1) -> None:
-    """Meet the other processes: at a store, or where `torchrun` says."""
+def join() -> None:
+    """Meet the other processes where `torchrun` says."""
     if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", max(rank, 0) % torch.cuda.device_count())))
-    if store is not None:
-        store.set(came(rank), "")
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=PATIENCE)
+    dist.init_process_group(backend, timeout=PATIENCE)
 
 
 def leave() -> None:
@@ -115,7 +96,7 @@ def together(module: str, name: str, params: Any, inputs: dict[str, Artifact], c
         done = True
     finally:
         if not done:
-            # Who knows which sum the others wait for: the next step meets others.
+            # Who knows which sum the others wait for.
             leave()
 
 
@@ -134,7 +115,7 @@ def follow() -> None:
         load_plugins(Path(job["workspace"]), job["plugins"])
         context = Context(Store(Path(job["store"])), Path(job["workspace"]), key=job["key"])
         inputs = {label: Artifact.from_reference(reference) for label, reference in job["inputs"].items()}
-        with tempfile.TemporaryDirectory(prefix="espalier-shard-") as folder:
+        with context.store.use.shared(), tempfile.TemporaryDirectory(prefix="espalier-shard-") as folder:
             step = load_step(*job["step"])
             step.function(step.parsed(job["params"]), inputs, Path(folder), context)
 

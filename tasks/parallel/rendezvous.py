@@ -1,46 +1,104 @@
-"""Where processes that calibrate together find each other, when nobody like `torchrun` tells them."""
+"""Where the workers of a search find the process that they work for, and how that process learns that one is gone.
 
+What a task runner tells of a killed worker is not enough. A pool of processes does not hear of one that was killed
+while the next one was started, and Dask gives its task to another worker, while the piece that it had is nobody's.
+"""
+
+import contextlib
+import json
 import os
 import socket
+import threading
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
-from torch.distributed import TCPStore
+from torch.distributed import DistError, TCPStore
+
+from tasks.machine.process_identity import Owner
 
 LOCAL = "127.0.0.1"
 PATIENCE = timedelta(minutes=5)
-"""How long a process looks for the first one, which calls all of them."""
+"""How long a worker looks for the process that called it."""
+ENTERED = "entered"
+BEAT_SECONDS = 1.0
+SILENCE_SECONDS = 60.0
+"""After so long without a beat a worker of a cluster counts as lost."""
 
 
 @dataclass(frozen=True)
 class Meeting:
-    """A place of `count` processes: the first one's torch.distributed store."""
+    """The place of that process's torch.distributed store.
+
+    Args:
+        here: all workers are on this machine, where a process can be looked at. Those of a cluster send beats.
+    """
 
     host: str
     port: int
-    count: int
+    here: bool
 
     @classmethod
-    def call(cls, count: int, here: bool) -> tuple["Meeting", TCPStore]:
-        """The first process's: a place of its choice, and its store.
+    def call(cls, here: bool) -> tuple["Meeting", TCPStore]:
+        """That process's own: a place of its choice, and its store.
 
-        Args:
-            here: all processes are on this machine. Otherwise they find it under the address of its host name, or
-                under that of MASTER_ADDR.
+        Workers that are not `here` find it under the address of its host name, or under that of MASTER_ADDR.
         """
         host = LOCAL if here else os.environ.get("MASTER_ADDR") or socket.gethostbyname(socket.gethostname())
         store = TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=PATIENCE)
-        return cls(host, store.port, count), store
+        return cls(host, store.port, here), store
 
-    def store(self) -> TCPStore:
-        """Another process's."""
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[TCPStore]:
+        """A worker's store. Inside the block the worker is one of those that must not be lost."""
+        store, own = self._connect(), json.dumps(Owner.here().facts())
+        left = threading.Event()
+        if not self.here:
+            # A connection of its own: one call at a time goes over each, and the worker waits in one for its pieces.
+            threading.Thread(target=_beat, args=(self._connect(), _beats(own), left), daemon=True).start()
+        store.append(ENTERED, f"{own}\n")
+        try:
+            yield store
+        finally:
+            left.set()
+
+    def _connect(self) -> TCPStore:
         return TCPStore(self.host, self.port, is_master=False, timeout=PATIENCE)
 
-    def all_came(self, store: TCPStore) -> bool:
-        """Whether every other process has begun to join."""
-        return store.check([came(rank) for rank in range(1, self.count)])
+
+class Attendance:
+    """The workers that entered a meeting, as the process that called it sees them."""
+
+    def __init__(self, meeting: Meeting, store: TCPStore) -> None:
+        self._meeting, self._store = meeting, store
+        self._beats: dict[str, tuple[int, float]] = {}
+        """Worker -> its number of beats, and when that was new, on this machine's clock."""
+
+    def lost(self) -> str | None:
+        """What became of the first of them that is gone; None where all are at work."""
+        entries = self._store.get(ENTERED).decode().splitlines() if self._store.check([ENTERED]) else []
+        for entry in entries:
+            owner = Owner(**json.loads(entry))
+            if self._meeting.here and owner.is_gone():
+                return f"{owner} was terminated abruptly"
+            if not self._meeting.here and self._silent(entry):
+                return f"{owner} was not heard of for {SILENCE_SECONDS:g} seconds"
+        return None
+
+    def _silent(self, entry: str) -> bool:
+        beats, now = self._store.add(_beats(entry), 0), time.monotonic()
+        if self._beats.get(entry, (-1, now))[0] != beats:
+            self._beats[entry] = beats, now
+        return now - self._beats[entry][1] > SILENCE_SECONDS
 
 
-def came(rank: int) -> str:
-    """Key of the store that a process sets when it begins to join."""
-    return f"came {rank}"
+def _beats(entry: str) -> str:
+    return f"beats of {entry}"
+
+
+def _beat(store: TCPStore, key: str, left: threading.Event) -> None:
+    # Without the process that counts the beats there is no use in them.
+    with contextlib.suppress(DistError):
+        while not left.wait(BEAT_SECONDS):
+            store.add(key, 1)

@@ -5,19 +5,24 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from functools import cache
-from multiprocessing.connection import wait
+from multiprocessing import connection
+from queue import SimpleQueue
 from typing import Any
 
 from prefect import Task, flow
-from prefect.futures import as_completed
+from prefect.futures import PrefectFuture
 from prefect.settings import PREFECT_API_URL
 
 from pruning_core.errors import ComputationError, InputError
 from pruning_core.settings.compute import Workers
 from tasks.orchestration import temporary_servers
 from tasks.parallel.task_runners import task_runner
+
+LOOK_SECONDS = 0.5
+"""Between two looks at whether all workers are there."""
 
 
 class Here:
@@ -44,7 +49,7 @@ def end_with_parent() -> None:
         return
 
     def watch() -> None:
-        wait([parent.sentinel])
+        connection.wait([parent.sentinel])
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -53,18 +58,28 @@ def end_with_parent() -> None:
 class Staying:
     """One task per call, on as many workers, in a flow of its own beside what this process does."""
 
-    def __init__(self, name: str, workers: Workers, task: Task, calls: list[tuple[Any, ...]]) -> None:
+    def __init__(
+        self,
+        name: str,
+        workers: Workers,
+        task: Task,
+        calls: list[tuple[Any, ...]],
+        lost: Callable[[], str | None],
+    ) -> None:
         """Start them.
 
         Args:
             name: of the flow.
             task: ends when this process tells it to; what it returns is not looked at.
             calls: the task's arguments, one tuple per worker.
+            lost: what became of a worker that is gone, of which its runner may know nothing; None where all are there.
 
         Raises:
             InputError: Dask or Ray is not installed.
         """
         self._failed: list[BaseException] = []
+        self._lost = lost
+        self._done: SimpleQueue[PrefectFuture | None] = SimpleQueue()
         here = Here(lambda: self._hold(task, calls))
 
         @flow(name=name, task_runner=task_runner(workers), persist_result=False)
@@ -81,20 +96,28 @@ class Staying:
         self._ended: Future = ThreadPoolExecutor(1, name).submit(run)
 
     def _hold(self, task: Task, calls: list[tuple[Any, ...]]) -> None:
-        for future in as_completed([task.submit(*arguments) for arguments in calls]):
-            found = future.result(raise_on_failure=False)
-            if isinstance(found, BaseException):
-                self._failed.append(found)
-
-    def lost(self) -> BaseException | None:
-        """Why the first of them that failed did, or their flow; None where all are at work."""
-        if not self._failed and self._ended.done():
-            return self._ended.exception() or RuntimeError("it was stopped")
-        return self._failed[0] if self._failed else None
+        futures = [task.submit(*arguments) for arguments in calls]
+        for future in futures:
+            future.add_done_callback(self._done.put)
+        with ExitStack() as stack:
+            # What the runner itself raises is told before the flow ends: that waits for all workers, which wait for
+            # this process to tell them that nothing comes.
+            stack.push(lambda kind, error, trace: error and self._failed.append(error))
+            for _ in futures:
+                future = self._done.get()
+                if future is None:
+                    return
+                found = future.result(raise_on_failure=False)
+                if isinstance(found, BaseException):
+                    self._failed.append(found)
 
     def part(self) -> None:
-        """Wait until all are gone, whatever they ended with."""
-        self._ended.exception()
+        """Wait until all are gone, whatever they ended with; one that is lost is not waited for."""
+        while not self._ended.done():
+            if self._lost() is not None:
+                # The flow ends, and with it the runner, which ends the others.
+                self._done.put(None)
+            wait([self._ended], LOOK_SECONDS)
 
     def wait_until(self, done: Callable[[], bool], poll: float, setting: str) -> None:
         """Wait for something that they do.
@@ -107,10 +130,21 @@ class Staying:
         Raises:
             InputError, ComputationError: as one of them failed, in a sentence.
         """
+        looked = time.monotonic()
         while not done():
-            if error := self.lost():
+            if error := self._failure():
                 if isinstance(error, InputError | ComputationError):
                     raise error
                 text = str(error).strip() or repr(error)
                 raise ComputationError(f"a worker of {setting} ended: {type(error).__name__}: {text}") from error
+            if time.monotonic() - looked > LOOK_SECONDS:
+                looked = time.monotonic()
+                if sentence := self._lost():
+                    raise ComputationError(f"a worker of {setting} ended: {sentence}")
             time.sleep(poll)
+
+    def _failure(self) -> BaseException | None:
+        """Why the first of them that failed did, or their flow; None where no runner knows of any."""
+        if not self._failed and self._ended.done():
+            return self._ended.exception() or RuntimeError("it was stopped")
+        return self._failed[0] if self._failed else None

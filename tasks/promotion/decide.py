@@ -13,7 +13,7 @@ from tasks.pipeline.variant import Pipeline
 from tasks.promotion.decision_log import Decision, find_decision, write_decision
 from tasks.promotion.gates import Champion, Verdict, judge
 from tasks.records.comparison import comparable
-from tasks.records.variant import Variant
+from tasks.records.variant import Variant, parse
 from tasks.steps.source_model import source_model
 from tasks.store.artifact import Artifact
 from tasks.store.canonical_json import digest_of
@@ -24,7 +24,7 @@ from tasks.workspace.workspace import Workspace
 
 
 @dataclass(frozen=True)
-class Judged:
+class GatedVariant:
     """A variant with what the gates say of it; `error` where it could not be computed."""
 
     name: str
@@ -83,7 +83,7 @@ def registered_name(workspace: Workspace) -> str:
 def decide(
     workspace: Workspace,
     pipeline: Pipeline,
-    records: list[dict[str, Any]],
+    variants: list[Variant],
     failed: Mapping[str, str],
     pushed: Mapping[str, Any],
 ) -> tuple[Decision, bool]:
@@ -93,11 +93,11 @@ def decide(
 
     Args:
         pipeline: evaluates the present champion beside the variants.
-        records: of the variants, the dense baseline among them.
+        variants: the dense baseline among them.
         failed: variant -> why it could not be computed.
         pushed: what DVC sent where.
     """
-    dense, *variants = comparable(records)
+    dense, *variants = comparable(variants)
     keys = {variant.name: variant.evaluation.key for variant in (dense, *variants)} | dict.fromkeys(failed)
     keys |= {name: found and found.key for name, found in stored_answers(workspace).items()}
     key, name = decision_key(workspace, keys), registered_name(workspace)
@@ -107,8 +107,8 @@ def decide(
             return known, False
         before = model_registry.present(workspace.root, name)
         rival = _evaluated(pipeline, before) if before and workspace.settings.schedule.gates.champion else None
-        judged = [Judged(v.name, v, judge(workspace.settings.schedule.gates, v, dense, rival)) for v in variants]
-        judged += [Judged(variant, None, [], error) for variant, error in failed.items()]
+        judged = [GatedVariant(v.name, v, judge(workspace.settings.schedule.gates, v, dense, rival)) for v in variants]
+        judged += [GatedVariant(variant, None, [], error) for variant, error in failed.items()]
         versions = {one.name: _register(workspace, name, one, pipeline) for one in judged if one.variant}
         best = _best(judged)
         moved = best is not None and (before is None or versions[best.name].version != before.version)
@@ -130,8 +130,8 @@ def decide(
         return write_decision(workspace.root, decision), True
 
 
-def _best(judged: list[Judged]) -> Judged | None:
-    def rank(one: Judged) -> tuple[float, float]:
+def _best(judged: list[GatedVariant]) -> GatedVariant | None:
+    def rank(one: GatedVariant) -> tuple[float, float]:
         losses = one.variant.metrics.mean_loss
         return (float("inf") if losses is None else losses, one.variant.size_bytes or float("inf"))
 
@@ -149,13 +149,13 @@ def _evaluated(pipeline: Pipeline, version: Version) -> Champion:
         quality = pipeline.beside(model, "champion")
     except InputError as error:
         return Champion(**known, problem=f"it cannot be evaluated on this text: {error}")
-    beside = Variant.model_validate(
+    beside = parse(
         {"name": "champion", "model": model.reference(), "evaluation": quality.reference(), "metrics": quality.facts}
     )
     return Champion(**known, losses=beside.window_losses(), protocol=beside.protocol_digest)
 
 
-def _register(workspace: Workspace, name: str, judged: Judged, pipeline: Pipeline) -> Version:
+def _register(workspace: Workspace, name: str, judged: GatedVariant, pipeline: Pipeline) -> Version:
     tags = {f"gate.{verdict.gate}": _told(verdict) for verdict in judged.verdicts}
     tags |= {"decision": "passed" if judged.passed else "failed", "source.digest": pipeline.source.digest}
     lines = [_told(verdict, name=True) for verdict in judged.verdicts] or ["no gate is set"]
@@ -166,7 +166,7 @@ def _told(verdict: Verdict, name: bool = False) -> str:
     return f"{f'{verdict.gate} ' if name else ''}{'passed' if verdict.passed else 'failed'}: {verdict.reason}"
 
 
-def _entry(judged: Judged, version: Version | None) -> dict[str, Any]:
+def _entry(judged: GatedVariant, version: Version | None) -> dict[str, Any]:
     variant = judged.variant
     return {
         "name": judged.name,

@@ -1,19 +1,19 @@
 """All variants side by side: which may be compared, and the rows of the table."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from pruning_core.errors import InputError
-from tasks.records.variant import Spread, Variant, parse
+from tasks.records.variant import Spread, Variant
 
 
-def comparable(records: Iterable[Mapping[str, Any]]) -> list[Variant]:
-    """The checked records with the dense baseline first, the others in the order given.
+def comparable(variants: Iterable[Variant]) -> list[Variant]:
+    """The variants with the dense baseline first, the others in the order given.
 
     Raises:
-        InputError: no record, a broken record, a name given twice, or evaluations that do not compare.
+        InputError: no variant, a name given twice, or evaluations that do not compare.
     """
-    variants = sorted(map(parse, records), key=lambda variant: not variant.is_baseline)
+    variants = sorted(variants, key=lambda variant: not variant.is_baseline)
     if not variants:
         raise InputError("there is no variant to compare; run `espalier compress VARIANT` first")
     names = [variant.name for variant in variants]
@@ -24,7 +24,7 @@ def comparable(records: Iterable[Mapping[str, Any]]) -> list[Variant]:
     return variants
 
 
-def comparison_table(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def comparison_table(variants: Iterable[Variant]) -> list[dict[str, Any]]:
     """One flat row per variant, the dense baseline first; what is not known is None.
 
     Units: losses and KL in nats per token, sizes in bytes, rates in tokens per second; sparsity is the
@@ -33,7 +33,7 @@ def comparison_table(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any
     Raises:
         InputError: as `comparable`.
     """
-    return [row(variant) for variant in comparable(records)]
+    return [row(variant) for variant in comparable(variants)]
 
 
 def row(variant: Variant) -> dict[str, Any]:

@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
+from tasks.records.variant import ExportSize
+
 EXPORT = "export"
 
 
-def taken(export: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, Any]:
-    """label, file_bytes, and bits_per_weight of the dense model, as those of variants are.
+def taken(export: Mapping[str, Any], model: Mapping[str, Any]) -> ExportSize:
+    """What an export takes; bits are per weight of the dense model, as those of variants are.
 
     Args:
         export: its facts.
@@ -15,7 +17,7 @@ def taken(export: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, Any]
     """
     weights = model.get("parameters", {}).get("all", export["parameters"])
     size = export["file_bytes"]
-    return {"label": export_label(export["format"]), "file_bytes": size, "bits_per_weight": 8 * size / weights}
+    return ExportSize(label=export_label(export["format"]), file_bytes=size, bits_per_weight=8 * size / weights)
 
 
 def export_label(format: Mapping[str, Any]) -> str:

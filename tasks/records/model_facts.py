@@ -1,18 +1,25 @@
 """What a model's manifest says of it, with its types checked.
 
-A fact of the wrong type is an error; unknown facts are left aside: a newer manifest stays readable.
+A fact of the wrong type is an error; unknown facts are carried along: a newer manifest stays readable.
 """
 
 import re
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
-BLOCK = re.compile(r"(?:^|\.)(\d+)\.(.+)$")
+from pruning_core.checkpoint.layer_facts import LayerFacts
 
 
 class Facts(BaseModel):
-    model_config = ConfigDict(strict=True, frozen=True, extra="ignore", populate_by_name=True)
+    """Checked JSON, which `as_json` gives back as it came."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="allow")
+
+    def as_json(self) -> dict[str, Any]:
+        """What it was made of, facts that are not known here among it."""
+        return self.model_dump(mode="json", exclude_unset=True)
 
 
 class Reference(Facts):
@@ -24,40 +31,13 @@ class Reference(Facts):
     path: str | None = None
 
 
-class Layer(Facts):
-    """One compressed matrix; `loss` is 0.5 tr(D H D^T), None where nothing was solved.
+def _layer(entry: Any) -> Any:
+    """As JSON or as it is; an InputError of it is one of the whole record."""
+    return LayerFacts.of(entry) if isinstance(entry, Mapping) else entry
 
-    One that was made smaller has its former size beside the present one; what it lost counts as removed.
-    """
 
-    name: str
-    rows: int
-    columns: int
-    dense_rows: int | None = None
-    dense_columns: int | None = None
-    zeros: int | None = Field(None, validation_alias=AliasChoices("zeros", "removed"))
-    loss: float | None = None
-
-    @property
-    def size(self) -> int:
-        """Weights before anything was removed."""
-        return (self.dense_rows or self.rows) * (self.dense_columns or self.columns)
-
-    @property
-    def gone(self) -> int | None:
-        """Weights that are zero or no longer there, None when the zeros were not counted."""
-        return None if self.zeros is None else self.zeros + self.size - self.rows * self.columns
-
-    @property
-    def sparsity(self) -> float | None:
-        """The removed fraction, None when the zeros were not counted."""
-        return None if self.gone is None else self.gone / self.size
-
-    @property
-    def place(self) -> tuple[int | None, str]:
-        """(3, "self_attn.q_proj") for "model.layers.3.self_attn.q_proj"; (None, name) outside the blocks."""
-        found = BLOCK.search(self.name)
-        return (int(found[1]), found[2]) if found else (None, self.name)
+Layer = Annotated[LayerFacts, BeforeValidator(_layer), PlainSerializer(LayerFacts.facts)]
+"""A compressed matrix as a part of a record."""
 
 
 class Sparsity(Facts):
@@ -70,11 +50,11 @@ class Sparsity(Facts):
 class Size(Facts):
     """One measure of a model as it is `stored`, and as it would be with a `bitmask` of its zeros."""
 
-    stored: float | None = None
-    bitmask: float | None = None
+    stored: int | float | None = None
+    bitmask: int | float | None = None
 
 
-class Allocated(Facts):
+class AllocationResult(Facts):
     """How much was to go, and how much really goes, where an allocation decided it per matrix."""
 
     name: str
@@ -85,7 +65,7 @@ class Allocated(Facts):
         return f"{self.name}: {self.sparsity:.4%} removed, {self.target:.4%} asked for"
 
 
-class Start(Facts):
+class SearchStart(Facts):
     """An allocation that a search started from; fitness is KL to dense on its validation windows, nats per token."""
 
     label: str
@@ -102,14 +82,14 @@ class Generation(Facts):
     tokens: int
 
 
-class Searched(Facts):
+class SearchResult(Facts):
     """How a search went that found an allocation."""
 
-    initial: tuple[Start, ...] = Field((), strict=False)
+    initial: tuple[SearchStart, ...] = Field((), strict=False)
     history: tuple[Generation, ...] = Field((), strict=False)
 
 
-class Point(Facts):
+class LossPoint(Facts):
     """A point of a training's loss curve; losses as the training defines them, of a whole model in nats per token."""
 
     step: int
@@ -118,7 +98,7 @@ class Point(Facts):
     learning_rate: float = 0.0
 
 
-class Recovered(Facts):
+class RecoveryResult(Facts):
     """What training gave back: losses in nats per token on validation windows, and the share of the gap to dense."""
 
     validation_loss: dict[str, float | None]
@@ -138,11 +118,11 @@ class ModelFacts(Facts):
     sparsity: Sparsity | None = None
     layers: tuple[Layer, ...] = Field((), strict=False)
     ledger: tuple[dict[str, Any], ...] = Field((), strict=False)
-    bits_per_weight: Size | float | None = None
-    size_bytes: Size | float | None = None
+    bits_per_weight: Size | int | float | None = None
+    size_bytes: Size | int | float | None = None
     propagate: str | None = None
-    allocation: Allocated | None = None
-    recovery: Recovered | None = None
+    allocation: AllocationResult | None = None
+    recovery: RecoveryResult | None = None
 
 
 class Manifest(Facts):
@@ -184,7 +164,7 @@ class Continuation(Facts):
     text: tuple[str, str, str] = Field(strict=False)
 
 
-class Written(Facts):
+class Samples(Facts):
     """All continuations of a model; `agreement`: the share of the dense model's tokens before the first difference."""
 
     digest: str
@@ -197,23 +177,25 @@ class Written(Facts):
 EXPERT = re.compile(r"(?<=\.experts)\.\d+(?=\.)")
 
 
-def experts_together(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
+def experts_together(layers: Iterable[LayerFacts]) -> tuple[LayerFacts, ...]:
     """The same matrix of all experts of a block as one layer, "....experts.up_proj": a model may have thousands.
 
     Rows, zeros and losses are added up; what one expert lacks the sum lacks.
     """
-    kinds: dict[str, list[Layer]] = {}
+    kinds: dict[str, list[LayerFacts]] = {}
     for layer in layers:
         kinds.setdefault(EXPERT.sub("", layer.name), []).append(layer)
     return tuple(_sum(name, members) if len(members) > 1 else members[0] for name, members in kinds.items())
 
 
-def _sum(name: str, layers: list[Layer]) -> Layer:
+def _sum(name: str, layers: list[LayerFacts]) -> LayerFacts:
     zeros, losses = [layer.zeros for layer in layers], [layer.loss for layer in layers]
-    return Layer(
+    return LayerFacts(
         name=name,
+        stored=layers[0].stored,
         rows=sum(layer.rows for layer in layers),
         columns=layers[0].columns,
+        removed=sum(layer.removed for layer in layers),
         zeros=None if None in zeros else sum(zeros),
         loss=None if None in losses else sum(losses),
     )

@@ -1,7 +1,7 @@
-"""What is known of one finished variant, checked once, before a run or a report is written from it.
+"""What is known of one finished variant: made and checked once in a run, and read by all that tells of it.
 
 Facts that a variant may lack (a dense model has no recipe, speed may not have been measured) are None or
-empty; a fact of the wrong type is an error. Unknown facts are kept aside: a newer manifest stays readable.
+empty; a fact of the wrong type is an error. Unknown facts are carried along: a newer manifest stays readable.
 """
 
 import json
@@ -15,13 +15,13 @@ from pydantic import Field, ValidationError
 from pruning_core.errors import InputError
 from tasks.records.model_facts import (
     Facts,
+    LossPoint,
     Manifest,
     ModelFacts,
-    Point,
     Reference,
-    Searched,
+    Samples,
+    SearchResult,
     Sparsity,
-    Written,
     packed,
     stored,
 )
@@ -71,7 +71,7 @@ class Dataset(Facts):
     source: dict[str, Any] = Field(default_factory=dict)
 
 
-class Stage(Facts):
+class StepRun(Facts):
     """One step of the work: state is "Cached" or "Completed"."""
 
     name: str
@@ -87,7 +87,7 @@ class DvcOutput(Facts):
     path: str
 
 
-class Paired(Facts):
+class PairedAnswers(Facts):
     """Answers beside the dense model's on the same items: lost and gained ones, their difference, McNemar's p."""
 
     items: int
@@ -98,7 +98,7 @@ class Paired(Facts):
     p_value: float
 
 
-class Answered(Facts):
+class TaskResult(Facts):
     """What a model answered to a task; accuracies are shares of the items, `chance` what guessing gives."""
 
     items: int
@@ -108,10 +108,10 @@ class Answered(Facts):
     accuracy_norm_error: float | None = None
     chance: float | None = None
     truncated: int = 0
-    to_dense: dict[str, Paired | None] = Field(default_factory=dict)
+    to_dense: dict[str, PairedAnswers | None] = Field(default_factory=dict)
 
 
-class Exported(Facts):
+class ExportSize(Facts):
     """An export of a model: bytes of its weights files, and bits per weight of the dense model."""
 
     label: str
@@ -119,10 +119,10 @@ class Exported(Facts):
     bits_per_weight: float
 
 
-class Judged(Facts):
-    """What a model answered to all tasks."""
+class TaskResults(Facts):
+    """What a model answered to all tasks of lm-eval."""
 
-    tasks: dict[str, Answered]
+    tasks: dict[str, TaskResult]
     mean_accuracy: float
     protocol: dict[str, Any]
 
@@ -137,17 +137,17 @@ class Variant(Facts):
     recipe: dict[str, Any] = Field(default_factory=dict)
     manifest: Manifest = Field(default_factory=Manifest)
     speed: Speed | None = None
-    search: Searched | None = None
-    loss_curves: dict[str, list[Point]] = Field(default_factory=dict)
-    judged: Judged | None = None
-    samples: Written | None = None
-    exports: tuple[Exported, ...] = Field((), strict=False)
+    search: SearchResult | None = None
+    loss_curves: dict[str, list[LossPoint]] = Field(default_factory=dict)
+    judged: TaskResults | None = None
+    samples: Samples | None = None
+    exports: tuple[ExportSize, ...] = Field((), strict=False)
     run_id: str | None = None
     parents: dict[str, Reference | str | None] = Field(default_factory=dict)
     datasets: dict[str, Dataset | None] = Field(default_factory=dict)
     git_commit: str | None = None
     dvc: DvcOutput | None = None
-    steps: tuple[Stage, ...] = Field((), strict=False)
+    steps: tuple[StepRun, ...] = Field((), strict=False)
     provenance: dict[str, Any] = Field(default_factory=dict)
 
     @property

@@ -4,7 +4,7 @@ from typing import Any
 
 import yaml
 
-from tasks.records.variant import Stage, Variant, command
+from tasks.records.variant import StepRun, Variant, command
 from tasks.report.drawings import drawn_layers
 from tasks.report.lineage import chain
 
@@ -54,5 +54,5 @@ def _entry(entry: dict[str, Any]) -> tuple[str, str, str]:
     return str(entry.get("layer", "")), str(entry.get("event", "")), ", ".join(f"{k} {v}" for k, v in rest.items())
 
 
-def _step(step: Stage) -> tuple[str, str, str]:
+def _step(step: StepRun) -> tuple[str, str, str]:
     return step.label or step.name, step.state, "" if step.seconds is None else f"{step.seconds:.2f}"

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.records.model_facts import BLOCK, Layer, experts_together
+from pruning_core.checkpoint.layer_facts import BLOCK, LayerFacts
+from tasks.records.model_facts import experts_together
 from tasks.report.charts import LinePanel, blank, line_chart, place, style, svg
 from tasks.report.search_page import search_page
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 CELL, ROW, LABEL, TOP, FOOT = 44, 24, 160, 52, 18
 NARROWEST = 360
 LIGHT, DARK = "#eef3f7", "#145887"
-Value = Callable[[Layer], float | None]
+Value = Callable[[LayerFacts], float | None]
 SPARSITY: tuple[str, Value, str] = ("Sparsity (removed fraction)", lambda layer: layer.sparsity, "{:.2f}")
 LOSS: tuple[str, Value, str] = ("Reconstruction loss, 0.5 tr(D H Dᵀ)", lambda layer: layer.loss, "{:.2g}")
 ACROSS = "block"
@@ -51,7 +52,7 @@ def drawn_search(folder: Path) -> str:
     return search_page(found, _rows(folder), _facts(folder)["target"])
 
 
-def drawn_layers(layers: tuple[Layer, ...]) -> str | None:
+def drawn_layers(layers: tuple[LayerFacts, ...]) -> str | None:
     """The layers of a variant as SVG; None when there are none."""
     return svg(layer_chart(layers)) if layers else None
 
@@ -100,7 +101,7 @@ def by_kind(values: Iterable[tuple[str, int, float]]) -> dict[str, list[tuple[fl
     }
 
 
-def layer_chart(layers: tuple[Layer, ...]) -> "Figure":
+def layer_chart(layers: tuple[LayerFacts, ...]) -> "Figure":
     """What was done where: one cell per matrix, or per matrix of all experts; blocks left to right."""
     layers = experts_together(layers)
     modules = list(dict.fromkeys(layer.place[1] for layer in layers))

@@ -6,7 +6,7 @@ identifier: equal records give an equal file.
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +29,16 @@ MANY = 9
 SETTINGS = {"displayModeBar": False, "responsive": True}
 
 
-def write_report(records: Iterable[Mapping[str, Any]], destination: Path, workspace: Path) -> Path:
+def write_report(variants: Iterable[Variant], destination: Path, workspace: Path) -> Path:
     """Write the report, replacing an older one at once, and return where it is.
 
     Args:
         destination: the .html file; relative paths start at the workspace.
 
     Raises:
-        InputError: no record, a broken one, or evaluations that do not compare.
+        InputError: no variant, or evaluations that do not compare.
     """
-    page = render(comparable(records))
+    page = render(comparable(variants))
     path = Path(workspace) / destination
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from html import escape
 from typing import Any
 
-from tasks.records.model_facts import Layer
+from pruning_core.checkpoint.layer_facts import LayerFacts
 from tasks.records.variant import Variant
 from tasks.report.palette import COLOURS, DENSE, GRID, INK
 from tasks.store.canonical_json import canonical
@@ -184,10 +184,10 @@ def recovery(variants: list[Variant]) -> Any:
 
 
 def _by_block(
-    variants: list[Variant], known: Callable[[Layer], float | None]
-) -> Iterable[tuple[Variant, dict[int, list[Layer]]]]:
+    variants: list[Variant], known: Callable[[LayerFacts], float | None]
+) -> Iterable[tuple[Variant, dict[int, list[LayerFacts]]]]:
     for variant in variants:
-        blocks: dict[int, list[Layer]] = {}
+        blocks: dict[int, list[LayerFacts]] = {}
         for layer in variant.facts.layers:
             block = layer.place[0]
             if block is not None and known(layer) is not None:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from tasks.records.model_facts import stored
-from tasks.records.variant import Answered, Variant
+from tasks.records.variant import TaskResult, Variant
 
 
 def task_tables(variants: list[Variant]) -> list[dict[str, Any]]:
@@ -26,7 +26,7 @@ def task_tables(variants: list[Variant]) -> list[dict[str, Any]]:
     return tables
 
 
-def _task_cells(variant: Variant, told: Answered) -> dict[str, str]:
+def _task_cells(variant: Variant, told: TaskResult) -> dict[str, str]:
     paired = None if variant.is_baseline else told.to_dense.get("accuracy")
     cells = {
         "name": variant.name,

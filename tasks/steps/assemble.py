@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from pruning_core.checkpoint.checkpoint import Checkpoint
 from pruning_core.checkpoint.file_names import CODES, MASKS
-from pruning_core.checkpoint.packed_size import packed_bits
+from pruning_core.checkpoint.layer_facts import counted, layers_in
 from pruning_core.checkpoint.sharded_writer import ShardedWriter
 from pruning_core.errors import ComputationError
 from tasks.engine.step import Context, step
@@ -42,8 +42,9 @@ def assemble(params: AssembleParams, inputs: dict[str, Artifact], out: Path, con
     masks = {name: mask for block in blocks for name, mask in load_file(block.path / "keep.safetensors").items()}
     save_file(masks, out / MASKS)
     _write_codes(blocks, out)
-    layers = [layer for block in blocks for layer in block.facts["layers"]]
-    facts = _facts(source, blocks, layers, zeros, params.recipe)
+    layers = [layer for block in blocks for layer in layers_in(block.facts)]
+    ledger = [entry for block in blocks for entry in block.facts["ledger"]]
+    facts = {"recipe": params.recipe, "ledger": ledger, **counted(layers, source, zeros)}
     if "allocation" in inputs:
         _check_allocation(inputs["allocation"].facts, facts)
         facts["allocation"] = inputs["allocation"].facts
@@ -83,22 +84,3 @@ def _write_weights(source: Checkpoint, blocks: list[Artifact], out: Path) -> int
             zeros += tensor.numel() - int(tensor.count_nonzero())
             writer.add(name, tensor)
     return zeros
-
-
-def _facts(source: Checkpoint, blocks: list[Artifact], layers: list[dict], zeros: int, recipe: dict) -> dict[str, Any]:
-    prunable = sum(layer["rows"] * layer["columns"] for layer in layers)
-    removed = sum(layer["removed"] for layer in layers)
-    parameters = source.parameters
-    stored = sum(source.bytes(name) for name in source.names())
-    width = 8 * stored / parameters
-    # Zeros stored densely save nothing: a mask costs one bit a weight and saves the removed values.
-    packed = 8 * stored - prunable * width + sum(packed_bits(layer, width) for layer in layers)
-    return {
-        "recipe": recipe,
-        "sparsity": {"prunable": removed / prunable, "whole_model": zeros / parameters},
-        "parameters": {"prunable": prunable, "all": parameters, "removed": removed},
-        "layers": layers,
-        "ledger": [entry for block in blocks for entry in block.facts["ledger"]],
-        "bits_per_weight": {"stored": width, "bitmask": packed / parameters},
-        "size_bytes": {"stored": stored, "bitmask": packed / 8},
-    }

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from pruning_core.checkpoint.layer_facts import layers_in
 from pruning_core.checkpoint.stored_model import StoredModel
 from pruning_core.errors import ComputationError, InputError
 from pruning_core.export import FORMATS, Format, Tensors
@@ -22,7 +23,7 @@ from tasks.store.canonical_json import write_json
 
 def stored_model(model: Artifact) -> StoredModel:
     """A variant, or the dense model, as formats read it."""
-    return StoredModel(model.path, [] if model.kind == KIND else model.facts["layers"])
+    return StoredModel(model.path, [] if model.kind == KIND else layers_in(model.facts))
 
 
 @dataclass(frozen=True, kw_only=True)

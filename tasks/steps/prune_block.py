@@ -125,4 +125,4 @@ def _write(outcome: BlockOutcome, out: Path) -> dict[str, Any]:
     if outcome.quantized:
         save_file(outcome.quantized, out / CODES)
     save_file({name: pack_mask(keep) for name, keep in outcome.keep.items()}, out / "keep.safetensors")
-    return {"layers": outcome.layers, "ledger": outcome.ledger}
+    return {"layers": [layer.facts() for layer in outcome.layers], "ledger": outcome.ledger}

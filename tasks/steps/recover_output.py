@@ -12,7 +12,7 @@ from torch import Tensor
 from pruning_core.checkpoint.bit_masks import pack_mask, unpack_mask
 from pruning_core.checkpoint.checkpoint import INDEX_FILE, Checkpoint
 from pruning_core.checkpoint.file_names import MASKS
-from pruning_core.checkpoint.packed_size import packed_bits
+from pruning_core.checkpoint.layer_facts import LayerFacts, counted
 from pruning_core.checkpoint.sharded_writer import ShardedWriter
 from pruning_core.errors import ComputationError, InputError
 from pruning_core.model.decoder import matrix
@@ -101,47 +101,30 @@ def rounded(decoder: WholeDecoder, name: str, value: Tensor) -> Tensor:
     return value
 
 
-def _layers(subject: TrainableModel, recovered: Recovered) -> list[dict[str, Any]]:
+def _layers(subject: TrainableModel, recovered: Recovered) -> list[LayerFacts]:
     layers = []
     for name, module in subject.matrices().items():
         weight = rounded(subject.decoder, f"{name}.weight", matrix(module).detach())
         keep = recovered.masks.get(name, torch.ones(weight.shape, dtype=torch.bool))
         if left := lost_zeros(weight, keep):
             raise ComputationError(f"{name}: {left} removed weights are not zero after recovery")
+        # Without a loss: of a model that was trained since it was pruned the one in H says nothing.
         layers.append(
-            {
-                "name": name,
-                "stored": subject.decoder.stored_name(f"{name}.weight"),
-                "rows": weight.shape[0],
-                "columns": weight.shape[1],
-                "removed": int((~keep).sum()),
-                "zeros": int((weight == 0).sum()),
-                # Of a model that was trained since it was pruned the loss in H says nothing.
-                "loss": None,
-                "bits": None,
-                "groups": None,
-                "tokens": None,
-            }
+            LayerFacts(
+                name=name,
+                stored=subject.decoder.stored_name(f"{name}.weight"),
+                rows=weight.shape[0],
+                columns=weight.shape[1],
+                removed=int((~keep).sum()),
+                zeros=int((weight == 0).sum()),
+            )
         )
     return layers
 
 
-def _facts(model: Artifact, checkpoint: Checkpoint, layers: list[dict[str, Any]], zeros: int) -> dict[str, Any]:
+def _facts(model: Artifact, checkpoint: Checkpoint, layers: list[LayerFacts], zeros: int) -> dict[str, Any]:
     before = {} if model.kind == KIND else model.facts
-    prunable = sum(layer["rows"] * layer["columns"] for layer in layers)
-    removed = sum(layer["removed"] for layer in layers)
-    parameters = checkpoint.parameters
-    stored = sum(checkpoint.bytes(name) for name in checkpoint.names())
-    width = 8 * stored / parameters
-    bits = 8 * stored - prunable * width + sum(packed_bits(layer, width) for layer in layers)
-    counted = {
-        "sparsity": {"prunable": removed / prunable, "whole_model": zeros / parameters},
-        "parameters": {"prunable": prunable, "all": parameters, "removed": removed},
-        "layers": layers,
-        "bits_per_weight": {"stored": width, "bitmask": bits / parameters},
-        "size_bytes": {"stored": stored, "bitmask": bits / 8},
-    }
-    if removed or not before:
-        return before | counted
-    # A model that was made smaller has no masks, and its shares and sizes stay what its step told.
-    return before | {"parameters": before["parameters"] | {"zeros": zeros}}
+    if before and not any(layer.removed for layer in layers):
+        # A model that was made smaller has no masks, and its shares and sizes stay what its step told.
+        return before | {"parameters": before["parameters"] | {"zeros": zeros}}
+    return before | counted(layers, checkpoint, zeros)

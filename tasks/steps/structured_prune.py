@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from pruning_core.checkpoint.checkpoint import Checkpoint
+from pruning_core.checkpoint.layer_facts import LayerFacts
 from pruning_core.model.coupled_groups import Site, sites_of
 from pruning_core.model.decoder import Decoder, matrix
 from pruning_core.settings.structured import build_ranking, build_reconstruction
@@ -82,8 +83,8 @@ def _facts(
 ) -> dict[str, Any]:
     """Those of `tasks.steps.assemble`; a weight goes with its row or column, bits are per weight of the source."""
     layers = [layer for index in range(len(decoder)) for layer in _layers(decoder, index, sites, plan)]
-    prunable = sum(layer["dense_rows"] * layer["dense_columns"] for layer in layers)
-    removed = sum(layer["removed"] for layer in layers)
+    prunable = sum(layer.size for layer in layers)
+    removed = sum(layer.removed for layer in layers)
     checkpoint = Checkpoint(out)
     stored = sum(checkpoint.bytes(name) for name in checkpoint.names())
     width = 8 * stored / plan.before
@@ -97,7 +98,7 @@ def _facts(
             "stored": written["parameters"],
             "zeros": written["zeros"],
         },
-        "layers": layers,
+        "layers": [layer.facts() for layer in layers],
         "ledger": _raised(refits, params.reconstruction),
         "reconstruction": refits,
         "bits_per_weight": {"stored": width, "bitmask": width},
@@ -115,7 +116,7 @@ def _raised(refits: list[dict[str, Any]], reconstruction: dict[str, Any] | None)
     return [{"layer": refit["layer"], "event": "ridge_raised", "ridge": refit["ridge"]} for refit in raised]
 
 
-def _layers(decoder: Decoder, index: int, sites: list[Site], plan: KeptGroups) -> list[dict[str, Any]]:
+def _layers(decoder: Decoder, index: int, sites: list[Site], plan: KeptGroups) -> list[LayerFacts]:
     cuts = {name: cut for site in sites if site.block == index for name, cut in kept_slices(site, plan).items()}
     found = []
     for name, module in decoder.linears(index).items():
@@ -125,7 +126,16 @@ def _layers(decoder: Decoder, index: int, sites: list[Site], plan: KeptGroups) -
             axis, kept = cuts[f"{name}.weight"]
             stays[axis] = len(kept)
         rows, columns = stays if matrix(module) is module.weight else reversed(stays)
-        facts = {"name": name, "stored": decoder.stored_name(f"{name}.weight"), "rows": rows, "columns": columns}
-        sizes = {"dense_rows": dense[0], "dense_columns": dense[1], "removed": dense.numel() - rows * columns}
-        found.append(facts | sizes | {"zeros": 0, "loss": None, "bits": None, "groups": None, "tokens": None})
+        found.append(
+            LayerFacts(
+                name=name,
+                stored=decoder.stored_name(f"{name}.weight"),
+                rows=rows,
+                columns=columns,
+                removed=dense.numel() - rows * columns,
+                zeros=0,
+                dense_rows=dense[0],
+                dense_columns=dense[1],
+            )
+        )
     return found

@@ -60,9 +60,7 @@ class FileLock:
         """Free the lock; no effect when it is not held."""
         if self._handle is not None:
             handle, self._handle = self._handle, None
-            # Unlocked, not only closed: a forked child's copy of the handle would keep the lock.
-            fcntl.flock(handle, fcntl.LOCK_UN)
-            os.close(handle)
+            unlock(handle)
 
 
 @contextlib.contextmanager
@@ -76,17 +74,24 @@ def locked(path: Path, on_wait: OnWait | None = None) -> Iterator[None]:
         lock.release()
 
 
-@contextlib.contextmanager
-def shared(path: Path) -> Iterator[None]:
-    """Inside the block nobody holds the lock on `path` exclusively; others may share it."""
+def share(path: Path, on_wait: OnWait | None = None) -> int:
+    """Wait until nobody holds the lock on `path` alone, and share it with others; returns what `unlock` frees."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    taken = False
     try:
-        fcntl.flock(handle, fcntl.LOCK_SH)
-        yield
+        taken = _try(handle, fcntl.LOCK_SH) or _wait(handle, None, on_wait, fcntl.LOCK_SH)
     finally:
-        fcntl.flock(handle, fcntl.LOCK_UN)
-        os.close(handle)
+        if not taken:
+            os.close(handle)
+    return handle
+
+
+def unlock(handle: int) -> None:
+    """Free the lock of an open file."""
+    # Unlocked, not only closed: a forked child's copy of the handle would keep the lock.
+    fcntl.flock(handle, fcntl.LOCK_UN)
+    os.close(handle)
 
 
 def is_locked(path: Path) -> bool:
@@ -97,26 +102,26 @@ def is_locked(path: Path) -> bool:
     return not free
 
 
-def _try(handle: int) -> bool:
+def _try(handle: int, kind: int = fcntl.LOCK_EX) -> bool:
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
 
 
-def _wait(handle: int, timeout: float | None, on_wait: OnWait | None) -> bool:
+def _wait(handle: int, timeout: float | None, on_wait: OnWait | None, kind: int = fcntl.LOCK_EX) -> bool:
     if timeout == 0:
         return False
     finished = on_wait(os.pread(handle, 200, 0).decode(errors="replace")) if on_wait else None
     try:
         if timeout is None:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            fcntl.flock(handle, kind)
             return True
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
-            if _try(handle):
+            if _try(handle, kind):
                 return True
         return False
     finally:

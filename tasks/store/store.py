@@ -6,6 +6,7 @@ root/tmp/               artifacts being written, each with a locked .owner file;
 root/altered/           what was found incomplete or changed, moved aside
 root/scratch/<name>/    checkpoints of steps under way; they survive a kill
 root/locks/             flock files, never unlinked
+root/use.lock           another one: shared by whoever uses the store, held alone while garbage is collected
 root/events.jsonl       what was found altered, and waits for other processes
 """
 
@@ -38,7 +39,7 @@ from tasks.store.directories import MANIFEST, RUN, Signatures, digests, flush, r
 from tasks.store.event_log import Events
 from tasks.store.locks import FileLock, locked
 from tasks.store.temporary_dirs import Builds, explained_full_disk
-from tasks.store.users import Presence
+from tasks.store.use_lock import UseLock
 
 Compute = Callable[[Path], dict[str, Any] | None]
 
@@ -54,7 +55,7 @@ class Store:
         self.root = Path(root).absolute()
         self.objects = self.root / "objects"
         self.builds = Builds(self.root / "tmp", gate=self.root / "locks" / "tmp")
-        self.presence = Presence(self.root)
+        self.use = UseLock(self.root)
         self._signatures = Signatures(self.root / "signatures")
         self.events = Events(self.root / "events.jsonl")
 
@@ -118,7 +119,7 @@ class Store:
             InputError: the disk is full.
             ComputationError: compute wrote a link, or a file with a name that the store needs.
         """
-        self.presence.enter()
+        self.use.enter()
         with locked(self._lock(key), on_wait=lambda holder: self._waiting(kind, key, holder)):
             found = self._find_locked(key)
             if found:
@@ -170,13 +171,9 @@ class Store:
         shutil.rmtree(self.root / "scratch" / checked_name(name), ignore_errors=True)
 
     def forget(self, key: str, trash: Path) -> None:
-        """Move an artifact that nobody is finding into the folder `trash`, with what is known of it."""
+        """Move an artifact that nobody else uses into the folder `trash`, with what is known of it."""
         (self.objects / checked_name(key)).rename(trash / key)
         self._signatures.forget(key)
-
-    def lock(self, key: str) -> FileLock:
-        """What is held while the artifact of `key` is computed or replaced."""
-        return FileLock(self._lock(key))
 
     def _lock(self, key: str) -> Path:
         return self.root / "locks" / f"{checked_name(key)}.lock"
@@ -187,9 +184,12 @@ class Store:
         return lambda: update(1)
 
     def _used(self, key: str, thorough: bool = False) -> tuple[Artifact | None, str | None]:
-        """As `check`; the artifact counts as used now, and is not collected as garbage under this process's hands."""
-        with self.presence.finding(self.objects / key / RUN):
-            return self.check(key, thorough)
+        """As `check`; the artifact counts as used now, and stays for as long as this process lives."""
+        self.use.enter()
+        run = self.objects / key / RUN
+        if run.is_file():
+            os.utime(run)
+        return self.check(key, thorough)
 
     def _find_locked(self, key: str, thorough: bool = False) -> Artifact | None:
         artifact, problem = self._used(key, thorough)

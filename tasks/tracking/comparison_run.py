@@ -1,19 +1,20 @@
 """MLflow: a run of its own for a comparison, which shows the report; the same variants never give a second one."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from tasks.records.comparison import comparable
+from tasks.records.variant import Variant
 from tasks.report.summary import summary
-from tasks.store.canonical_json import digest_of, plain
+from tasks.store.canonical_json import digest_of
 from tasks.tracking.runs import TrackedRun
 from tasks.tracking.track_once import track_once
 
 KIND, COMPARISON = "kind", "comparison"
 
 
-def track_comparison(workspace: Path, page: Path, records: Iterable[Mapping[str, Any]]) -> TrackedRun:
+def track_comparison(workspace: Path, page: Path, variants: Iterable[Variant]) -> TrackedRun:
     """Make the run of a comparison, or find it: there is one for the same page of the same variants' runs.
 
     What the page says of them is compared without the time that steps took: where it is what the run shows, nothing is
@@ -21,15 +22,16 @@ def track_comparison(workspace: Path, page: Path, records: Iterable[Mapping[str,
 
     Args:
         page: the report, written.
-        records: what it was written from, each with the `run_id` of its variant.
+        variants: those that it was written from, each with its `run_id`.
 
     Raises:
-        InputError: records that no report can be written from.
+        InputError: variants that no report can be written from.
     """
-    records = list(records)
-    runs = {record["name"]: record["run_id"] for record in records}
+    variants = list(variants)
+    runs = {variant.name: variant.run_id for variant in variants}
     identity = {KIND: COMPARISON, "page": page.name, "runs.digest": digest_of(runs)}
-    content = digest_of([plain({key: value for key, value in record.items() if key != "steps"}) for record in records])
+    shown = [{key: value for key, value in variant.as_json().items() if key != "steps"} for variant in variants]
+    content = digest_of(shown)
     tags = {"mlflow.source.name": f"espalier {'compare' if page.stem == COMPARISON else page.stem}"}
     # One tag each: a tag of all of them would be too long for MLflow where there are many.
     tags |= {f"run.{name}": run_id for name, run_id in runs.items()}
@@ -37,7 +39,7 @@ def track_comparison(workspace: Path, page: Path, records: Iterable[Mapping[str,
     def write(client: Any, run_id: str) -> None:
         client.log_artifact(run_id, str(page))
         where = f"The report is `{page.name}` under Artifacts. Compared: {', '.join(runs)}."
-        told = f"{summary(comparable(records))}\n\n{where}"
+        told = f"{summary(comparable(variants))}\n\n{where}"
         client.set_tag(run_id, "mlflow.note.content", told[:7900])
 
     return track_once(workspace, page.stem, identity, content, page.name, tags, write)

@@ -5,12 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from tasks.records.exports import EXPORT, taken
-from tasks.records.variant import Exported
 from tasks.store.canonical_json import digest_of, plain
 from tasks.tracking.comparison_run import KIND
 from tasks.tracking.run_contents import export_metrics
-from tasks.tracking.run_index import FINISHED, read_runs
-from tasks.tracking.runs import TrackedRun
+from tasks.tracking.runs import TrackedRun, find_runs
 from tasks.tracking.track_once import track_once
 
 
@@ -23,7 +21,8 @@ def track_export(workspace: Path, record: Mapping[str, Any], card: Path) -> Trac
     """
     label = f"{record['variant']} as {record['facts']['format']['name']}"
     identity = {KIND: EXPORT, "export_key": record["export"]["key"], "evaluation_key": record["evaluation"]["key"]}
-    parent = _run_of(workspace, record["model"]["key"])
+    parents = find_runs(workspace, {"variant_key": record["model"]["key"]})
+    parent = parents[0]["run_id"] if parents else None
     tags = {
         "variant": record["variant"],
         "format": record["facts"]["format"]["name"],
@@ -37,7 +36,7 @@ def track_export(workspace: Path, record: Mapping[str, Any], card: Path) -> Trac
     def write(client: Any, run_id: str) -> None:
         for name, value in _metrics(record).items():
             client.log_metric(run_id, name, float(f"{value:.6g}"))
-        for name, value in export_metrics([Exported(**taken(record["facts"], record["model_facts"]))]).items():
+        for name, value in export_metrics([taken(record["facts"], record["model_facts"])]).items():
             if parent:
                 client.log_metric(parent, name, value)
         client.log_artifact(run_id, str(card))
@@ -61,9 +60,3 @@ def _metrics(record: Mapping[str, Any]) -> dict[str, float]:
         ),
     }
     return {name: value for name, value in known.items() if value is not None}
-
-
-def _run_of(workspace: Path, key: str) -> str | None:
-    """The newest finished run of a variant."""
-    runs = (run for run in read_runs(workspace) if run["status"] == FINISHED)
-    return next((run["run_id"] for run in runs if run["tags"].get("variant_key") == key), None)

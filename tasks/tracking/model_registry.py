@@ -8,12 +8,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pruning_core.settings.schedule import NOT_IN_NAMES
 from tasks.records.variant import Variant
-from tasks.store.locks import locked
-from tasks.tracking.run_index import lock_path, read_runs
-from tasks.tracking.runs import connected
+from tasks.tracking.connection import connected, is_made, run_tags
+from tasks.tracking.run_index import Client, every, find
 
 ALIAS = "champion"
 
@@ -47,7 +47,7 @@ def model_name(model: str) -> str:
 
 def present(workspace: Path, name: str) -> Version | None:
     """The version that bears the alias, None where there is none yet."""
-    with locked(lock_path(workspace)), connected(workspace) as client:
+    with connected(workspace) as client:
         version = _aliases(client, name).get(ALIAS)
         if version is None:
             return None
@@ -65,16 +65,16 @@ def register(workspace: Path, name: str, variant: Variant, tags: Mapping[str, st
     identity["evaluation_key"] = variant.evaluation.key or variant.evaluation.digest
     own = {"variant": variant.name, "artifact.digest": variant.model.digest, "artifact.path": variant.model.path or ""}
     wanted = {**own, **tags, **identity}
-    with locked(lock_path(workspace)), connected(workspace) as client:
+    with connected(workspace) as client:
         if not client.search_registered_models(f"name = '{name}'"):
             client.create_registered_model(name, description=f"Compressed variants; the alias `{ALIAS}` is in use.")
-        for known in client.search_model_versions(f"name = '{name}'"):
+        for known in every(client.search_model_versions, filter_string=f"name = '{name}'"):
             if identity.items() <= dict(known.tags).items():
                 for tag, value in wanted.items():
                     client.set_model_version_tag(name, known.version, tag, value)
                 client.update_model_version(name, known.version, description)
                 return Version(str(known.version), wanted)
-        runs = [run["run_id"] for run in read_runs(workspace) if identity.items() <= run["tags"].items()]
+        runs = [run["run_id"] for run in find(client, identity)]
         source = Path(variant.model.path or "").absolute().as_uri()
         made = client.create_model_version(name, source, runs[0] if runs else None, wanted, description=description)
         return Version(str(made.version), wanted)
@@ -82,10 +82,31 @@ def register(workspace: Path, name: str, variant: Variant, tags: Mapping[str, st
 
 def crown(workspace: Path, name: str, version: Version) -> None:
     """Move the alias to this version."""
-    with locked(lock_path(workspace)), connected(workspace) as client:
+    with connected(workspace) as client:
         client.set_registered_model_alias(name, ALIAS, version.version)
 
 
-def _aliases(client: object, name: str) -> dict[str, str]:
-    [*found] = client.search_registered_models(f"name = '{name}'")
-    return {alias: str(version) for alias, version in found[0].aliases.items()} if found else {}
+def registered_versions(workspace: Path) -> list[dict[str, Any]]:
+    """Every version of every registered model that is not deleted; [] where nothing was tracked.
+
+    Each is {"name", "version", "source", "run_id", "aliases" (a list), "tags", "run_tags" (of its run, a deleted one
+    too)}.
+    """
+    if not is_made(workspace):
+        return []
+    with connected(workspace) as client:
+        models = {model.name: model.aliases for model in every(client.search_registered_models)}
+        return [
+            {
+                **{name: getattr(version, name) for name in ("name", "version", "source", "run_id")},
+                "aliases": [alias for alias, own in models[version.name].items() if str(own) == str(version.version)],
+                "tags": dict(version.tags),
+                "run_tags": run_tags(client, version.run_id),
+            }
+            for version in every(client.search_model_versions, order_by=["name ASC", "version_number ASC"])
+        ]
+
+
+def _aliases(client: Client, name: str) -> dict[str, str]:
+    models = client.search_registered_models(f"name = '{name}'")
+    return {alias: str(version) for alias, version in models[0].aliases.items()} if models else {}

@@ -15,7 +15,7 @@ import yaml
 
 from tasks.records.comparison import row
 from tasks.records.model_facts import experts_together
-from tasks.records.variant import Exported, Variant, command
+from tasks.records.variant import ExportSize, Variant, command
 from tasks.tracking import run_files
 from tasks.tracking.run_index import FINISHED, VIEW, Run
 
@@ -103,7 +103,7 @@ def task_metrics(variant: Variant) -> dict[str, float]:
     return {name: float(f"{value:.6g}") for name, value in found.items()}
 
 
-def export_metrics(exports: Iterable[Exported]) -> dict[str, float]:
+def export_metrics(exports: Iterable[ExportSize]) -> dict[str, float]:
     """Megabytes and bits per weight of each export of a variant."""
     found = {}
     for export in exports:

@@ -7,7 +7,8 @@ from typing import Any
 
 import yaml
 
-from tasks.records.model_facts import Layer, Written
+from pruning_core.checkpoint.layer_facts import LayerFacts
+from tasks.records.model_facts import Samples
 from tasks.report.drawings import drawings, drawn_layers
 
 SETTINGS, LINEAGE = "settings.yaml", "lineage.json"
@@ -24,7 +25,7 @@ def files_of(known: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def sample_files(written: Written | None) -> dict[str, str]:
+def sample_files(written: Samples | None) -> dict[str, str]:
     """File name -> text of a table as MLflow shows it, one row per prompt; {} where nothing was written."""
     if written is None:
         return {}
@@ -36,13 +37,13 @@ def sample_files(written: Written | None) -> dict[str, str]:
     return {SAMPLES: json.dumps({"columns": columns, "data": rows}, indent=1) + "\n"}
 
 
-def drawn_files(layers: tuple[Layer, ...], artifacts: Iterable[Path]) -> dict[str, str]:
+def drawn_files(layers: tuple[LayerFacts, ...], artifacts: Iterable[Path]) -> dict[str, str]:
     """File name -> text of the drawings of a variant: its layers, and what there is to see in the files shown."""
     chart = drawn_layers(layers)
     return drawings(artifacts) | ({"layers.svg": chart} if chart else {})
 
 
-def sample_tags(written: Written | None) -> dict[str, str]:
+def sample_tags(written: Samples | None) -> dict[str, str]:
     """What tells MLflow that a run has the table, and us which one it is."""
     if written is None:
         return {}

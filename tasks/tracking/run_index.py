@@ -1,39 +1,24 @@
-"""Reading the runs straight from MLflow's SQLite file, in milliseconds.
+"""Which runs there are: asked of MLflow, and handed on as plain dictionaries.
 
-Importing mlflow takes about three seconds; a second run of a flow, `lineage` and `compare` only need to know
-which runs are there. Nothing is written here: writing is MLflow's (`tasks.tracking.runs`).
+Nothing here imports mlflow; every search is given a client, which `tasks.tracking.connection` opens.
 """
 
-import math
-import sqlite3
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
-from tasks.store.locks import locked
-from tasks.tracking.database_faults import explained
-
 EXPERIMENT = "espalier"
 FINISHED = "FINISHED"
 VIEW = "compare"
-LOCK_SECONDS = 30.0
-"""How long a reader waits while another process writes."""
+SEQUENCE = "sequence"
+"""The tag that counts the runs as they are recorded: MLflow knows only their times, and a clock may go back."""
 
+Client = Any
+"""An MlflowClient, whose name only modules that import mlflow can give."""
 Run = dict[str, Any]
-
-_RUNS = """
-SELECT r.run_uuid AS run_id, r.name, r.status, r.start_time, r.artifact_uri, r.experiment_id
-FROM runs r JOIN experiments e ON e.experiment_id = r.experiment_id
-WHERE e.name = ? AND r.lifecycle_stage = 'active'
-ORDER BY r.rowid DESC
-"""
-
-_VERSIONS = """
-SELECT name, version, source, run_id FROM model_versions
-WHERE current_stage IS NULL OR current_stage != 'Deleted_Internal' ORDER BY name, version
-"""
+"""{"run_id", "name", "status", "start_time" (ms), "artifact_uri", "experiment_id", "tags", "params", "metrics" (the
+latest values)}"""
 
 
 def database(workspace: Path) -> Path:
@@ -41,54 +26,33 @@ def database(workspace: Path) -> Path:
     return Path(workspace).absolute() / ".espalier" / "mlflow.db"
 
 
-def lock_path(workspace: Path) -> Path:
-    """The lock to hold while reading or writing: two processes that make the database at once break it."""
-    return Path(workspace).absolute() / ".espalier" / "mlflow.lock"
+def find(client: Client, tags: Mapping[str, str] | None = None, status: str | None = None) -> list[Run]:
+    """The runs with these tags and this status that are not deleted, the last recorded first whatever the clock says.
 
-
-def is_made(workspace: Path) -> bool:
-    """Whether there is a database with tables; to be called with the lock held."""
-    with _connection(workspace) as connection:
-        return connection is not None
-
-
-def experiment_id(workspace: Path) -> str | None:
-    """The experiment's id, None before anything was tracked."""
-    with locked(lock_path(workspace)), _connection(workspace) as connection:
-        query = "SELECT experiment_id FROM experiments WHERE name = ?"
-        found = connection and connection.execute(query, [EXPERIMENT]).fetchone()
-        return str(found[0]) if found else None
-
-
-def compare_page(workspace: Path) -> str:
-    """The part of the UI's address that opens the table of the variants, sorted by perplexity."""
-    experiment = experiment_id(workspace)
-    view = f"runs?workflowType=machine_learning&viewStateShareKey={VIEW}"
-    return f"/#/experiments/{experiment}/{view}" if experiment else "/"
-
-
-def read_runs(workspace: Path) -> list[Run]:
-    """Every run that is not deleted, the last recorded first, whatever the clock says; [] when nothing was tracked.
-
-    Each is {"run_id", "name", "status", "start_time" (ms), "artifact_uri", "experiment_id", "tags",
-    "params", "metrics" (the latest values)}. To be called with the lock held.
+    Args:
+        status: every one where it is None.
     """
-    with _connection(workspace) as connection:
-        if connection is None:
-            return []
-        runs = {
-            row["run_id"]: dict(row) | {"tags": {}, "params": {}, "metrics": {}}
-            for row in connection.execute(_RUNS, [EXPERIMENT])
-        }
-        for kind in ("tags", "params"):
-            for run_id, key, value in connection.execute(f"SELECT run_uuid, key, value FROM {kind}"):
-                if run_id in runs:
-                    runs[run_id][kind][key] = value
-        metrics = connection.execute("SELECT run_uuid, key, value, is_nan FROM latest_metrics")
-        for run_id, key, value, is_nan in metrics:
-            if run_id in runs:
-                runs[run_id]["metrics"][key] = math.nan if is_nan else value
-    return list(runs.values())
+    tags = tags or {}
+    # MLflow's filters know no escaped quotes: such a value is compared below only.
+    clauses = [f"tags.`{name}` = '{value}'" for name, value in tags.items() if "'" not in value]
+    clauses += [f"attributes.status = '{status}'"] if status else []
+    found = every(client.search_runs, **_experiment(client), filter_string=" and ".join(clauses), order_by=_LAST_FIRST)
+    return [run for run in map(_plain, found) if tags.items() <= run["tags"].items()]
+
+
+def next_in_sequence(client: Client) -> dict[str, str]:
+    """The tag of a new run that says that it is the last one."""
+    last = client.search_runs(**_experiment(client), order_by=_LAST_FIRST, max_results=1)
+    return {SEQUENCE: f"{1 + int(last[0].data.tags.get(SEQUENCE, 0)) if last else 1:08d}"}
+
+
+def every(search: Callable[..., Any], **query: Any) -> Iterator[Any]:
+    """All that one of the client's searches finds; it gives them page by page."""
+    page = search(**query)
+    yield from page
+    while page.token:
+        page = search(**query, page_token=page.token)
+        yield from page
 
 
 def artifact_folder(workspace: Path, run: Run) -> Path:
@@ -98,40 +62,14 @@ def artifact_folder(workspace: Path, run: Run) -> Path:
     return moved if moved.is_dir() else named
 
 
-def registered_versions(workspace: Path) -> list[dict[str, Any]]:
-    """Every version of every registered model that is not deleted; to be called with the lock held.
-
-    Each is {"name", "version", "source", "run_id", "aliases" (a list), "tags", "run_tags" (of its run, a deleted one
-    too)}.
-    """
-    with _connection(workspace) as connection:
-        if connection is None:
-            return []
-        known = "SELECT 1 FROM sqlite_master WHERE name = 'model_versions'"
-        if not connection.execute(known).fetchone():
-            return []
-        versions = [dict(row) for row in connection.execute(_VERSIONS)]
-        for version in versions:
-            own = [version["name"], version["version"]]
-            tags = "SELECT key, value FROM model_version_tags WHERE name = ? AND version = ?"
-            version["tags"] = dict(map(tuple, connection.execute(tags, own)))
-            aliases = "SELECT alias FROM registered_model_aliases WHERE name = ? AND version = ?"
-            version["aliases"] = [row[0] for row in connection.execute(aliases, own)]
-            run_tags = "SELECT key, value FROM tags WHERE run_uuid = ?"
-            version["run_tags"] = dict(map(tuple, connection.execute(run_tags, [version["run_id"]])))
-    return versions
+_LAST_FIRST = [f"tags.{SEQUENCE} DESC"]
 
 
-@contextmanager
-def _connection(workspace: Path) -> Iterator[sqlite3.Connection | None]:
-    """The database, to be read; None where there is none, or one that a killed process left without tables."""
-    path = database(workspace)
-    if not path.is_file():
-        yield None
-        return
-    # Not mode=ro: what a killed writer left unfinished has to be rolled back before anybody can read.
-    uri = f"{path.as_uri()}?mode=rw"
-    with explained(path), closing(sqlite3.connect(uri, uri=True, timeout=LOCK_SECONDS)) as connection:
-        connection.row_factory = sqlite3.Row
-        made = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone()
-        yield connection if made else None
+def _experiment(client: Client) -> dict[str, list[str]]:
+    return {"experiment_ids": [client.get_experiment_by_name(EXPERIMENT).experiment_id]}
+
+
+def _plain(run: Any) -> Run:
+    names = ("run_id", "status", "start_time", "artifact_uri", "experiment_id")
+    data = {"tags": run.data.tags, "params": run.data.params, "metrics": run.data.metrics}
+    return {name: getattr(run.info, name) for name in names} | {"name": run.info.run_name} | data

@@ -1,45 +1,29 @@
-"""MLflow: one run per variant, written once. The only module that imports mlflow, and only inside functions.
+"""MLflow: one run per variant, written once.
 
-Everything is opened and closed within one call and under one lock: two processes that create the database at
-the same time would break it, and two that look for the same run would both create it. Weights are not copied:
-the run names the artifact's path and digest, and an external model stands for it in the model list.
+Weights are not copied: the run names the artifact's path and digest, and an external model stands for it in the model
+list. Of MLflow only its public client and entities are used.
 """
 
-import contextlib
 import json
-import logging
-import os
 import re
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tasks.machine.process_identity import Owner
-from tasks.records.variant import Dataset, Variant, parse
-from tasks.store.locks import locked
+from tasks.records.variant import Dataset, Variant
 from tasks.tracking import run_contents
-from tasks.tracking.database_faults import explained
-from tasks.tracking.run_contents import experiment_tags
+from tasks.tracking.connection import connected, is_made, run_tags
 from tasks.tracking.run_files import SAMPLES_TAG, SETTINGS, drawn_files, files_of, sample_files
-from tasks.tracking.run_index import (
-    EXPERIMENT,
-    FINISHED,
-    Run,
-    artifact_folder,
-    database,
-    is_made,
-    lock_path,
-    read_runs,
-)
+from tasks.tracking.run_index import EXPERIMENT, FINISHED, Run, artifact_folder, every, find, next_in_sequence
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import DatasetInput
 
-QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "MLFLOW_LOGGING_LEVEL": "WARNING"}
 # MLflow's own limits: a longer digest, and these characters in a model's name, are refused.
 DATASET_DIGEST = 36
 NOT_IN_MODEL_NAMES = re.compile(r"[/:.%\"']")
@@ -56,153 +40,89 @@ class TrackedRun:
     reused: bool
 
 
-def track_variant(workspace: Path, record: Mapping[str, Any], artifacts: list[Path]) -> TrackedRun:
+def track_variant(workspace: Path, variant: Variant, artifacts: list[Path]) -> TrackedRun:
     """Make the run of this variant, or find it: the same variant and evaluation never give a second one.
 
     A run that was there gets what it lacks (a DVC md5, a commit, a metric measured since); one that a killed
     process left unfinished is replaced. `artifacts` are small files or folders that the run shall show.
-
-    Raises:
-        InputError: the record lacks a fact or holds one of the wrong type.
     """
-    variant = parse(record)
-    with locked(lock_path(workspace)):
-        runs = read_runs(workspace)
-        mine = [run for run in runs if run_contents.identity(variant).items() <= run["tags"].items()]
+    with connected(workspace) as client:
+        mine = find(client, run_contents.identity(variant))
         finished = next((run for run in mine if run["status"] == FINISHED), None)
-        tags = run_contents.tags(variant, workspace) | run_contents.parent_runs(variant, runs)
+        dense = run_contents.parent_runs(variant, find(client, {"role": "baseline"}, FINISHED))
+        tags = run_contents.tags(variant, workspace) | dense
         if finished:
-            missing = run_contents.missing(finished, variant, tags)
-            # Equal keys: what leads to this variant now led to it then.
-            known = (artifact_folder(workspace, finished) / SETTINGS).is_file()
-            texts = {} if known else files_of(variant.provenance)
-            texts |= sample_files(variant.samples) if SAMPLES_TAG in missing["tags"] else {}
-            if any(missing.values()) or texts:
-                with connected(workspace) as client:
-                    # The tags last: they say which texts are there.
-                    _log_texts(client, finished["run_id"], texts)
-                    _log(client, finished["run_id"], **missing)
+            _complete(client, workspace, finished, variant, tags)
             return TrackedRun(finished["run_id"], reused=True)
-        with connected(workspace) as client:
-            for run in mine:
-                _discard(client, run)
-            return TrackedRun(_create(client, variant, tags, runs, artifacts), reused=False)
+        for run in mine:
+            _discard(client, run)
+        return TrackedRun(_create(client, variant, tags, artifacts), reused=False)
 
 
-def find_runs(workspace: Path) -> list[Run]:
-    """The finished runs, the newest first, as `read_runs` gives them; MLflow is not imported."""
-    with locked(lock_path(workspace)):
-        return [run for run in read_runs(workspace) if run["status"] == FINISHED]
+def find_runs(workspace: Path, tags: Mapping[str, str] | None = None, status: str | None = FINISHED) -> list[Run]:
+    """What `find` finds in a workspace: its finished runs, the newest first; [] where nothing was tracked."""
+    if not is_made(workspace):
+        return []
+    with connected(workspace) as client:
+        return find(client, tags, status)
 
 
 def end_abandoned(workspace: Path) -> list[str]:
     """End the runs that a killed process left RUNNING as KILLED; returns their names.
 
-    The variant's next run takes their place. MLflow is imported only where there are any.
+    The variant's next run takes their place.
     """
-    with locked(lock_path(workspace)):
-        left = [run for run in read_runs(workspace) if run["status"] == "RUNNING" and OWNER in run["tags"]]
+    if not is_made(workspace):
+        return []
+    with connected(workspace) as client:
+        left = [run for run in find(client, status="RUNNING") if OWNER in run["tags"]]
         left = [run for run in left if Owner(**json.loads(run["tags"][OWNER])).is_gone()]
-        if left:
-            with connected(workspace) as client:
-                for run in left:
-                    client.set_tag(run["run_id"], "mlflow.note.content", "The process that wrote it was killed.")
-                    client.set_terminated(run["run_id"], "KILLED")
+        for run in left:
+            client.set_tag(run["run_id"], "mlflow.note.content", "The process that wrote it was killed.")
+            client.set_terminated(run["run_id"], "KILLED")
     return [run["name"] for run in left]
 
 
-def prepare(workspace: Path) -> str:
-    """Create the database and the experiment where they are missing; returns the experiment's id."""
-    with locked(lock_path(workspace)), connected(workspace) as client:
-        return _experiment(client, workspace)
+def begin_run(client: "MlflowClient", name: str, tags: Mapping[str, str], started: int) -> tuple[str, str]:
+    """A new run that says which process writes it; (its id, that of its experiment).
 
-
-def store_uri(workspace: Path) -> str:
-    """The address of the workspace's tracking database."""
-    return f"sqlite:///{database(workspace)}"
-
-
-def artifact_root(workspace: Path) -> str:
-    """Where the runs' small files lie, as a URI."""
-    return database(workspace).with_name("mlflow-artifacts").as_uri()
-
-
-@contextlib.contextmanager
-def connected(workspace: Path) -> Iterator["MlflowClient"]:
-    """A client of the workspace's database, closed at the end; the global tracking URI is not touched.
-
-    To be used with the lock held.
+    Args:
+        started: ms since 1970.
     """
-    os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    # Its traceback of what is told in a sentence here.
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-
-    file = database(workspace)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with explained(file, MlflowException, SQLAlchemyError):
-        if not is_made(workspace):
-            _make(file)
-        client = MlflowClient(tracking_uri=store_uri(workspace), registry_uri=store_uri(workspace))
-        store = client._tracking_client.store
-        try:
-            _experiment(client, workspace)
-            yield client
-        finally:
-            # No public call closes the connections; an open one would keep the file busy for other processes.
-            store._dispose_engine()
+    experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
+    own = {OWNER: json.dumps(Owner.here().facts()), **next_in_sequence(client)}
+    return client.create_run(experiment, started, {**tags, **own}, name).info.run_id, experiment
 
 
-def _make(file: Path) -> None:
-    """Make the database under another name and rename it: one that a kill left half made would stop all later commands.
-
-    Not left to MLflow, which also looks only once in a process whether there is one.
-    """
-    from mlflow.store.db import utils
-
-    new = file.with_suffix(".new")
-    # A journal without its database would be rolled back into the new one.
-    for left_by_a_kill in (new, Path(f"{new}-journal"), Path(f"{file}-journal")):
-        left_by_a_kill.unlink(missing_ok=True)
-    engine = utils.create_sqlalchemy_engine_with_retry(f"sqlite:///{new}")
-    try:
-        utils._initialize_tables(engine)
-    finally:
-        engine.dispose()
-    new.replace(file)
+def _complete(client: "MlflowClient", workspace: Path, run: Run, variant: Variant, tags: dict[str, str]) -> None:
+    """Give a finished run what became known since."""
+    missing = run_contents.missing(run, variant, tags)
+    # Equal keys: what leads to this variant now led to it then.
+    known = (artifact_folder(workspace, run) / SETTINGS).is_file()
+    texts = {} if known else files_of(variant.provenance)
+    texts |= sample_files(variant.samples) if SAMPLES_TAG in missing["tags"] else {}
+    # The tags last: they say which texts are there.
+    _log_texts(client, run["run_id"], texts)
+    if any(missing.values()):
+        _log(client, run["run_id"], **missing)
 
 
-def _experiment(client: "MlflowClient", workspace: Path) -> str:
-    known = client.get_experiment_by_name(EXPERIMENT)
-    if known:
-        return known.experiment_id
-    return client.create_experiment(EXPERIMENT, artifact_root(workspace), experiment_tags())
-
-
-def _create(
-    client: "MlflowClient", variant: Variant, tags: dict[str, str], runs: list[Run], artifacts: list[Path]
-) -> str:
+def _create(client: "MlflowClient", variant: Variant, tags: dict[str, str], artifacts: list[Path]) -> str:
     now = int(time.time() * 1000)
     # The run lasts as long as the work did, not as long as writing it down.
     seconds = sum(stage.seconds or 0.0 for stage in variant.steps)
-    experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
-    tags = tags | {OWNER: json.dumps(Owner.here().facts())}
-    run = client.create_run(experiment, now - int(1000 * seconds), tags, variant.name).info
+    run_id, experiment = begin_run(client, variant.name, tags, now - int(1000 * seconds))
     parameters = run_contents.params(variant.recipe)
-    model = _external_model(client, variant, experiment, run.run_id, parameters)
-    _log(client, run.run_id, tags={"model_id": model}, params=parameters)
-    _log(client, run.run_id, metrics=run_contents.quality(variant), model=model)
-    _log_steps(client, run.run_id, run_contents.layer_metrics(variant))
-    _log_steps(client, run.run_id, run_contents.search_metrics(variant))
-    _log_steps(client, run.run_id, run_contents.loss_metrics(variant))
-    _link(client, run.run_id, variant, model, tags.get("parent.dense.run_id"), runs)
-    _log_artifacts(client, run.run_id, variant, artifacts)
-    client.set_terminated(run.run_id, FINISHED, end_time=now)
-    return run.run_id
+    model = _external_model(client, variant, experiment, run_id, parameters)
+    _log(client, run_id, tags={"model_id": model}, params=parameters)
+    _log(client, run_id, metrics=run_contents.quality(variant), model=model)
+    _log_steps(client, run_id, run_contents.layer_metrics(variant))
+    _log_steps(client, run_id, run_contents.search_metrics(variant))
+    _log_steps(client, run_id, run_contents.loss_metrics(variant))
+    _link(client, run_id, variant, model, tags.get("parent.dense.run_id"))
+    _log_artifacts(client, run_id, variant, artifacts)
+    client.set_terminated(run_id, FINISHED, end_time=now)
+    return run_id
 
 
 def _external_model(
@@ -249,15 +169,13 @@ def _log_steps(client: "MlflowClient", run_id: str, values: Iterable[tuple[str, 
         client.log_batch(run_id, metrics[start : start + BATCH])
 
 
-def _link(
-    client: "MlflowClient", run_id: str, variant: Variant, model: str, parent: str | None, runs: list[Run]
-) -> None:
+def _link(client: "MlflowClient", run_id: str, variant: Variant, model: str, parent: str | None) -> None:
     """The run's inputs (texts, and the dense model where its run is known) and its output."""
     from mlflow.entities import LoggedModelInput, LoggedModelOutput
 
-    dense = [run["tags"]["model_id"] for run in runs if run["run_id"] == parent and "model_id" in run["tags"]]
+    dense = run_tags(client, parent).get("model_id")
     texts = [_dataset(context, text) for context, text in variant.datasets.items() if text]
-    client.log_inputs(run_id, texts, [LoggedModelInput(identifier) for identifier in dense])
+    client.log_inputs(run_id, texts, [LoggedModelInput(dense)] if dense else [])
     client.log_outputs(run_id, [LoggedModelOutput(model, 0)])
 
 
@@ -293,6 +211,7 @@ def _log_texts(client: "MlflowClient", run_id: str, texts: Mapping[str, str]) ->
 def _discard(client: "MlflowClient", run: Run) -> None:
     """Delete what a killed process left: its unfinished run and the models that it made."""
     filter_string = f"source_run_id = '{run['run_id']}'"
-    for model in client.search_logged_models([str(run["experiment_id"])], filter_string):
+    search = client.search_logged_models
+    for model in list(every(search, experiment_ids=[run["experiment_id"]], filter_string=filter_string)):
         client.delete_logged_model(model.model_id)
     client.delete_run(run["run_id"])

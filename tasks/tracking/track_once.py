@@ -1,20 +1,17 @@
 """MLflow: runs beside those of variants, of which there is one for each thing that they are about."""
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from tasks.machine.process_identity import Owner
-from tasks.store.locks import locked
-from tasks.tracking.run_index import EXPERIMENT, FINISHED, artifact_folder, lock_path, read_runs
-from tasks.tracking.runs import OWNER, TrackedRun, connected
+from tasks.tracking.connection import connected
+from tasks.tracking.run_index import FINISHED, Client, artifact_folder, find
+from tasks.tracking.runs import TrackedRun, begin_run
 
 CONTENT = "content.digest"
 
-Write = Callable[[Any, str], None]
-"""Called with the MlflowClient and the run's id; writes all that the run shows."""
+Write = Callable[[Client, str], None]
+"""Called with the client and the run's id; writes all that the run shows."""
 
 
 def track_once(
@@ -31,25 +28,22 @@ def track_once(
         shown: a file that it has when all is written.
         tags: further ones of a new run.
     """
-    with locked(lock_path(workspace)):
-        mine = [run for run in read_runs(workspace) if identity.items() <= run["tags"].items()]
+    with connected(workspace) as client:
+        mine = find(client, identity)
         finished = next((run for run in mine if run["status"] == FINISHED), None)
         same = finished and finished["tags"].get(CONTENT) == content
         if same and (artifact_folder(workspace, finished) / shown).is_file():
             return TrackedRun(finished["run_id"], reused=True)
-        with connected(workspace) as client:
-            run_id = finished["run_id"] if finished else _begin(client, mine, name, identity | tags)
-            write(client, run_id)
-            # Last: it says that all of the above is there.
-            client.set_tag(run_id, CONTENT, content)
-            if not finished:
-                client.set_terminated(run_id, FINISHED)
-            return TrackedRun(run_id, reused=finished is not None)
-
-
-def _begin(client: Any, unfinished: list[Any], name: str, tags: dict[str, str]) -> str:
-    for run in unfinished:
-        client.delete_run(run["run_id"])
-    experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
-    known = {OWNER: json.dumps(Owner.here().facts()), "mlflow.source.type": "LOCAL"}
-    return client.create_run(experiment, int(time.time() * 1000), tags | known, name).info.run_id
+        if finished:
+            run_id = finished["run_id"]
+        else:
+            for unfinished in mine:
+                client.delete_run(unfinished["run_id"])
+            own = identity | tags | {"mlflow.source.type": "LOCAL"}
+            run_id, _ = begin_run(client, name, own, int(time.time() * 1000))
+        write(client, run_id)
+        # Last: it says that all of the above is there.
+        client.set_tag(run_id, CONTENT, content)
+        if not finished:
+            client.set_terminated(run_id, FINISHED)
+        return TrackedRun(run_id, reused=finished is not None)

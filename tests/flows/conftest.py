@@ -17,7 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from flows.cli import SAFE
 from tasks.orchestration import prefect_settings
-from tasks.tracking import runs
+from tasks.tracking import connection
 
 ROOT = Path(__file__).resolve().parents[2]
 VOCABULARY = 50
@@ -115,7 +115,7 @@ def start(environment, tmp_path_factory) -> Callable[..., Command]:
 def start_warm(environment, tmp_path_factory) -> Iterator[Callable[..., Command]]:
     """start_warm(root, *arguments): an espalier command under way, its imports done."""
     home = tmp_path_factory.mktemp("prefect")
-    quiet = runs.QUIET | prefect_settings.QUIET | SAFE
+    quiet = connection.QUIET | prefect_settings.QUIET | SAFE
     commands.preload(environment | quiet | {"PREFECT_HOME": str(home)})
 
     def run(root: Path, *arguments: str) -> Command:

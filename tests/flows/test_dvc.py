@@ -124,6 +124,7 @@ def test_editing_one_variant_runs_the_stages_of_that_variant_alone(dvc, compared
     assert steps_computed(compared, VARIANTS) == []
 
 
+@pytest.mark.long
 def test_an_experiment_in_a_copy_of_the_workspace_uses_its_store_and_is_shown(dvc, compared: Path):
     (compared / ".gitignore").write_text(".espalier/\n__pycache__/\n")
     git(compared, "add", "--all")

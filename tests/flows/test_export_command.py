@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 from tracked import make
 
+from pruning_core.checkpoint.layer_facts import layers_in
 from pruning_core.checkpoint.stored_model import StoredModel
 from pruning_core.export.onnx import packages
 from tasks.pipeline.variant import Pipeline
+from tasks.records.variant import parse
 from tasks.report.page import write_report
 from tasks.tracking.runs import find_runs
 from tasks.workspace.workspace import Workspace
@@ -69,14 +71,14 @@ def test_the_variant_tells_the_size_of_its_export_in_its_run_and_its_record(root
     ]
     (run,) = [run for run in find_runs(root) if run["run_id"] == made[VARIANT]["run_id"]]
     assert run["metrics"]["export/sparse encoding bitmask/size_mb"] == pytest.approx(size / 1e6, rel=1e-5)
-    page = write_report(made.values(), root / "report.html", root).read_text()
+    page = write_report(map(parse, made.values()), root / "report.html", root).read_text()
     assert page.count("<td>sparse encoding=bitmask</td>") == 1
 
 
 def test_every_weight_is_the_variants_and_every_zero_is_counted(root: Path, record):
     workspace = Workspace.open(root)
     model = Pipeline(workspace.context(), workspace.settings).model(VARIANT)
-    stored = StoredModel(model.path, model.facts["layers"])
+    stored = StoredModel(model.path, layers_in(model.facts))
     zeros = sum(int((stored.load(matrix.stored) == 0).sum()) for matrix in stored.matrices)
     assert record["facts"]["verified"] == {
         "tensors": len(stored.names()),

@@ -70,27 +70,27 @@ def test_the_first_run_completes_every_step_and_the_second_finds_every_step_cach
 
 
 def test_both_runs_give_the_same_results(runs: dict):
-    first, second = ([{**record, "steps": None} for record in records] for records in runs["records"])
+    first, second = ([record.model_copy(update={"steps": ()}) for record in records] for records in runs["records"])
     assert first == second
 
 
 def test_the_record_counts_the_zeros_that_are_in_the_file(runs: dict):
     dense, sparse = runs["records"][0]
-    assert (dense["name"], sparse["name"]) == ("dense", VARIANT)
-    facts = sparse["manifest"]["facts"]
-    weights = load_file(Path(sparse["model"]["path"]) / "model.safetensors")
-    layers = [weights[f"{layer['name']}.weight"] for layer in facts["layers"]]
+    assert (dense.name, sparse.name) == ("dense", VARIANT)
+    facts = sparse.facts
+    weights = load_file(Path(sparse.model.path) / "model.safetensors")
+    layers = [weights[f"{layer.name}.weight"] for layer in facts.layers]
     zeros = sum(int((layer == 0).sum()) for layer in layers)
-    assert facts["sparsity"]["prunable"] == zeros / sum(layer.numel() for layer in layers) == 0.5
+    assert facts.sparsity.prunable == zeros / sum(layer.numel() for layer in layers) == 0.5
 
 
 def test_the_flow_gives_the_digests_that_the_steps_give_without_prefect(runs: dict, make_workspace):
     workspace = Workspace.open(make_workspace())
     pipeline = Pipeline(workspace.context(), workspace.settings)
     record = runs["records"][0][1]
-    assert record["model"]["digest"] == pipeline.model(VARIANT).digest
-    assert record["evaluation"]["digest"] == pipeline.evaluated(VARIANT).digest
-    assert record["parents"]["calibration"]["digest"] == pipeline.calibration.digest
+    assert record.model.digest == pipeline.model(VARIANT).digest
+    assert record.evaluation.digest == pipeline.evaluated(VARIANT).digest
+    assert record.parents["calibration"].digest == pipeline.calibration.digest
 
 
 def test_mlflow_holds_one_run_per_variant_after_both(runs: dict):
@@ -99,11 +99,11 @@ def test_mlflow_holds_one_run_per_variant_after_both(runs: dict):
         tags = dict(
             database.execute(
                 "SELECT tags.value, runs.name FROM tags JOIN runs USING (run_uuid) WHERE tags.value IN (?, ?)",
-                [record["model"]["digest"] for record in runs["records"][0]],
+                [record.model.digest for record in runs["records"][0]],
             ).fetchall()
         )
     assert Counter(found) == {("dense", "FINISHED"): 1, (VARIANT, "FINISHED"): 1}
-    assert tags[runs["records"][0][1]["model"]["digest"]] == VARIANT
+    assert tags[runs["records"][0][1].model.digest] == VARIANT
 
 
 def test_a_weight_that_is_nan_fails_the_flow_and_is_named(espalier, make_workspace):
@@ -123,7 +123,7 @@ def test_a_weight_that_is_nan_fails_the_flow_and_is_named(espalier, make_workspa
 def test_the_command_prints_the_record_as_json_and_follows_the_steps(espalier, runs: dict, tmp_path: Path):
     done = espalier(runs["root"], "compress", VARIANT, "--json")
     record = json.loads(done.out)
-    assert record["model"] == runs["records"][0][1]["model"] and done.code == 0
+    assert record["model"] == runs["records"][0][1].model.as_json() and done.code == 0
     assert {step["state"] for step in record["steps"]} == {"Cached"}
     shown = espalier(runs["root"], "compress", VARIANT)
     assert shown.err.count("cached") == len(STEPS) and "\x1b" not in shown.err

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from pruning_core.compress import factor
 from tasks.store.store import Store
-from tasks.tracking import runs
+from tasks.tracking.connection import store_uri
 
 pytestmark = pytest.mark.slow
 
@@ -58,7 +58,7 @@ def registered(root: Path) -> tuple[str | None, dict[str, dict[str, str]]]:
     """The champion's version, and the tags of every version, as MLflow's own client reads them."""
     from mlflow import MlflowClient
 
-    client = MlflowClient(runs.store_uri(root), runs.store_uri(root))
+    client = MlflowClient(store_uri(root), store_uri(root))
     champion = client.get_registered_model(MODEL).aliases.get("champion")
     versions = {str(v.version): dict(v.tags) for v in client.search_model_versions(f"name = '{MODEL}'")}
     return champion and str(champion), versions
@@ -92,7 +92,7 @@ def test_the_best_variant_that_passes_becomes_champion(root, first):
 def test_the_alias_leads_to_the_weights(root, first):
     from mlflow import MlflowClient
 
-    client = MlflowClient(runs.store_uri(root), runs.store_uri(root))
+    client = MlflowClient(store_uri(root), store_uri(root))
     version = client.get_model_version_by_alias(MODEL, "champion")
     assert Path(version.source.removeprefix("file://")) == Path(best_of(root, first["decision"])["path"])
     assert client.get_run(version.run_id).data.tags["variant_key"] == version.tags["variant_key"]

@@ -1,6 +1,7 @@
 """Variants made by workers: the digests of one process, whoever works; a variant that fails stops no other."""
 
 import json
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -29,26 +30,70 @@ def steps(found: list[dict[str, Any]]) -> list[tuple[str, str]]:
     )
 
 
+OWN = """from pruning_core.saliency import SALIENCIES
+
+
+@SALIENCIES.register("own")
+class Own:
+    needs = frozenset({"hessian_diag"})
+
+    def column_scale(self, columns, in_features):
+        return columns.hessian_diag.sqrt()
+"""
+
+
 @pytest.fixture(scope="module")
-def alone(espalier, make_workspace) -> list[dict[str, Any]]:
-    done = espalier(make_workspace(), "compare", "--json")
+def make_own(make_workspace) -> Callable[[], Path]:
+    """make_own() -> a workspace with a method of its own, and a variant by it beside the others."""
+
+    def make() -> Path:
+        root = make_workspace()
+        (root / "own.py").write_text(OWN)
+        params = yaml.safe_load((root / "params.yaml").read_text()) | {"plugins": ["own.py"]}
+        params["variants"]["own-50"] = {
+            "saliency": {"name": "own"},
+            "pattern": {"name": "unstructured"},
+            "sparsity": 0.5,
+        }
+        (root / "params.yaml").write_text(yaml.safe_dump(params))
+        return root
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def alone(espalier, make_own) -> list[dict[str, Any]]:
+    done = espalier(make_own(), "compare", "--json")
     assert done.code == 0, done
     return json.loads(done.out)["records"]
 
 
-@pytest.mark.parametrize("name", ["threads", "processes", "dask", "ray"])
-def test_two_workers_reach_the_digests_of_one_process(espalier, make_workspace, alone, name: str):
+# Both kinds of runner are in the daily suite: threads where variants fail, processes where all are made.
+LONG = pytest.mark.long
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("threads", marks=LONG),
+        "processes",
+        pytest.param("dask", marks=LONG),
+        pytest.param("ray", marks=LONG),
+    ],
+)
+def test_two_workers_reach_the_digests_of_one_process(espalier, make_own, alone, name: str):
     if name in NEEDED and find_spec(NEEDED[name]) is None:
         pytest.skip(f"{NEEDED[name]} is not installed: pip install 'espalier[{name}]'")
-    root = make_workspace()
+    root = make_own()
     done = espalier(root, "compare", "--json", "--set", f"compute.variants={{name: {name}, count: 2}}")
     assert done.code == 0, done
     found = json.loads(done.out)["records"]
+    assert set(digests(found)) == {"dense", "sparsegpt-50", "magnitude-50", "own-50"}
     assert digests(found) == digests(alone)
     assert steps(found) == steps(alone)
 
 
-@pytest.mark.parametrize("name", ["threads", "processes"])
+@pytest.mark.parametrize("name", ["threads", pytest.param("processes", marks=LONG)])
 def test_a_variant_that_fails_on_a_worker_is_told_and_stops_no_other(espalier, make_workspace, name: str):
     root = make_workspace()
     done = espalier(root, *SWEEP, "--set", f"compute.variants={{name: {name}, count: 2}}")
@@ -66,27 +111,3 @@ def test_a_comparison_that_cannot_be_whole_ends_with_the_reason(espalier, make_w
     assert done.code != 0 and "divisible by 5" in done.err and "Traceback" not in done.err, done
     again = espalier(root, "compress", "sparsegpt-50")
     assert "cached" in next(line for line in again.err.splitlines() if line.endswith("sparsegpt-50 block 0"))
-
-
-OWN = """from pruning_core.saliency import SALIENCIES
-
-
-@SALIENCIES.register("own")
-class Own:
-    needs = frozenset({"hessian_diag"})
-
-    def column_scale(self, columns, in_features):
-        return columns.hessian_diag.sqrt()
-"""
-
-
-def test_workers_find_a_method_of_the_workspace(espalier, make_workspace):
-    root: Path = make_workspace()
-    (root / "own.py").write_text(OWN)
-    variants = {"own-50": {"saliency": {"name": "own"}, "pattern": {"name": "unstructured"}, "sparsity": 0.5}}
-    variants["own-60"] = variants["own-50"] | {"sparsity": 0.6}
-    params = yaml.safe_load((root / "params.yaml").read_text()) | {"plugins": ["own.py"], "variants": variants}
-    (root / "params.yaml").write_text(yaml.safe_dump(params))
-    done = espalier(root, "compare", "--json", "--set", "compute.variants={name: processes, count: 2}")
-    assert done.code == 0, done
-    assert set(digests(json.loads(done.out)["records"])) == {"dense", "own-50", "own-60"}

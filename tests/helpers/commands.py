@@ -22,7 +22,8 @@ PRELOADED = [
         "flows.compress",
         "flows.scheduled",
     ),
-    *("mlflow", "pruning_core.column_sweep.numba_kernel", "transformers.models.llama.modeling_llama"),
+    *("mlflow", "mlflow.store.tracking.sqlalchemy_store", "mlflow.store.model_registry.sqlalchemy_store"),
+    *("pruning_core.column_sweep.numba_kernel", "transformers.models.llama.modeling_llama"),
 ]
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from pruning_core import LayerStatistics, compress_layer
 from pruning_core.checkpoint.bit_masks import pack_mask
 from pruning_core.checkpoint.checkpoint import Checkpoint
+from pruning_core.checkpoint.layer_facts import LayerFacts
 from pruning_core.checkpoint.sharded_writer import ShardedWriter
 from pruning_core.checkpoint.stored_model import StoredModel
 from pruning_core.progress import ignore_progress
@@ -50,7 +51,7 @@ def variant(source: Path, out: Path, *, sparse: bool = True, only: str = "layers
     save_file(masks, out / "masks.safetensors")
     if codes:
         save_file(codes, out / "quantized.safetensors")
-    return StoredModel(out, layers)
+    return StoredModel(out, [LayerFacts(**layer) for layer in layers])
 
 
 def coded(source: Path, out: Path, seed: int, bits: int, size: int | None, symmetric: bool) -> StoredModel:
@@ -74,7 +75,7 @@ def coded(source: Path, out: Path, seed: int, bits: int, size: int | None, symme
         layers.append({"name": module, "stored": name, "rows": rows, "columns": columns, "removed": 0})
         layers[-1] |= {"bits": bits, "groups": groups}
     save_file(codes, out / "quantized.safetensors")
-    return StoredModel(out, layers)
+    return StoredModel(out, [LayerFacts(**layer) for layer in layers])
 
 
 def exported(form: Any, model: StoredModel, out: Path) -> dict[str, Any]:

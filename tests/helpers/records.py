@@ -132,6 +132,7 @@ def _facts(name: str, recipe: dict[str, Any], random_numbers: random.Random) -> 
     layers = [
         {
             "name": f"model.layers.{block}.{module}",
+            "stored": f"model.layers.{block}.{module}.weight",
             "rows": rows,
             "columns": columns,
             "removed": round(rows * columns * sparsity),
@@ -195,7 +196,7 @@ def _samples(name: str) -> dict[str, Any]:
 
 
 def _lineage(name: str) -> dict[str, Any]:
-    """Every step behind the evaluation of a variant, as `tasks.lineage.provenance.lineage` tells it."""
+    """Every step behind the evaluation of a variant, as `tasks.lineage.provenance.Lineage.facts` tells it."""
     dense = [("source", "model"), ("tokens", "tokens"), ("evaluate", "evaluation")]
     made = [
         ("source", "baseline > model"),

@@ -23,9 +23,10 @@ def make(
     for name in (BASELINE, *names):
         pipeline.evaluated(name)
         pipeline.measured(name)
-        records[name] = variant_record(workspace, pipeline, name, [])
+        variant = variant_record(workspace, pipeline, name, [])
+        records[name] = variant.as_json()
         if tracked:
-            records[name]["run_id"] = track_variant(root, records[name], []).run_id
+            records[name]["run_id"] = track_variant(root, variant, []).run_id
     return records
 
 

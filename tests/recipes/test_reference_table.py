@@ -80,8 +80,8 @@ def compressed(path: Path, recipe: Recipe, calibration: torch.Tensor) -> tuple[d
             done = compress_block(decoder, index, states, recipe.method, recipe.propagate)
         decoder.drop_block(index)
         weights |= done.weights
-        zeros += sum(layer["zeros"] for layer in done.layers)
-        size += sum(layer["rows"] * layer["columns"] for layer in done.layers)
+        zeros += sum(layer.zeros for layer in done.layers)
+        size += sum(layer.rows * layer.columns for layer in done.layers)
     return weights, zeros / size
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pruning_core.checkpoint.stored_model import StoredMatrix, StoredModel
+from pruning_core.checkpoint.layer_facts import LayerFacts
+from pruning_core.checkpoint.stored_model import StoredModel
 from pruning_core.errors import InputError
 
 DENSE_FORMATS = "--format safetensors, which stores any variant"
@@ -24,9 +25,9 @@ class Grids:
     """Whether every zero point is the middle code."""
     lowest_zero: int
     """The smallest zero point of all."""
-    permuted: StoredMatrix | None
+    permuted: LayerFacts | None
     """A matrix whose groups are not runs of columns, if there is one."""
-    uneven: StoredMatrix | None
+    uneven: LayerFacts | None
     """A matrix whose last group is smaller than the others, if there is one."""
 
 
@@ -40,7 +41,7 @@ def are_runs(group: Tensor) -> bool:
     return torch.equal(group.long(), torch.arange(len(group)) // group_size_of(group))
 
 
-def whole_matrices(model: StoredModel, name: str) -> dict[str, StoredMatrix]:
+def whole_matrices(model: StoredModel, name: str) -> dict[str, LayerFacts]:
     """Stored name -> quantized matrix, after checking that the format `name` can hold each as it lies in the file.
 
     Raises:

@@ -1,15 +1,15 @@
 """A variant before it is made: what its recipe and the headers of its source tell of its files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from pruning_core.checkpoint.stored_model import StoredMatrix, StoredModel
+from pruning_core.checkpoint.layer_facts import LayerFacts
+from pruning_core.checkpoint.stored_model import StoredModel
 from pruning_core.model.widths import KEY, BlockWidths, Structure
 
 
@@ -32,7 +32,7 @@ class PreviewedModel(StoredModel):
     def __init__(
         self,
         directory: Path | str,
-        layers: Sequence[Mapping[str, Any]] = (),
+        layers: Sequence[LayerFacts] = (),
         *,
         group_size: int | None = None,
         symmetric: bool = False,
@@ -56,7 +56,7 @@ class PreviewedModel(StoredModel):
             setattr(config, KEY, Structure(blocks).facts())
         return config
 
-    def scales(self, matrix: StoredMatrix) -> tuple[Tensor, Tensor, Tensor]:
+    def scales(self, matrix: LayerFacts) -> tuple[Tensor, Tensor, Tensor]:
         """As of `StoredModel`, one row of scale and zero for all."""
         group = torch.arange(matrix.columns, dtype=torch.int32) // (self._group_size or matrix.columns)
         scale = torch.ones(1, matrix.code_groups)

@@ -2,8 +2,11 @@
 
 import contextlib
 import json
+import os
 import shutil
+import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,9 +20,9 @@ from flows.actions.gc import collect, require_consent
 from pruning_core.errors import InputError
 from tasks import versioning
 from tasks.store.artifact import Artifact
-from tasks.store.locks import FileLock
+from tasks.store.locks import is_locked
 from tasks.store.store import Store
-from tasks.tracking import runs
+from tasks.tracking.connection import connected
 
 DENSE = "variants.sparsegpt-50.propagate=dense"
 
@@ -37,7 +40,7 @@ def filled(make_workspace) -> dict[str, Any]:
         tracked = name in ("tracked", "registered")
         made[name] = make(root, "magnitude-50", overrides=sparsity(value), tracked=tracked)["magnitude-50"]
     made["statistics"] = make(root, "sparsegpt-50", overrides=[DENSE], tracked=False)["sparsegpt-50"]
-    with runs.connected(root) as client:
+    with connected(root) as client:
         client.create_registered_model("small")
         client.create_model_version("small", Path(made["registered"]["model"]["path"]).as_uri())
         client.set_registered_model_alias("small", "champion", "1")
@@ -119,19 +122,37 @@ def test_without_consent_nothing_goes(workspace: dict, gone):
 
 def test_what_a_running_process_found_stays(workspace: dict, gone):
     key = workspace["made"]["orphan"]["model"]["key"]
+    before = {path.name for path in workspace["store"].objects.iterdir()}
     assert workspace["store"].find(key)
-    keys, found = gone()
-    assert keys and key not in keys
-    assert found["kept"]["used by a process that is running"]["artifacts"] == 1
+    with pytest.raises(InputError, match=rf"the store is in use by process {os.getpid()} \(.*nothing is removed"):
+        gone()
+    assert {path.name for path in workspace["store"].objects.iterdir()} == before
+    keys, dry = gone(dry_run=True)
+    assert keys == set() and key in {item["name"] for item in dry["goes"]}
 
 
-def test_what_is_being_computed_stays(workspace: dict, gone):
-    key = workspace["made"]["orphan"]["model"]["key"]
-    lock = FileLock(workspace["store"].lock(key).path)
-    lock.acquire()
-    keys, found = gone()
-    lock.release()
-    assert key not in keys and len(found["removed"]) == len(found["goes"]) - 1
+def test_beside_a_running_command_it_removes_nothing_and_says_why_and_afterwards_it_collects(
+    workspace: dict, start, espalier
+):
+    root, orphan = workspace["root"], workspace["made"]["orphan"]["model"]["key"]
+    # It finds what is there, and computes until it is stopped.
+    command = start(root, "espalier", "compress", "magnitude-50", "--set", "variants.magnitude-50.sparsity=0.55")
+    deadline = time.monotonic() + 120
+    while not is_locked(root / ".espalier" / "use.lock"):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(command.pid, signal.SIGSTOP)
+    refused = espalier(root, "gc", "--yes")
+    assert refused.code == 2 and f"the store is in use by process {command.pid} (" in refused.err, refused
+    assert len(refused.err.strip().splitlines()) == 1 and "Traceback" not in refused.err
+    looked = espalier(root, "gc", "--dry-run", "--json")
+    assert looked.code == 0 and orphan in {item["name"] for item in json.loads(looked.out)["goes"]}
+    assert (workspace["store"].objects / orphan).is_dir()
+    os.kill(command.pid, signal.SIGKILL)
+    command.wait()
+    collected = espalier(root, "gc", "--yes", "--json")
+    assert collected.code == 0 and orphan in {item["name"] for item in json.loads(collected.out)["removed"]}
+    assert not (workspace["store"].objects / orphan).exists()
 
 
 def test_days_and_statistics_are_options(workspace: dict, gone):
@@ -172,7 +193,7 @@ def test_nothing_goes_while_something_binding_cannot_be_understood(workspace: di
     if broken == "dvc.lock":
         shutil.rmtree(".dvc/cache")
     else:
-        with runs.connected(workspace["root"]) as client:
+        with connected(workspace["root"]) as client:
             client.create_model_version("small", f"file://{workspace['root']}/.espalier/objects/unknown")
     with pytest.raises(InputError, match=f"{broken}.*nothing is removed"):
         gone()

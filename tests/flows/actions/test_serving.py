@@ -39,20 +39,9 @@ def root(make_workspace) -> Path:
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory) -> Iterator[dict[str, str]]:
-    """What commands are started with, and a real server: the one that other tests share has no scheduler."""
-    from prefect.settings import PREFECT_API_URL, temporary_settings
-
-    folder = tmp_path_factory.mktemp("server")
-    own = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    path = os.pathsep.join([str(BIN), own.get("PATH", "")])
-    ui_servers.start(folder, ["prefect"])
-    try:
-        address = ui_servers.api_url(folder)
-        with temporary_settings({PREFECT_API_URL: address}):
-            yield own | {"PREFECT_API_URL": address, "PATH": path, "COLUMNS": "160"}
-    finally:
-        ui_servers.stop(folder, ["prefect"])
+def environment(environment) -> dict[str, str]:
+    """What commands are started with; they ask every second, not every ten, whether a run is due."""
+    return environment | {"PREFECT_RUNNER_POLL_FREQUENCY": "1"}
 
 
 def wait_until(condition: Callable[[], Any], what: str, command: Command) -> None:
@@ -103,6 +92,7 @@ def serve(start, root: Path) -> Iterator[Callable[..., Command]]:
 
 
 def test_a_run_starts_by_itself_is_killed_goes_on_where_it_was_and_stops_with_everything(serve, root: Path):
+    """With SQLAlchemy 2.1 Prefect would schedule nothing and say nothing."""
     killed = serve("--every", "5")
     wait_until(lambda: "sparsegpt-50 block 1" in killed.err.read_text(), "the second block", killed)
     # As a power failure would: nobody is left to tell.
@@ -142,6 +132,7 @@ def line_about(text: str, label: str) -> str:
     return next(line for line in text.splitlines() if line.endswith(label))
 
 
+@pytest.mark.long
 def test_serving_stops_a_run_at_work_and_the_server_that_it_started(serve, root: Path, environment):
     """By SIGTERM, as a service manager stops it; without a server of others."""
     shutil.rmtree(root / ".espalier" / "objects", ignore_errors=True)
@@ -161,6 +152,7 @@ def test_serving_stops_a_run_at_work_and_the_server_that_it_started(serve, root:
     assert not list((root / ".espalier" / "runs").iterdir())
 
 
+@pytest.mark.long
 def test_prefects_own_worker_runs_what_prefect_yaml_deploys(root: Path, environment, tmp_path: Path):
     environment = environment | prefect_settings.QUIET | {"PREFECT_HOME": str(tmp_path)}
     shutil.copy(ROOT / "prefect.yaml", root)

@@ -137,7 +137,8 @@ def tracked(root: Path) -> list[tuple[str, str]]:
 def left_over(root: Path) -> list[str]:
     """What a run that is over should not leave: builds, checkpoints, locks that are held, runs on record."""
     hidden = root / ".espalier"
-    locks = [path for path in (hidden / "locks").rglob("*") if path.is_file() and is_locked(path)]
+    files = [*(hidden / "locks").rglob("*"), hidden / "use.lock"]
+    locks = [path for path in files if path.is_file() and is_locked(path)]
     folders = (hidden / "tmp", hidden / "scratch", root / RUNS)
     return [str(path.relative_to(root)) for path in (*locks, *(item for one in folders for item in one.glob("*")))]
 

@@ -114,11 +114,13 @@ def test_processes_whose_clocks_differ_take_nothing_from_each_other(
     collected = finish(begin(root, "gc", "--yes", environment=clock.environment, output=tmp_path), tmp_path)
     done = [finish(first, root), finish(second, aside)]
     assert [one.code for one in done] == [0, 0], [one.err[-2000:] for one in done]
-    assert collected.code == 0, collected
+    assert collected.code == 2 and all(f"process {one.pid} (" in collected.err for one in (first, second)), collected
     assert "Crashed" not in done[1].err and "KILLED" not in done[1].err
     steps = sorted(label for one in done for label in shown(one, "computed"))
     assert steps == sorted(undisturbed.labels.values())
     assert digests(root) == undisturbed.digests and not left_over(root)
+    again = finish(begin(root, "gc", "--yes", environment=clock.environment, output=tmp_path), tmp_path)
+    assert again.code == 0 and digests(root) == undisturbed.digests, again
     figures(
         f"clocks{jump.replace(' ', '')}",
         f"two sweeps and `gc` at once, clocks {jump} apart: 0 locks, runs or results taken from a living process, 0 "

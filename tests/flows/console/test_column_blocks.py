@@ -1,13 +1,13 @@
 """Tables on terminals that are too narrow for them: every figure is there, and no line is too long."""
 
 import io
-from typing import Any
 
 import pytest
 from rich.console import Console
 
 from flows.console import sweep_table, tables
 from flows.console.column_blocks import Columns
+from tasks.records.variant import Variant, parse
 
 CELLS = {
     "variant": ["dense", "sparsegpt-50-2of4-int4"],
@@ -43,7 +43,7 @@ def test_what_fits_is_one_table_and_what_does_not_goes_on_below_with_the_names()
     assert [row for row in printed if row.startswith("sparsegpt")][-1].endswith("61.2 %")
 
 
-def record(name: str, place: int) -> dict[str, Any]:
+def record(name: str, place: int) -> Variant:
     recipe = {} if name == "dense" else {"saliency": {"name": "wanda"}}
     loss = {"mean": 0.1 * place, "standard_error": 0.012}
     rate = {"median": 1234.0 + place, "low": 1200.0, "high": 1300.0}
@@ -52,7 +52,7 @@ def record(name: str, place: int) -> dict[str, Any]:
         "bits_per_weight": {"stored": 16.0, "bitmask": 9.98},
         "size_bytes": {"stored": 5.66e6, "bitmask": 3.53e6},
     }
-    return {
+    known = {
         "name": name,
         "recipe": recipe,
         "model": {"digest": name},
@@ -68,6 +68,7 @@ def record(name: str, place: int) -> dict[str, Any]:
         "judged": {"tasks": {}, "mean_accuracy": 0.674 - 0.01 * place, "protocol": {"digest": "t"}},
         "speed": {"decode_tokens_per_second": rate},
     }
+    return parse(known)
 
 
 def test_the_comparison_with_tasks_loses_no_figure_at_80_characters(capsys, monkeypatch):

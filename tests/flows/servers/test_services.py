@@ -16,6 +16,7 @@ from records import make_records
 from flows.servers import ui_servers
 from flows.servers.server_process import ServiceProcess, launch, wait_until
 from pruning_core.errors import InputError
+from tasks.records.variant import parse
 from tasks.tracking.runs import track_variant
 
 NAMES = ("dense", "wanda-50", "sparsegpt-50")
@@ -38,7 +39,7 @@ def workspace(tmp_path_factory):
 def records(workspace):
     records = make_records(workspace / ".espalier", NAMES)
     for record in records:
-        track_variant(workspace, record, [])
+        track_variant(workspace, parse(record), [])
     return records
 
 
@@ -85,7 +86,7 @@ def test_the_servers_listen_on_this_machine_only(running):
 @pytest.mark.slow
 @needs_browser
 def test_the_run_list_of_mlflow_compares_the_variants(running, records, tmp_path):
-    with browser(tmp_path / "profile", 1760, 900) as driver:
+    with browser(1760, 900) as driver:
         driver.get(running["mlflow"]["open"])
         wanted = [f"{record['metrics']['perplexity']:.6g}" for record in records]
         seen = wait_for(lambda: all(word in text_of(driver) for word in [*NAMES, *wanted]))
@@ -101,7 +102,7 @@ def test_the_run_list_of_mlflow_compares_the_variants(running, records, tmp_path
 @pytest.mark.slow
 @needs_browser
 def test_the_pages_of_prefect_ask_no_other_machine(running, tmp_path):
-    with browser(tmp_path / "profile") as driver:
+    with browser() as driver:
         driver.get(running["prefect"]["open"])
         seen = wait_for(lambda: "Deployments" in text_of(driver))
         driver.save_screenshot(str(tmp_path / "prefect.png"))

@@ -4,7 +4,7 @@ from importlib.util import find_spec
 
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(600)]
 
 
 def test_a_folder_moves_to_more_processes_as_the_page_says(read):

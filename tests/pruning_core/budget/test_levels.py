@@ -59,6 +59,7 @@ def test_ten_thousand_random_operators_keep_an_unstructured_budget_to_the_weight
     hold(levels, lambda removed: removed == round(0.7 * total), 10_000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("granularity", ["matrix", "block"])
 @pytest.mark.parametrize(("n", "m", "menu"), [(2, 8, [1, 2, 3, 4, 8]), (4, 16, None), (5, 8, [2, 5, 6])])
 def test_ten_thousand_random_operators_never_make_n_of_m_denser_and_waste_less_than_a_level(n, m, menu, granularity):

@@ -190,8 +190,8 @@ def test_a_shard_counts_only_once_it_is_on_the_disk(tmp_path, monkeypatch):
     for key in "ab":
         shards.add(key, {key: torch.zeros(1)})
     (finished,) = tmp_path.glob(".shard-0*")
-    (notes,) = tmp_path.glob("*notes*")
-    assert durable == [finished.read_bytes(), notes.read_bytes()]
+    (groups,) = tmp_path.glob("*groups*")
+    assert durable == [finished.read_bytes(), groups.read_bytes()]
 
 
 def test_the_container_of_an_interrupted_write_gives_every_weight_back(model, tmp_path):

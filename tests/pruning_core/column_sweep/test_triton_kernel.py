@@ -179,6 +179,7 @@ def compiling(*command: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the compiler for GPUs comes with Triton on Linux only")
+@pytest.mark.slow
 def test_the_kernel_compiles_for_an_h100_and_its_tile_fits_the_registers(tmp_path: Path, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     cases = [(None, False), (4, False), (None, True), (4, True)]

@@ -3,6 +3,7 @@
 import json
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, MixtralConfig
 
 from pruning_core.checkpoint.checkpoint import Checkpoint
+from pruning_core.checkpoint.layer_facts import LayerFacts
 from pruning_core.checkpoint.stored_model import StoredModel
 from pruning_core.errors import InputError
 from pruning_core.export import FORMATS
@@ -166,7 +168,7 @@ def test_static_groups_in_the_order_of_activations_are_runs_of_columns_and_load(
 
 def test_matrices_with_different_bits_are_refused(directory, tmp_path):
     model = coded(directory, tmp_path / "v", 0, 4, 8, True)
-    layers = [vars(matrix) | ({"bits": 3} if "down" in matrix.name else {}) for matrix in model.matrices]
+    layers = [replace(matrix, bits=3) if "down" in matrix.name else matrix for matrix in model.matrices]
     with pytest.raises(InputError, match="this variant has 3 and 4 bits and groups of 8"):
         FORM.check(StoredModel(model.directory, layers))
 
@@ -174,8 +176,8 @@ def test_matrices_with_different_bits_are_refused(directory, tmp_path):
 def test_weights_that_are_stored_transposed_are_refused(tmp_path):
     config = GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=50, n_positions=32)
     GPT2LMHeadModel(config).save_pretrained(tmp_path)
-    layer = {"name": "transformer.h.0.mlp.c_fc", "stored": "transformer.h.0.mlp.c_fc.weight", "removed": 0}
-    model = StoredModel(tmp_path, [layer | {"rows": 64, "columns": 16, "bits": 4, "groups": 1}])
+    name = "transformer.h.0.mlp.c_fc"
+    model = StoredModel(tmp_path, [LayerFacts(name, f"{name}.weight", 64, 16, removed=0, bits=4, groups=1)])
     with pytest.raises(InputError, match=r"stored transposed.* --format safetensors"):
         FORM.check(model)
 
@@ -184,7 +186,7 @@ def test_codes_that_are_gone_are_named(directory, tmp_path):
     model = coded(directory, tmp_path / "v", 0, 4, 8, True)
     (model.directory / "quantized.safetensors").unlink()
     with pytest.raises(InputError, match=r"has no quantized\.safetensors, which holds the codes of"):
-        FORM.check(StoredModel(model.directory, [vars(matrix) for matrix in model.matrices]))
+        FORM.check(StoredModel(model.directory, model.matrices))
 
 
 @pytest.mark.parametrize(

@@ -169,7 +169,7 @@ def test_scales_that_float16_does_not_have_are_refused(wide, tmp_path):
     path = model.directory / "quantized.safetensors"
     save_file({name: t * 1e6 if name.endswith("scale") else t for name, t in load_file(path).items()}, path)
     with pytest.raises(InputError, match="float16, which the GPTQ layout has, cannot hold the scales"):
-        FORM.check(StoredModel(model.directory, [vars(matrix) for matrix in model.matrices]))
+        FORM.check(StoredModel(model.directory, model.matrices))
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from pruning_core.checkpoint.bit_masks import pack_mask
+from pruning_core.checkpoint.layer_facts import LayerFacts
 from pruning_core.checkpoint.stored_model import StoredModel
 from pruning_core.errors import InputError
 from pruning_core.export import FORMATS
@@ -53,7 +54,7 @@ def variant(tiny_llama, tmp_path: Path):
         save_file(masks, directory / "masks.safetensors")
         if codes:
             save_file(codes, directory / "quantized.safetensors")
-        return StoredModel(directory, layers)
+        return StoredModel(directory, [LayerFacts(**layer) for layer in layers])
 
     return build
 
@@ -173,7 +174,7 @@ def test_codes_that_do_not_give_the_weights_leave_a_fact_and_the_exact_weights(v
     codes = load_file(path)
     codes["model.layers.0.mlp.up_proj.scale"] *= 1.01
     save_file(codes, path)
-    model = StoredModel(model.directory, [vars(matrix) for matrix in model.matrices])
+    model = StoredModel(model.directory, model.matrices)
     sparse, facts = export(model, tmp_path / "out")
     (fallback,) = facts["fallbacks"]
     assert fallback["tensor"] == "model.layers.0.mlp.up_proj.weight"
@@ -191,7 +192,8 @@ def test_matrices_that_the_checkpoint_transposes_are_exact_too(tmp_path):
     network.save_pretrained(directory)
     rows, columns = weight.T.shape
     layer = {"name": "transformer.h.0.mlp.c_fc", "rows": rows, "columns": columns, "removed": rows * columns // 2}
-    model = StoredModel(directory, [layer | {"stored": "transformer.h.0.mlp.c_fc.weight", "bits": 4, "groups": 1}])
+    layer |= {"stored": "transformer.h.0.mlp.c_fc.weight", "bits": 4, "groups": 1}
+    model = StoredModel(directory, [LayerFacts(**layer)])
     sparse, facts = export(model, tmp_path / "out")
     container = sparse.read(tmp_path / "out")
     assert container.entry(layer["name"] + ".weight").encoding == "bitmask"

@@ -191,9 +191,9 @@ def test_an_expert_without_tokens_keeps_half_of_its_weights_and_is_told(mixture_
     assert done.ledger == [{"layer": name, **event} for name in starved]
     assert len(done.layers) == 4 + 15
     for layer in done.layers:
-        assert layer["removed"] == layer["rows"] * layer["columns"] // 2
-        assert int(done.weights[layer["stored"]].count_nonzero()) == layer["removed"]
-    by_expert = [layer["tokens"] for layer in done.layers if layer["name"].endswith("down_proj")]
+        assert layer.removed == layer.rows * layer.columns // 2
+        assert int(done.weights[layer.stored].count_nonzero()) == layer.removed
+    by_expert = [layer.tokens for layer in done.layers if layer.name.endswith("down_proj")]
     assert min(by_expert) == 0 and sum(by_expert) == 2 * 20 * 64
 
 
@@ -204,7 +204,7 @@ def test_under_the_rule_magnitude_the_largest_weights_of_a_starved_expert_stay_a
     done = compress_block(decoder, LAST, states, method(few_tokens="magnitude", pattern=pattern), "compressed")
     for name in [name for name in before if ".experts.0." in name]:
         largest = before[name].abs() > before[name].abs().median()
-        stored = next(layer["stored"] for layer in done.layers if layer["name"] == name)
+        stored = next(layer.stored for layer in done.layers if layer.name == name)
         assert torch.equal(done.keep[name], largest)
         assert torch.equal(done.weights[stored], before[name] * largest)
     assert method(few_tokens="magnitude").modules()[-2:] == [

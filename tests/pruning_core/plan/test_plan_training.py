@@ -101,6 +101,7 @@ IMPORTANCES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("importance", IMPORTANCES, ids=lambda one: one["name"])
 def test_the_work_of_an_importance_is_that_of_a_real_run(importance: dict, tmp_path: Path):
     directory = saved(SMALL, tmp_path)
@@ -141,6 +142,7 @@ def test_the_work_of_a_refit_is_that_of_a_real_run(form: str, tmp_path: Path):
     assert (work.factor > 0) == (form != "bias")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECOVERED)
 def test_the_work_of_a_recovery_is_that_of_a_real_run(name: str, tiny_llama, tmp_path: Path):
     spec = RECOVERED[name] | TRAINING
@@ -195,6 +197,7 @@ def test_a_smaller_model_is_written_in_the_size_that_was_told(tmp_path: Path):
     assert found.disk.total == 2 * found.disk.variant
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["projection", "lora", "rounds", "apart"])
 @pytest.mark.parametrize(("every", "keep"), [(1, "best"), (4, "last"), (6, "last"), (50, "last")])
 def test_checkpoints_never_take_more_disk_than_was_told(

@@ -123,6 +123,7 @@ def test_a_system_that_cannot_be_factored_gets_a_larger_ridge_or_is_refused():
         refit(weight, torch.arange(4), indefinite, 1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", DENSE, ids=label)
 @pytest.mark.parametrize("form", ["static", "absorbing"])
 def test_every_consumer_of_every_architecture_is_refitted(config, form: str, tmp_path: Path):

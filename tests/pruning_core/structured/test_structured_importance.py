@@ -72,6 +72,7 @@ def window_slopes(subject: ScoringInputs) -> list[dict]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", DENSE, ids=label)
 @pytest.mark.parametrize("name", NAMES)
 def test_every_importance_scores_every_group_of_every_architecture(config, name: str, tmp_path: Path):

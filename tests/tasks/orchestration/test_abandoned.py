@@ -13,8 +13,7 @@ import pytest
 from flows import launch
 from tasks.machine.process_identity import Owner
 from tasks.orchestration import flow_runs
-from tasks.store.locks import locked
-from tasks.tracking import run_index, runs
+from tasks.tracking import connection, runs
 
 # Says of which run it is, as `owned_run` does, and stops in the middle of it.
 KILLED = """
@@ -48,20 +47,19 @@ def owners(ended: Owner) -> dict[str, Owner]:
 
 
 def test_mlflow_runs_of_a_process_that_is_gone_end_as_killed(tmp_path: Path, ended: Owner):
-    experiment = runs.prepare(tmp_path)
-    with locked(run_index.lock_path(tmp_path)), runs.connected(tmp_path) as client:
+    experiment = connection.prepare(tmp_path)
+    with connection.connected(tmp_path) as client:
         for name, owner in owners(ended).items():
             client.create_run(experiment, run_name=name, tags={runs.OWNER: json.dumps(owner.facts())})
     assert launch.reconcile(tmp_path) == ["MLflow run left was left by a process that is gone: KILLED"]
-    with locked(run_index.lock_path(tmp_path)):
-        states = {run["name"]: run["status"] for run in run_index.read_runs(tmp_path)}
+    states = {run["name"]: run["status"] for run in runs.find_runs(tmp_path, status=None)}
     assert states == {"left": "KILLED", "living": "RUNNING", "elsewhere": "RUNNING"}
     assert launch.reconcile(tmp_path) == []
 
 
 def test_where_nothing_was_left_nothing_is_asked(tmp_path: Path):
     assert launch.reconcile(tmp_path) == []
-    assert list(tmp_path.iterdir()) == [tmp_path / ".espalier"]
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow

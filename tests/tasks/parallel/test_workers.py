@@ -13,10 +13,12 @@ from pruning_core.settings.compute import Workers
 from tasks.parallel.worker_pool import workers
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
-PROCESSES = Workers("processes", 2)
+PROCESS = Workers("processes", 1)
 
 
-@pytest.mark.parametrize("name", ["processes", "dask", "ray"])
+@pytest.mark.parametrize(
+    "name", ["processes", pytest.param("dask", marks=pytest.mark.long), pytest.param("ray", marks=pytest.mark.long)]
+)
 def test_other_processes_do_the_pieces_and_each_result_comes_to_its_own(name: str):
     if name != "processes" and find_spec(f"prefect_{name}") is None:
         pytest.skip(f"prefect_{name} is not installed: pip install 'espalier[{name}]'")
@@ -33,7 +35,7 @@ def test_other_processes_do_the_pieces_and_each_result_comes_to_its_own(name: st
 
 
 def test_what_nobody_waits_for_keeps_no_worker():
-    with workers(PROCESSES) as submit:
+    with workers(PROCESS) as submit:
         for _ in range(10):
             submit(math.sqrt, 2.0)
 
@@ -45,7 +47,7 @@ def test_what_nobody_waits_for_keeps_no_worker():
 )
 def test_a_worker_that_ends_is_told_and_holds_nobody_up(function, argument, told: str):
     ended = pytest.raises(ComputationError, match=rf"a worker of compute\.workers ended: .*{told}")
-    with ended, workers(PROCESSES) as submit:
+    with ended, workers(PROCESS) as submit:
         submit(function, argument).result()
 
 

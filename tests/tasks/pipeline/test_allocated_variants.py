@@ -152,8 +152,8 @@ def test_the_published_ranks_miss_the_target_and_say_by_how_much(workspace_root:
 def test_a_model_that_lost_other_weights_than_allocated_is_refused(workspace_root: Path, monkeypatch):
     give(workspace_root, "magnitude-50", allocation={"name": "uniform"})
     pipeline, _ = pipeline_of(workspace_root)
-    facts = assemble._facts
-    monkeypatch.setattr(assemble, "_facts", lambda *given: facts(*given) | {"parameters": {"removed": 1919}})
+    counted = assemble.counted
+    monkeypatch.setattr(assemble, "counted", lambda *given: counted(*given) | {"parameters": {"removed": 1919}})
     with pytest.raises(ComputationError, match="1919 weights were removed where 1920 were allocated"):
         pipeline.model("magnitude-50")
 

@@ -32,18 +32,18 @@ def judged_root(workspace_root: Path) -> Path:
 def records(root: Path) -> list[dict]:
     pipeline, _ = pipeline_of(root)
     workspace = Workspace.open(root)
-    return [variant_record(workspace, pipeline, name, []) for name in (BASELINE, "magnitude-50")]
+    return [variant_record(workspace, pipeline, name, []).as_json() for name in (BASELINE, "magnitude-50")]
 
 
 def test_accuracies_reach_table_report_run_and_metrics(judged_root: Path, monkeypatch):
     dense, variant = records(judged_root)
     told = {record["name"]: record["judged"]["tasks"]["domain"] for record in (dense, variant)}
-    rows = comparison_table([dense, variant])
+    rows = comparison_table(map(parse, [dense, variant]))
     assert [row["accuracy"] for row in rows] == [told["dense"]["accuracy"], told["magnitude-50"]["accuracy"]]
     paired = told["magnitude-50"]["to_dense"]["accuracy"]
     assert paired["difference"] == pytest.approx(rows[1]["accuracy"] - rows[0]["accuracy"])
     assert paired["gained"] - paired["lost"] == round(10 * paired["difference"])
-    page = write_report([dense, variant], Path("report.html"), judged_root).read_text()
+    page = write_report(map(parse, [dense, variant]), Path("report.html"), judged_root).read_text()
     assert "10 items, of which guessing gets 25.0%" in page
     assert f"{paired['lost']} lost, {paired['gained']} gained" in page
     known = parse(variant)
@@ -63,11 +63,11 @@ def test_answers_to_different_tasks_are_not_put_into_one_table(judged_root: Path
     dense, variant = records(judged_root)
     other = variant | {"judged": variant["judged"] | {"protocol": {"digest": "other"}}}
     with pytest.raises(InputError, match="dense and magnitude-50 answered different tasks"):
-        comparison_table([dense, other])
+        comparison_table(map(parse, [dense, other]))
 
 
 def test_without_tasks_nothing_is_asked(workspace_root: Path):
     dense, _ = records(workspace_root)
     assert dense["judged"] is None
-    page = write_report([dense], Path("report.html"), workspace_root).read_text()
-    assert "McNemar" not in page and comparison_table([dense])[0]["accuracy"] is None
+    page = write_report(map(parse, [dense]), Path("report.html"), workspace_root).read_text()
+    assert "McNemar" not in page and comparison_table(map(parse, [dense]))[0]["accuracy"] is None

@@ -141,6 +141,7 @@ with listening(lambda record: print(record["label"], record["state"], flush=True
 """
 
 
+@pytest.mark.long
 def test_a_run_killed_between_blocks_resumes_at_the_block_and_gives_the_same_bits(
     workspace_root: Path, tmp_path_factory, start
 ):

@@ -15,7 +15,8 @@ from pruning_core.errors import InputError
 from pruning_core.source import load_model
 from tasks.lineage.collect_record import small_files, variant_record
 from tasks.report.page import write_report
-from tasks.tracking.runs import find_runs, store_uri, track_variant
+from tasks.tracking.connection import store_uri
+from tasks.tracking.runs import find_runs, track_variant
 from tasks.workspace.workspace import Workspace
 
 MIXED = COLUMN | {"mode": "heterogeneous", "scope": "global", "protect_first": 0, "protect_last": 0}
@@ -103,7 +104,7 @@ def test_training_alone_prunes_in_rounds_or_tunes_what_comes(recipes):
         "rounds recovery",
     ]
     record = variant_record(Workspace.open(pipeline.context.workspace), pipeline, "rounds", [])
-    assert record["parents"].keys() == {"dense", "recovery"}
+    assert record.parents.keys() == {"dense", "recovery"}
 
 
 def test_lineage_run_and_report_tell_of_the_scores_the_model_before_and_the_training(

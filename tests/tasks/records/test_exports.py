@@ -16,6 +16,7 @@ from pruning_core.source import load_model
 from tasks.lineage.collect_record import exports_of, variant_record
 from tasks.pipeline.variant import Pipeline
 from tasks.records.exports import export_label
+from tasks.records.variant import parse
 from tasks.report.export_card import card
 from tasks.report.page import write_report
 from tasks.steps.export import export
@@ -53,7 +54,7 @@ def exported(pipeline: Pipeline, name: str, format: str, **options: Any) -> Arti
 
 
 def record_of(pipeline: Pipeline, name: str) -> dict[str, Any]:
-    return variant_record(Workspace.open(pipeline.context.workspace), pipeline, name, [])
+    return variant_record(Workspace.open(pipeline.context.workspace), pipeline, name, []).as_json()
 
 
 def weights_of(pipeline: Pipeline, name: str) -> int:
@@ -102,7 +103,7 @@ def test_an_export_that_is_stored_no_more_is_not_told(root, pipeline):
 def test_the_run_of_the_variant_tells_them_at_once_and_when_it_is_tracked_again(root, pipeline):
     first = exported(pipeline, VARIANT, "safetensors")
     record = record_of(pipeline, VARIANT)
-    run_id = track_variant(root, record, []).run_id
+    run_id = track_variant(root, parse(record), []).run_id
     second = exported(pipeline, VARIANT, "sparse", encoding="bitmask")
 
     def sizes() -> dict[str, float]:
@@ -113,18 +114,18 @@ def test_the_run_of_the_variant_tells_them_at_once_and_when_it_is_tracked_again(
     wanted = {f"export/{label}/size_mb": pytest.approx(size, rel=1e-5) for label, size in wanted.items()}
     assert sizes() == wanted
     record["exports"] = [{"label": "sparse encoding=bitmask", "file_bytes": 7_000_000, "bits_per_weight": 2.0}]
-    assert track_variant(root, record, []).reused
+    assert track_variant(root, parse(record), []).reused
     assert sizes() == wanted | {"export/sparse encoding bitmask/size_mb": 7.0}
 
 
 def test_the_report_has_them_in_a_table_beside_the_variant_as_it_is_stored(tmp_path):
     records = make_records(tmp_path)
-    without = write_report(records, tmp_path / "without.html", tmp_path).read_text()
+    without = write_report(map(parse, records), tmp_path / "without.html", tmp_path).read_text()
     records[2]["exports"] = [
         {"label": "gguf type=q8_0", "file_bytes": 3_444_800, "bits_per_weight": 9.73},
         {"label": "sparse", "file_bytes": 5_600_000, "bits_per_weight": 15.8},
     ]
-    page = write_report(records, tmp_path / "with.html", tmp_path).read_text()
+    page = write_report(map(parse, records), tmp_path / "with.html", tmp_path).read_text()
     assert 'id="exports"' not in without and 'href="#exports"' not in without
     section = page.partition('<section id="exports">')[2].partition("</section>")[0]
     rows = [re.findall(r"<t[hd][^>]*>([^<]*)</t", row) for row in re.findall(r"<tr>(.*)</tr>", section)]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 
-from tasks.records.model_facts import Layer
+from pruning_core.checkpoint.layer_facts import LayerFacts
 from tasks.report.charts import STYLE, LinePanel, line_chart, percent, svg
 from tasks.report.drawings import allocation_chart, by_kind, drawings, drawn_layers, layer_chart, profile_chart
 from tasks.report.palette import COLOURS, DENSE
@@ -23,9 +23,9 @@ ROWS = [
 FACTS = {"name": "owl", "target": 0.7}
 PROFILE = {"matrices": {row["name"]: row["sensitivity"] for row in ROWS}, "blocks": [3.0, 4.0]}
 LAYERS = (
-    Layer(name="model.layers.0.mlp.up_proj", rows=2, columns=4, zeros=2, loss=None),
-    Layer(name="model.layers.2.mlp.up_proj", rows=2, columns=4, zeros=4, loss=0.5),
-    Layer(name="model.layers.2.self_attn.q_proj", rows=2, columns=4, zeros=8, loss=0.125),
+    LayerFacts("model.layers.0.mlp.up_proj", "", rows=2, columns=4, removed=2, zeros=2, loss=None),
+    LayerFacts("model.layers.2.mlp.up_proj", "", rows=2, columns=4, removed=4, zeros=4, loss=0.5),
+    LayerFacts("model.layers.2.self_attn.q_proj", "", rows=2, columns=4, removed=8, zeros=8, loss=0.125),
 )
 
 

@@ -8,8 +8,10 @@ import pytest
 from browser import browser, needs_browser, text_of, wait_for
 from records import RECIPES, make_record, make_records
 
+from pruning_core.checkpoint.layer_facts import LayerFacts
 from pruning_core.errors import InputError
-from tasks.records.model_facts import Layer, experts_together
+from tasks.records.model_facts import experts_together
+from tasks.records.variant import parse
 from tasks.report.drawings import layer_chart
 from tasks.report.page import comparison_table, write_report
 
@@ -21,18 +23,18 @@ def records(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def report(records, tmp_path_factory) -> Path:
-    return write_report(records, Path("reports/compare.html"), tmp_path_factory.mktemp("workspace"))
+    return write_report(map(parse, records), Path("reports/compare.html"), tmp_path_factory.mktemp("workspace"))
 
 
 def test_the_table_has_the_dense_baseline_first_and_the_others_as_given(records):
     shuffled = [records[3], records[1], records[0], records[2]]
-    names = [row["name"] for row in comparison_table(shuffled)]
+    names = [row["name"] for row in comparison_table(map(parse, shuffled))]
     assert names == ["dense", "sparsegpt-50", "magnitude-50", "wanda-50"]
 
 
 def test_a_row_repeats_the_facts_of_its_record(records):
     record = records[3]
-    row = comparison_table(records)[3]
+    row = comparison_table(map(parse, records))[3]
     assert row["perplexity"] == record["metrics"]["perplexity"]
     assert row["loss_increase"] == record["metrics"]["difference_to_dense"]["mean"]
     assert row["sparsity_whole_model"] == record["manifest"]["facts"]["sparsity"]["whole_model"]
@@ -45,27 +47,27 @@ def test_facts_that_are_absent_are_unknown_and_not_errors(tmp_path):
     for name in ("manifest", "speed", "parents", "datasets", "git_commit", "dvc", "steps"):
         del record[name]
     record["metrics"] = {"perplexity": None, "protocol": record["metrics"]["protocol"]}
-    [row] = comparison_table([record])
+    [row] = comparison_table(map(parse, [record]))
     assert {row[name] for name in row if name not in ("name", "baseline", "fallbacks")} == {None}
-    assert "wanda-50" in write_report([record], tmp_path / "one.html", tmp_path).read_text()
+    assert "wanda-50" in write_report(map(parse, [record]), tmp_path / "one.html", tmp_path).read_text()
 
 
 def test_evaluations_under_different_protocols_are_refused_with_what_differs(records):
     other = copy.deepcopy(records[1])
     other["metrics"]["protocol"] |= {"digest": "0" * 64, "length": 512}
     with pytest.raises(InputError, match=r"dense and magnitude-50 .*length 256 and 512"):
-        comparison_table([records[0], other])
+        comparison_table(map(parse, [records[0], other]))
 
 
 def test_no_record_and_the_same_variant_twice_are_refused(records):
     with pytest.raises(InputError, match="no variant"):
         comparison_table([])
     with pytest.raises(InputError, match="'wanda-50' was given twice"):
-        comparison_table([records[0], records[2], records[2]])
+        comparison_table(map(parse, [records[0], records[2], records[2]]))
 
 
 def test_equal_records_give_an_equal_file(records, report, tmp_path):
-    assert write_report(records, tmp_path / "again.html", tmp_path).read_bytes() == report.read_bytes()
+    assert write_report(map(parse, records), tmp_path / "again.html", tmp_path).read_bytes() == report.read_bytes()
 
 
 def test_the_page_loads_nothing_from_elsewhere_and_holds_plotly_once(report):
@@ -85,7 +87,7 @@ def test_what_comes_from_outside_is_escaped(tmp_path):
     record["manifest"]["facts"]["layers"][0]["name"] = f"model.layers.0.{nasty}"
     record["metrics"]["protocol"][nasty] = nasty
     record["dvc"]["path"] = record["steps"][0]["label"] = nasty
-    page = write_report([record], tmp_path / "nasty.html", tmp_path).read_text()
+    page = write_report(map(parse, [record]), tmp_path / "nasty.html", tmp_path).read_text()
     without_plotly = re.sub(r"<script>/\*.*?</script>", "", page, count=1, flags=re.DOTALL)
     assert len(without_plotly) < 100_000
     assert without_plotly.count("&lt;img src=x") >= 7
@@ -96,7 +98,7 @@ def test_what_comes_from_outside_is_escaped(tmp_path):
 def test_the_matrices_of_experts_are_shown_together():
     sizes = {"rows": 2, "columns": 8}
     layers = tuple(
-        Layer(name=f"model.layers.{block}.mlp.{name}", **sizes, zeros=4 + expert, loss=float(expert))
+        LayerFacts(f"model.layers.{block}.mlp.{name}", "", **sizes, removed=4, zeros=4 + expert, loss=float(expert))
         for block in (0, 1)
         for expert, name in enumerate(("experts.0.up_proj", "experts.1.up_proj", "gate_proj"))
     )
@@ -113,7 +115,7 @@ def test_the_matrices_of_experts_are_shown_together():
 @pytest.mark.slow
 @needs_browser
 def test_a_browser_shows_the_table_the_plots_and_the_details(report, tmp_path):
-    with browser(tmp_path / "profile") as driver:
+    with browser() as driver:
         driver.get(report.as_uri())
         drawn = wait_for(lambda: len(driver.find_elements("css selector", ".main-svg")) >= 4)
         driver.save_screenshot(str(tmp_path / "report.png"))

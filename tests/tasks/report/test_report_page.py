@@ -9,6 +9,7 @@ from browser import browser, needs_browser, text_of, wait_for
 from records import RECIPES, digest, make_records
 
 from tasks.records.comparison import comparable
+from tasks.records.variant import parse
 from tasks.report.lineage import chain, ledgers
 from tasks.report.page import write_report
 from tasks.report.summary import summary
@@ -26,7 +27,7 @@ def records(tmp_path_factory) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def report(records, tmp_path_factory) -> Path:
-    return write_report(records, Path("reports/compare.html"), tmp_path_factory.mktemp("workspace"))
+    return write_report(map(parse, records), Path("reports/compare.html"), tmp_path_factory.mktemp("workspace"))
 
 
 def resize(driver, width: int, height: int, phone: bool) -> None:
@@ -39,7 +40,7 @@ def resize(driver, width: int, height: int, phone: bool) -> None:
 @needs_browser
 @pytest.mark.parametrize(("width", "height"), [PHONE, DESKTOP])
 def test_the_page_fits_the_screen_asks_nobody_and_has_all_sections(report, tmp_path, width: int, height: int):
-    with browser(tmp_path / "profile", width, height) as driver:
+    with browser(width, height) as driver:
         resize(driver, width, height, phone=(width, height) == PHONE)
         driver.get(report.as_uri())
         assert wait_for(lambda: len(driver.find_elements("css selector", ".main-svg")) >= 4), text_of(driver)
@@ -68,7 +69,7 @@ def test_the_page_fits_the_screen_asks_nobody_and_has_all_sections(report, tmp_p
 @pytest.mark.slow
 @needs_browser
 def test_a_table_wider_than_the_screen_keeps_the_names_in_sight(report, tmp_path):
-    with browser(tmp_path / "profile", *PHONE) as driver:
+    with browser(*PHONE) as driver:
         resize(driver, *PHONE, phone=True)
         driver.get(report.as_uri())
         box = driver.find_element("css selector", "#table .scroll")
@@ -93,8 +94,8 @@ def test_names_of_the_greatest_length_widen_no_page(records, tmp_path):
     for place, record in enumerate(long[1:]):
         record["name"] = f"{'name' * 15}_{place:03d}"
         assert len(record["name"]) == 64
-    page = write_report(long, tmp_path / "long.html", tmp_path)
-    with browser(tmp_path / "profile", *PHONE) as driver:
+    page = write_report(map(parse, long), tmp_path / "long.html", tmp_path)
+    with browser(*PHONE) as driver:
         resize(driver, *PHONE, phone=True)
         driver.get(page.as_uri())
         driver.execute_script("document.querySelectorAll('details').forEach(fold => fold.open = true)")
@@ -112,7 +113,7 @@ def test_it_is_dark_where_the_reader_wants_it_so_and_light_on_paper(report, tmp_
         )
         return [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in told]
 
-    with browser(tmp_path / "profile", *DESKTOP) as driver:
+    with browser(*DESKTOP) as driver:
         driver.get(report.as_uri())
         assert wait_for(lambda: driver.find_elements("css selector", ".xtick text"))
         ground, ink = colours(driver)
@@ -127,7 +128,7 @@ def test_it_is_dark_where_the_reader_wants_it_so_and_light_on_paper(report, tmp_
 @pytest.mark.slow
 @needs_browser
 def test_paper_shows_what_is_folded_on_the_screen(report, tmp_path):
-    with browser(tmp_path / "profile", *DESKTOP) as driver:
+    with browser(*DESKTOP) as driver:
         driver.get(report.as_uri())
         folds = len(driver.find_elements("css selector", "details"))
         driver.execute_script(
@@ -142,7 +143,7 @@ def test_paper_shows_what_is_folded_on_the_screen(report, tmp_path):
 @pytest.mark.slow
 @needs_browser
 def test_samples_stand_side_by_side_with_the_first_other_token_marked(report, tmp_path):
-    with browser(tmp_path / "profile", *DESKTOP) as driver:
+    with browser(*DESKTOP) as driver:
         driver.get(report.as_uri())
         cells = driver.find_elements("css selector", "#samples details:first-of-type .beside > div")
         titles = [cell.find_element("tag name", "h3").text.split()[0] for cell in cells]
@@ -157,7 +158,7 @@ def test_samples_stand_side_by_side_with_the_first_other_token_marked(report, tm
 
 
 def test_the_summary_says_which_variant_is_the_smallest_that_is_nearly_as_good(records):
-    told = summary(comparable(records))
+    told = summary(comparable(map(parse, records)))
     dense, best = records[0]["metrics"]["perplexity"], records[3]["metrics"]["perplexity"]
     # 5 % allow 8.58; sparsegpt-50 has 8.86 and is the best.
     assert best / dense > 1.05
@@ -170,7 +171,7 @@ def test_the_summary_says_which_variant_is_the_smallest_that_is_nearly_as_good(r
         record["metrics"]["perplexity"] = perplexity
         record["manifest"]["facts"]["size_bytes"] = {"stored": size, "bitmask": size}
     near[2]["speed"]["decode_tokens_per_second"] = {"median": 900.0, "low": 890.0, "high": 910.0}
-    told = summary(comparable(near))
+    told = summary(comparable(map(parse, near)))
     assert "The smallest within 5% of its perplexity is wanda-50 with 8.5 " in told
     assert "at 6.00 MB, 46% smaller." in told
     rate = 900 / near[0]["speed"]["decode_tokens_per_second"]["median"]
@@ -182,11 +183,12 @@ def test_a_summary_of_what_is_hardly_known_says_only_that(records):
     for record in bare:
         record["manifest"]["facts"], record["speed"] = {}, None
         record["metrics"] = {"perplexity": None, "protocol": record["metrics"]["protocol"]}
-    assert summary(comparable(bare)) == "1 compressed variant beside the dense model, judged on the same windows."
+    told = summary(comparable(map(parse, bare)))
+    assert told == "1 compressed variant beside the dense model, judged on the same windows."
 
 
 def test_the_chain_goes_from_the_source_to_the_samples_with_blocks_as_one_link(records):
-    [variant] = [one for one in comparable(records) if one.name == "wanda-50"]
+    [variant] = [one for one in comparable(map(parse, records)) if one.name == "wanda-50"]
     found = chain(variant)
     assert [link["title"] for link in found] == [
         *("source", "calibration tokens", "blocks", "variant", "evaluation tokens", "dense evaluation", "evaluation"),
@@ -195,7 +197,7 @@ def test_the_chain_goes_from_the_source_to_the_samples_with_blocks_as_one_link(r
     blocks = [digest("wanda-50", f"model > block-{block}") for block in range(6)]
     assert found[2] == {"title": "blocks", "count": "× 6", "digest": digest_of(blocks)[:12]}
     assert found[0]["digest"] == digest("wanda-50", "baseline > model")[:12]
-    assert [link["title"] for link in chain(comparable(records)[0])] == [
+    assert [link["title"] for link in chain(comparable(map(parse, records))[0])] == [
         *("source", "evaluation tokens", "evaluation", "samples")
     ]
 
@@ -204,8 +206,8 @@ def test_the_ledger_counts_each_event_of_each_variant(records):
     more = copy.deepcopy(records)
     event = {"layer": "model.layers.1.mlp.up_proj", "event": "dead_columns", "count": 2}
     more[1]["manifest"]["facts"]["ledger"] = [event, event | {"layer": "model.layers.2.mlp.up_proj"}]
-    assert ledgers(comparable(more)) == {
+    assert ledgers(comparable(map(parse, more))) == {
         "events": ["damping_raised", "dead_columns"],
         "rows": [("magnitude-50", [0, 2]), ("sparsegpt-70", [1, 1])],
     }
-    assert ledgers(comparable(records[:3])) is None
+    assert ledgers(comparable(map(parse, records[:3]))) is None

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from pruning_core.checkpoint.checkpoint import Checkpoint
+from pruning_core.checkpoint.layer_facts import LayerFacts
 from pruning_core.checkpoint.stored_model import StoredModel
 from pruning_core.errors import ComputationError, InputError
 from pruning_core.evaluation import llama_cpp
@@ -38,7 +39,7 @@ def pruned(half_empty_directory):
     """A model one matrix of which is half zeros, and the facts that tell it."""
     name = "model.layers.0.mlp.up_proj"
     rows, columns = Checkpoint(half_empty_directory).shape(f"{name}.weight")
-    layer = {"name": name, "stored": f"{name}.weight", "rows": rows, "columns": columns, "removed": rows * columns // 2}
+    layer = LayerFacts(name, f"{name}.weight", rows, columns, removed=rows * columns // 2)
     return StoredModel(half_empty_directory, [layer])
 
 

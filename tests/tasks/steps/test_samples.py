@@ -15,10 +15,12 @@ from pruning_core.errors import InputError
 from pruning_core.settings.recipe import BASELINE
 from tasks.lineage.collect_record import variant_record
 from tasks.records.comparison import comparable
+from tasks.records.variant import parse
 from tasks.report.page import write_report
 from tasks.steps.hidden_states import load_tokens
 from tasks.steps.samples import read_samples
-from tasks.tracking.runs import find_runs, store_uri, track_variant
+from tasks.tracking.connection import store_uri
+from tasks.tracking.runs import find_runs, track_variant
 from tasks.workspace.workspace import Workspace
 
 VARIANT = "magnitude-50"
@@ -38,7 +40,7 @@ def root(workspace_root: Path) -> Path:
 
 def records(root: Path) -> list[dict]:
     pipeline, _ = pipeline_of(root)
-    return [variant_record(Workspace.open(root), pipeline, name, []) for name in (BASELINE, VARIANT)]
+    return [variant_record(Workspace.open(root), pipeline, name, []).as_json() for name in (BASELINE, VARIANT)]
 
 
 def test_every_model_goes_on_with_the_same_beginnings_of_evaluation_windows(root: Path):
@@ -106,7 +108,7 @@ def test_more_tokens_than_the_context_are_refused_before_anything_is_compressed(
 
 def test_they_reach_the_report_the_commands_and_no_garbage(root: Path, monkeypatch):
     dense, variant = records(root)
-    page = write_report([dense, variant], Path("report.html"), root).read_text()
+    page = write_report(map(parse, [dense, variant]), Path("report.html"), root).read_text()
     first = variant["samples"]["continuations"][0]
     assert "Prompt 2, from evaluation window 4" in page
     assert f"<mark>{first['text'][1]}</mark>{first['text'][2]}" in page
@@ -114,7 +116,7 @@ def test_they_reach_the_report_the_commands_and_no_garbage(root: Path, monkeypat
     other = json.loads(json.dumps(variant))
     other["samples"]["protocol"]["digest"] = "0" * 64
     with pytest.raises(InputError, match="went on with different prompts"):
-        comparable([dense, other])
+        comparable(map(parse, [dense, other]))
     monkeypatch.chdir(root)
     assert lineage_of(VARIANT, None)["chain"][-1]["what"] == "samples"
     assert {step["label"]: step["cached"] for step in explain_variant(VARIANT, None)}[f"{VARIANT} samples"]
@@ -128,7 +130,7 @@ def test_mlflow_shows_them_as_a_table_and_other_samples_replace_it(root: Path, m
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store_uri(root))
 
     def tracked(record: dict) -> tuple[dict, object]:
-        run_id = track_variant(root, record, []).run_id
+        run_id = track_variant(root, parse(record), []).run_id
         [run] = [run for run in find_runs(root) if run["run_id"] == run_id]
         return run, MlflowClient(store_uri(root)).load_table(run["experiment_id"], "samples.json", [run_id])
 

@@ -143,6 +143,7 @@ def test_a_search_that_runs_all_its_generations_shows_them_and_ends(prepared):
     assert len(json.loads((found.path / RESULT).read_text())["history"]) == 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "package"), [("dask", "prefect_dask"), ("ray", "prefect_ray")])
 def test_workers_of_a_cluster_give_the_same_result(prepared, prefect_server, name: str, package: str):
     pytest.importorskip(package, reason=f"{package} is not installed")
@@ -260,9 +261,9 @@ def test_the_tracked_run_has_a_curve_over_the_generations(prepared):
     record = variant_record(workspace, pipeline, "masked", [])
     track_variant(workspace.root, record, [])
     run = next(run for run in find_runs(workspace.root) if run["tags"]["variant"] == "masked")
-    history = record["search"]["history"]
-    assert run["metrics"]["search/best"] == pytest.approx(history[-1]["best"])
-    assert run["metrics"]["search/tokens"] == history[-1]["tokens"]
+    history = record.search.history
+    assert run["metrics"]["search/best"] == pytest.approx(history[-1].best)
+    assert run["metrics"]["search/tokens"] == history[-1].tokens
 
 
 def test_the_command_searches_a_variant_that_has_another_allocation(prepared, monkeypatch):

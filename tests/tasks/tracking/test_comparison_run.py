@@ -10,10 +10,12 @@ from records import make_records
 from flows.actions.reproduce import reproduce_run
 from flows.servers import ui_servers
 from pruning_core.errors import InputError
+from tasks.records.variant import parse
 from tasks.report.page import write_report
 from tasks.tracking.comparison_run import track_comparison
+from tasks.tracking.connection import connected
 from tasks.tracking.run_index import Run, artifact_folder
-from tasks.tracking.runs import connected, find_runs, track_variant
+from tasks.tracking.runs import find_runs, track_variant
 
 NAMES = ("dense", "wanda-50", "sparsegpt-70")
 
@@ -26,13 +28,14 @@ def workspace(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def records(workspace: Path) -> list[dict]:
     made = make_records(workspace / ".espalier", NAMES)
-    return [record | {"run_id": track_variant(workspace, record, []).run_id} for record in made]
+    return [record | {"run_id": track_variant(workspace, parse(record), []).run_id} for record in made]
 
 
 def compared(workspace: Path, records: list[dict]) -> Run:
     """The run, after writing the page and tracking it."""
-    page = write_report(records, Path("reports/comparison.html"), workspace)
-    run_id = track_comparison(workspace, page, records).run_id
+    variants = [parse(record) for record in records]
+    page = write_report(variants, Path("reports/comparison.html"), workspace)
+    run_id = track_comparison(workspace, page, variants).run_id
     [run] = [run for run in find_runs(workspace) if run["run_id"] == run_id]
     return run
 
@@ -96,12 +99,13 @@ def test_a_comparison_cannot_be_reproduced_but_its_variants_are_named(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @needs_browser
 def test_mlflows_ui_shows_the_page_with_its_plots(workspace: Path, records: list[dict], tmp_path: Path):
     run = compared(workspace, records)
     running = ui_servers.start(workspace, ["mlflow"])
     try:
-        with browser(tmp_path / "profile") as driver:
+        with browser() as driver:
             place = f"/#/experiments/{run['experiment_id']}/runs/{run['run_id']}/artifacts/comparison.html"
             driver.get(running["mlflow"]["url"] + place)
             frames = wait_for(lambda: driver.find_elements("css selector", "iframe"))

@@ -8,10 +8,12 @@ import pytest
 from export_records import VARIANT, make_export_record
 from records import make_record
 
+from tasks.records.variant import parse
 from tasks.report.export_card import card
+from tasks.tracking.connection import connected
 from tasks.tracking.export_run import track_export
-from tasks.tracking.run_index import Run, artifact_folder, read_runs
-from tasks.tracking.runs import TrackedRun, connected, find_runs, track_variant
+from tasks.tracking.run_index import Run, artifact_folder
+from tasks.tracking.runs import TrackedRun, find_runs, track_variant
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +25,7 @@ def workspace(tmp_path_factory) -> Path:
 def variant(workspace: Path) -> dict[str, Any]:
     """A tracked variant."""
     made = make_record(workspace / ".espalier", VARIANT)
-    return made | {"run_id": track_variant(workspace, made, []).run_id}
+    return made | {"run_id": track_variant(workspace, parse(made), []).run_id}
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +101,7 @@ def test_one_that_was_killed_while_it_was_written_is_replaced(workspace, record)
     made = tracked(workspace, record)
     assert made.run_id != killed and not made.reused
     assert [run["run_id"] for run in exports(workspace)] == [made.run_id]
-    assert killed not in {run["run_id"] for run in read_runs(workspace)}
+    assert killed not in {run["run_id"] for run in find_runs(workspace, status=None)}
 
 
 def test_without_a_run_of_its_variant_an_export_has_no_parent(workspace, record):

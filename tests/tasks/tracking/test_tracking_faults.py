@@ -11,7 +11,8 @@ from records import make_record
 
 from flows import launch
 from pruning_core.errors import InputError
-from tasks.tracking import run_index
+from tasks.records.variant import parse
+from tasks.tracking import connection, run_index
 from tasks.tracking.runs import find_runs, track_variant
 
 # Pages that do not fit the cache are written before the transaction ends: that is what a kill leaves to roll back.
@@ -27,18 +28,17 @@ os.kill(os.getpid(), signal.SIGKILL)
 KILLED_MAKING = """
 import os, signal, sys
 from pathlib import Path
-from mlflow.store.db import utils
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
-from tasks.tracking import runs
+from tasks.tracking import connection
 
 @event.listens_for(Engine, "after_cursor_execute")
-def kill(connection, cursor, statement, *rest):
+def kill(open_connection, cursor, statement, *rest):
     if "latest_metrics" in statement and statement.lstrip().upper().startswith("CREATE"):
-        connection.exec_driver_sql("INSERT INTO experiments (name) VALUES ('half')")
+        open_connection.exec_driver_sql("INSERT INTO experiments (name) VALUES ('half')")
         os.kill(os.getpid(), signal.SIGKILL)
 
-runs.prepare(Path(sys.argv[1]))
+connection.prepare(Path(sys.argv[1]))
 """
 
 
@@ -59,7 +59,7 @@ def database(made: Path, tmp_path: Path) -> Path:
 
 
 def track(workspace: Path, name: str) -> None:
-    track_variant(workspace, make_record(workspace / ".espalier", name), [])
+    track_variant(workspace, parse(make_record(workspace / ".espalier", name)), [])
 
 
 def names(workspace: Path) -> list[str]:
@@ -67,7 +67,7 @@ def names(workspace: Path) -> list[str]:
 
 
 def test_a_locked_database_is_told_and_what_it_lacks_is_recorded_later(tmp_path: Path, database: Path, monkeypatch):
-    monkeypatch.setattr(run_index, "LOCK_SECONDS", 0.2)
+    monkeypatch.setattr(connection, "LOCK_SECONDS", 0.2)
     with contextlib.closing(sqlite3.connect(database)) as holder:
         holder.execute("BEGIN EXCLUSIVE")
         with pytest.raises(InputError, match=r"mlflow\.db is locked by another process: .* run the same command again"):
@@ -114,7 +114,7 @@ def test_a_kill_while_the_database_is_written_stops_no_later_command(tmp_path: P
     assert launch.reconcile(tmp_path) == []
     track(tmp_path, "wanda-50")
     assert names(tmp_path)[0] == "wanda-50" and len(names(tmp_path)) == (2 if "run" in moment else 1)
-    assert not list(own.parent.glob("mlflow*-journal")) and not own.with_suffix(".new").exists()
+    assert not list(own.parent.glob("mlflow*-journal")) and not list(own.parent.glob("mlflow*.new"))
 
 
 def test_a_database_that_another_program_left_half_made_is_told(tmp_path: Path, database: Path):
@@ -124,8 +124,18 @@ def test_a_database_that_another_program_left_half_made_is_told(tmp_path: Path, 
         launch.reconcile(tmp_path)
 
 
+def test_a_database_of_another_version_of_mlflow_is_told(tmp_path: Path, database: Path):
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = 'of another version'")
+        connection.commit()
+    with pytest.raises(
+        InputError, match=rf"is of another version of MLflow: .* `mlflow db upgrade sqlite:///{database}`"
+    ):
+        launch.reconcile(tmp_path)
+
+
 def test_the_run_recorded_last_is_the_first_also_after_the_clock_went_back(tmp_path: Path, database: Path, monkeypatch):
-    now = run_index.read_runs(tmp_path)[0]["start_time"] / 1000
+    now = find_runs(tmp_path)[0]["start_time"] / 1000
     monkeypatch.setattr("tasks.tracking.runs.time.time", lambda: now - 24 * 60 * 60)
     track(tmp_path, "wanda-50")
     later, earlier = find_runs(tmp_path)

@@ -33,6 +33,7 @@ def encodings(monkeypatch) -> list[str]:
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "tensors", "torn"), [("f16", 7, False), ("q8_0", 12, True)])
 def test_after_kill_9_finished_tensors_are_not_encoded_again(tmp_path, encodings, kind, tensors, torn):
     model = StoredModel(saved(LlamaConfig, tmp_path / "in", rope_parameters=LLAMA3))

@@ -100,6 +100,7 @@ def exact_hessian(directory: Path, windows: Tensor, names: list[str]) -> tuple[T
     return torch.autograd.functional.hessian(mean_loss, flat).double(), sizes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("route", ROUTES)
 def test_hutchinson_probes_are_products_with_the_exact_hessian_and_their_mean_is_its_trace(toy: Path, route: str):
     windows = windows_of(2, length=8)

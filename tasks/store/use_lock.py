@@ -1,0 +1,90 @@
+"""One lock for a whole store: whoever uses the store shares it, and garbage collection has it alone.
+
+The file is never unlinked, and the kernel frees the lock with the process that holds it, kill -9 included. So no clock
+and no record says who is living, and what a process found or made stays for as long as it may look at it.
+"""
+
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import ClassVar
+
+from pruning_core.errors import InputError
+from tasks.machine.open_files import holders
+from tasks.progress import current
+from tasks.store.locks import FileLock, share, unlock
+
+SHOWN_USERS = 4
+
+
+class UseLock:
+    """The lock of the store below `root`."""
+
+    _entered: ClassVar[dict[tuple[int, Path], int]] = {}
+    _blocks: ClassVar[Counter[tuple[int, Path]]] = Counter()
+    _guard: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(self, root: Path) -> None:
+        self._path = root / "use.lock"
+
+    def enter(self) -> None:
+        """From now on this process uses the store, until its end; inside a block of `shared` until the block's.
+
+        It waits where the store is being collected. Threads of one process either all have such a block, or the first
+        of them that begins one does so after the process entered.
+        """
+        own = os.getpid(), self._path
+        with self._guard:
+            if not self._blocks[own] and own not in self._entered:
+                self._entered[own] = self._share()
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        """Inside the block this process uses the store: for one that does many jobs, and lives on between them."""
+        handle = self._share()
+        try:
+            with self._inside():
+                yield
+        finally:
+            unlock(handle)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Inside the block no other process uses the store, and who wants to waits.
+
+        Raises:
+            InputError: some do; which.
+        """
+        lock = FileLock(self._path)
+        if not lock.acquire(timeout=0):
+            users = holders(self._path) or ["a process of another user or machine"]
+            others = [f"{len(users) - SHOWN_USERS} more"] if len(users) > SHOWN_USERS else []
+            told = ", ".join([*users[:SHOWN_USERS], *others])
+            raise InputError(f"the store is in use by {told}; nothing is removed, run this again when they have ended")
+        try:
+            with self._inside():
+                yield
+        finally:
+            lock.release()
+
+    @contextmanager
+    def _inside(self) -> Iterator[None]:
+        own = os.getpid(), self._path
+        with self._guard:
+            self._blocks[own] += 1
+        try:
+            yield
+        finally:
+            with self._guard:
+                self._blocks[own] -= 1
+
+    def _share(self) -> int:
+        return share(self._path, lambda _: _waiting())
+
+
+def _waiting() -> Callable[[], None]:
+    update = current().start("waiting for the garbage collection of the store", 1)
+    return lambda: update(1)

@@ -1,0 +1,59 @@
+"""What the process that calls workers sees of them, on this machine and on others."""
+
+import subprocess
+import time
+
+import pytest
+
+from tasks.parallel import rendezvous
+from tasks.parallel.rendezvous import Attendance, Meeting
+
+WORKER = """
+import sys
+import time
+from tasks.parallel.rendezvous import Meeting
+
+with Meeting("127.0.0.1", int(sys.argv[1]), here=sys.argv[2] == "here").entered():
+    print("entered", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def enter(start):
+    def begin(port: int, where: str) -> subprocess.Popen:
+        worker = start(WORKER, str(port), where)
+        assert worker.stdout.readline() == "entered\n"
+        return worker
+
+    return begin
+
+
+def test_a_worker_of_this_machine_is_missed_as_soon_as_it_is_killed(enter):
+    meeting, store = Meeting.call(here=True)
+    attendance = Attendance(meeting, store)
+    assert attendance.lost() is None
+    workers = [enter(meeting.port, "here") for _ in range(2)]
+    assert attendance.lost() is None
+    workers[1].kill()
+    workers[1].wait()
+    assert attendance.lost().startswith(f"process {workers[1].pid} on ")
+    assert attendance.lost().endswith(" was terminated abruptly")
+
+
+def test_a_worker_of_another_machine_is_missed_when_it_falls_silent(enter, monkeypatch):
+    monkeypatch.setattr(rendezvous, "SILENCE_SECONDS", 4.0)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    meeting, store = Meeting.call(here=False)
+    attendance, worker = Attendance(meeting, store), enter(meeting.port, "elsewhere")
+    begun = time.monotonic()
+    while time.monotonic() - begun < 6:
+        assert attendance.lost() is None
+        time.sleep(0.5)
+    worker.kill()
+    begun = time.monotonic()
+    while (lost := attendance.lost()) is None:
+        assert time.monotonic() - begun < 10
+        time.sleep(0.5)
+    assert lost.startswith(f"process {worker.pid} on ") and lost.endswith("was not heard of for 4 seconds")
+    assert time.monotonic() - begun > 2
