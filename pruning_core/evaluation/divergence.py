@@ -1,4 +1,4 @@
-"""How far a compressed model's predictions are from the dense model's, token by token."""
+"""KL divergence of a compressed model's predictions from the dense model's, token by token."""
 
 from dataclasses import dataclass
 from typing import Any

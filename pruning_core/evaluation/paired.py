@@ -1,4 +1,4 @@
-"""Whether two models differ in accuracy, judged on the same items."""
+"""Paired comparison of two models on the same items: McNemar's test, bootstrap interval, paired loss difference."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""What two numbers must share to be comparable."""
+"""Evaluation protocols: what two numbers must share to be comparable."""
 
 import dataclasses
 import hashlib

@@ -1,4 +1,4 @@
-"""What a stored model takes, counted on the files themselves.
+"""Size of a stored model, counted on the files themselves.
 
 Zeros are counted, not credited: a matrix stored dense is as large with zeros as without.
 """

@@ -1,4 +1,4 @@
-"""How fast a model runs here and now: facts of a run, not of the model."""
+"""Throughput of a model on this machine: facts of a run, not of the model."""
 
 import statistics
 import time

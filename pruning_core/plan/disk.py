@@ -1,4 +1,4 @@
-"""How many bytes a run writes, and where."""
+"""Disk space: how many bytes a run writes, and where."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace

@@ -1,4 +1,4 @@
-"""How long the work takes: a short measurement of this machine, and what share of it each kind of work reaches."""
+"""Speed of this machine, measured briefly, and what share of it each kind of work reaches."""
 
 import hashlib
 import time

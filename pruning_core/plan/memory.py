@@ -1,4 +1,4 @@
-"""How much memory a run holds at its worst moment, phase by phase."""
+"""Peak memory of a run, phase by phase."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace

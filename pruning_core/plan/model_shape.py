@@ -1,4 +1,4 @@
-"""What a model is made of, as far as the cost of compressing it depends on it."""
+"""Shape of a model: its blocks and matrices, as far as the cost of compressing it depends on them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""What a recipe will make of a model, as far as that is known without making it."""
+"""Preview of a variant: what a recipe will make of a model, as far as that is known without making it."""
 
 from pathlib import Path
 from typing import Any

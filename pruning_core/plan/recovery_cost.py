@@ -1,4 +1,4 @@
-"""What a recovery takes: training, the validations on the way, and the checkpoints that it could go on from."""
+"""Cost of a recovery: training, the validations on the way, and the checkpoints that it could go on from."""
 
 import math
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""What structured pruning takes: scores of its groups, the refit of what reads the survivors, and surgery."""
+"""Cost of structured pruning: scores of its groups, the refit of what reads the survivors, and surgery."""
 
 from dataclasses import dataclass, field
 from functools import cached_property

@@ -1,4 +1,4 @@
-"""Which widths a structured variant will have, before any score is known."""
+"""Widths that a structured variant will have, before any score is known."""
 
 import copy
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""The search itself: generations of candidates, staged selection, one state that is JSON after every generation."""
+"""Evolutionary search: generations of candidates, staged selection, a state that is JSON after every generation."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field

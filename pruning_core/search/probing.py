@@ -1,4 +1,4 @@
-"""What each level of each matrix costs on its own, measured on the model and not on the matrix."""
+"""Error of each level of each matrix on its own, measured on the model and not on the matrix."""
 
 from collections.abc import Callable, Sequence
 

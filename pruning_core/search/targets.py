@@ -1,4 +1,4 @@
-"""What the dense model predicts, cached: the largest probabilities of each position and one number for the rest."""
+"""Cached predictions of the dense model: the largest probabilities of each position and one number for the rest."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""The trace of the Fisher information: how fast the predictions change with the weights of a matrix."""
+"""Fisher: the trace of the Fisher information, how fast the predictions change with the weights of a matrix."""
 
 from typing import Annotated, Literal
 

@@ -1,4 +1,4 @@
-"""The trace of the loss's Hessian by Hutchinson's estimator."""
+"""Hutchinson: the trace of the loss's Hessian by his estimator."""
 
 from collections.abc import Callable
 from dataclasses import fields

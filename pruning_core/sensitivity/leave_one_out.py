@@ -1,4 +1,4 @@
-"""What pruning a single matrix, or a single block, does to the loss."""
+"""Leave-one-out: what pruning a single matrix, or a single block, does to the loss."""
 
 from collections.abc import Iterator
 from typing import Any, Literal

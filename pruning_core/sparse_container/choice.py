@@ -1,4 +1,4 @@
-"""Which encoding a tensor gets."""
+"""Choice of a tensor's encoding."""
 
 from typing import Literal
 

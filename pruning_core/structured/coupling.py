@@ -1,4 +1,4 @@
-"""Groups that were found by names, checked by running the block."""
+"""Check of coupled groups: found by names, they are tried by running the block."""
 
 import copy
 from collections.abc import Sequence

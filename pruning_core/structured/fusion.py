@@ -1,4 +1,4 @@
-"""How much fine and coarse estimates each count for in a block."""
+"""Fusion weights of fine and coarse estimates in a block."""
 
 import math
 from collections.abc import Sequence

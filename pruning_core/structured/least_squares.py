@@ -1,4 +1,4 @@
-"""The matrix that reads the surviving groups, refitted so that its outputs stay what they were."""
+"""Least squares: the matrix that reads the surviving groups is refitted to keep its outputs."""
 
 from dataclasses import dataclass, field
 from typing import NamedTuple

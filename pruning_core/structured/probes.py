@@ -1,4 +1,4 @@
-"""By how much the loss really rises when a group is switched off."""
+"""Probes: by how much the loss rises when groups are switched off."""
 
 import torch
 from torch import Tensor

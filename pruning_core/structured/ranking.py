@@ -1,4 +1,4 @@
-"""From scores to a plan that meets a parameter budget as nearly as whole heads and rounded widths allow."""
+"""Ranking: from scores to a plan that meets a parameter budget as nearly as whole heads and rounded widths allow."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence

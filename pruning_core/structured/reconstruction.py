@@ -1,4 +1,4 @@
-"""What the survivors do about the groups that went: the matrices that read them are refitted, block after block."""
+"""Reconstruction: the matrices that read the surviving groups are refitted, block after block."""
 
 import copy
 from collections.abc import Callable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""How much each group matters."""
+"""Scores of coupled groups."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

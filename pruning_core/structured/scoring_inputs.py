@@ -1,4 +1,4 @@
-"""What importances look at: a model, its groups, and a text."""
+"""Inputs of an importance: a model, its groups, and a text."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

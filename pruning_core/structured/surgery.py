@@ -1,4 +1,4 @@
-"""Slicing a checkpoint: a model directory whose matrices are really smaller."""
+"""Surgery: a checkpoint is sliced to a model directory whose matrices are smaller."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""What a GGUF file begins with, as the gguf library writes it: keys, and the table of the tensors."""
+"""The head of a GGUF file, as the gguf library writes it: keys, and the table of the tensors."""
 
 import io
 from typing import Any

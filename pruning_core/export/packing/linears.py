@@ -1,4 +1,4 @@
-"""What of a quantized model is not quantized though it multiplies by a matrix: loaders have to be told of it."""
+"""Linear layers of a quantized model that are not quantized, which loaders have to know."""
 
 import torch
 from torch import nn

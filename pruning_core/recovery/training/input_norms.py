@@ -1,4 +1,4 @@
-"""How large the inputs of a model's matrices are on some windows."""
+"""Norms of the inputs of a model's matrices on some windows."""
 
 from collections.abc import Callable, Iterable
 

@@ -1,4 +1,4 @@
-"""What a training run minimizes, and its state at a step boundary."""
+"""Training objective, and the state of a run at a step boundary."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""What all trainings share: how long, how fast, and which windows when."""
+"""Training settings that all recoveries share: how long, how fast, and which windows when."""
 
 import functools
 import math

@@ -1,4 +1,4 @@
-"""What methods do before and after a training run."""
+"""Set-up of a training run: which parameters are trained, and its checkpoints."""
 
 from dataclasses import asdict
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Whether text that a model learns from is text that it is judged on."""
+"""Contamination check: whether training text overlaps with evaluation text."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""Magnitude: how long the vector of all that a group owns is."""
+"""Magnitude: the Euclidean norm of all that a group owns."""
 
 from pruning_core.numerics.sums import summed
 from pruning_core.progress import Progress, ignore_progress
