@@ -14,7 +14,7 @@ from pruning_core.errors import InputError
 from pruning_core.export import FORMATS
 from pruning_core.plan.estimate import Planner, ResourceEstimate
 from pruning_core.plan.machine_speed import measured_speed
-from pruning_core.plan.preview import foreseen
+from pruning_core.plan.preview import previewed
 from pruning_core.settings.recipe import BASELINE
 from tasks.machine import free_resources
 from tasks.versioning import is_repository
@@ -188,4 +188,4 @@ def require_expressible(variant: str, format: dict[str, Any], overrides: list[st
     workspace = Workspace.open(None, overrides)
     recipe = None if variant == BASELINE else workspace.settings.recipe(variant)
     trust = workspace.settings.trust_remote_code
-    FORMATS.build(format, "format").foresee(foreseen(model_directory(workspace), recipe, trust_remote_code=trust))
+    FORMATS.build(format, "format").foresee(previewed(model_directory(workspace), recipe, trust_remote_code=trust))

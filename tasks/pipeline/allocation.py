@@ -92,7 +92,7 @@ def measured_sensitivity(shared: Inputs, spec: Mapping[str, Any], recipe: Recipe
     inputs = {"source": shared.source}
     if "tokens" in measure.needs:
         inputs["tokens"] = shared.calibration
-    if wants_statistics(measure, recipe.method):
+    if wants_statistics(measure.needs, recipe.method):
         inputs |= {f"statistics-{index}": shared.statistics(index) for index in range(shared.depth)}
     return shared.context.run(sensitivity, params, inputs, f"{spec['name']} sensitivity")
 
