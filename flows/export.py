@@ -13,10 +13,10 @@ from flows.compress import run_variants
 from pruning_core.errors import InputError
 from pruning_core.settings.recipe import BASELINE
 from tasks.engine.step_log import StepLog
-from tasks.orchestration.flow_runs import owned_run
+from tasks.orchestration.flow_runs import record_owner
 from tasks.orchestration.step_tasks import prefect_driver
 from tasks.pipeline.export import export_record
-from tasks.pipeline.opened import opened
+from tasks.pipeline.open_pipeline import open_pipeline
 from tasks.report.export_card import card
 from tasks.store.directories import MANIFEST, RUN
 from tasks.tracking.export_run import track_export
@@ -41,8 +41,8 @@ def export(
     """
     workspace = Workspace.open(Path(root), overrides)
     target = target_of(workspace, variant, format, to)
-    with owned_run(workspace.root):
-        pipeline = opened(workspace, StepLog(prefect_driver))
+    with record_owner(workspace.root):
+        pipeline = open_pipeline(workspace, StepLog(prefect_driver))
         # Tracked too, so that the run of the export has that of its variant above it.
         run_variants(workspace, [] if variant == BASELINE else [variant])
         record = export_record(pipeline, variant, format)

@@ -11,8 +11,8 @@ from typing import Any
 
 import httpx
 
-from flows.console.progress_bars import shown_bars
-from flows.sweep_variants import swept
+from flows.console.progress_bars import show_bars
+from flows.sweep_variants import expand_sweep
 from pruning_core.errors import ComputationError, InputError
 from pruning_core.settings.recipe import BASELINE
 from tasks.engine.step_log import CACHED, listening
@@ -36,8 +36,8 @@ def run_flow(name: str, quiet: bool, overrides: list[str] | None, **parameters: 
     # Bad settings are told before a server is started.
     workspace = open_scheduled(None, overrides) if name == "scheduled" else Workspace.open(None, overrides)
     if "axes" in parameters:
-        workspace, _ = swept(workspace, parameters["axes"])
-    with prepared(workspace, _named(workspace, name, parameters), FLOWS[name], quiet) as module:
+        workspace, _ = expand_sweep(workspace, parameters["axes"])
+    with prepare_flow(workspace, _variant_names(workspace, name, parameters), FLOWS[name], quiet) as module:
         try:
             return getattr(module, name)(root=str(workspace.root), overrides=overrides or [], **parameters)
         except httpx.HTTPError as error:
@@ -54,7 +54,7 @@ class ServerLost(ComputationError):
     """The flow cannot go on without its server."""
 
 
-def _named(workspace: Workspace, flow: str, parameters: dict[str, Any]) -> list[str]:
+def _variant_names(workspace: Workspace, flow: str, parameters: dict[str, Any]) -> list[str]:
     """The variants that a flow makes."""
     if parameters.get("variant") == BASELINE:
         return []
@@ -76,7 +76,7 @@ def open_scheduled(root: Path | None, overrides: list[str] | None) -> Workspace:
 
 
 @contextlib.contextmanager
-def prepared(workspace: Workspace, named: list[str], module: str, quiet: bool) -> Iterator[ModuleType]:
+def prepare_flow(workspace: Workspace, named: list[str], module: str, quiet: bool) -> Iterator[ModuleType]:
     """Inside the block a flow of these variants may run: there is a server and room, and each step is shown.
 
     What killed processes left RUNNING is told to be Crashed first. Yields the flow's imported module.
@@ -85,7 +85,7 @@ def prepared(workspace: Workspace, named: list[str], module: str, quiet: bool) -
     temporary_servers.stop_orphans()
     process_identity.claim()
     _use_running_server(workspace.root)
-    with shown_bars(quiet) as (console, bars):
+    with show_bars(quiet) as (console, bars):
         ready = bars.waiting("starting Prefect")
         begun = [ready]
 

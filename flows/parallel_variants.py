@@ -12,14 +12,14 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import as_completed
 
-from flows.sweep_variants import Axes, swept
+from flows.sweep_variants import Axes, expand_sweep
 from pruning_core.errors import ComputationError, InputError
 from tasks.engine.step_log import StepLog
 from tasks.orchestration import temporary_servers
 from tasks.orchestration.step_tasks import prefect_driver
 from tasks.parallel.resident_tasks import Here, end_with_parent
 from tasks.parallel.task_runners import task_runner
-from tasks.pipeline.opened import judge, opened
+from tasks.pipeline.open_pipeline import evaluate_variant, open_pipeline
 from tasks.store.temporary_dirs import full_disk
 from tasks.workspace.workspace import Workspace
 
@@ -56,7 +56,7 @@ def make_variants(workspace: Workspace, names: list[str], log: StepLog, axes: Ax
     def side_by_side() -> None:
         here.work()
 
-    with temporary_servers.shared():
+    with temporary_servers.share_server():
         side_by_side()
     return failed
 
@@ -68,12 +68,12 @@ def make(root: str, overrides: list[str], axes: Axes | None, name: str, threads:
     torch.set_num_threads(threads)
     workspace = Workspace.open(Path(root), overrides)
     if axes is not None:
-        workspace, _ = swept(workspace, axes)
+        workspace, _ = expand_sweep(workspace, axes)
     log = StepLog(prefect_driver)
-    pipeline = opened(workspace, log)
+    pipeline = open_pipeline(workspace, log)
     # A worker of a cluster lives on, and does not keep the store from being collected then.
     with pipeline.context.store.use.shared():
-        judge(pipeline, name)
+        evaluate_variant(pipeline, name)
     return log.records
 
 

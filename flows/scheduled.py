@@ -13,10 +13,10 @@ from flows.launch import open_scheduled
 from flows.plan.fit import check_room
 from pruning_core.errors import ComputationError, InputError
 from tasks.engine.step_log import CACHED, listening
-from tasks.orchestration.flow_runs import owned_run
+from tasks.orchestration.flow_runs import record_owner
 from tasks.orchestration.step_tasks import prefect_driver
-from tasks.pipeline.opened import opened
-from tasks.promotion.decide import decide, known_decision, scheduled_names
+from tasks.pipeline.open_pipeline import open_pipeline
+from tasks.promotion.decide import decide, scheduled_names, standing_decision
 from tasks.promotion.decision_log import Decision, markdown, reasons, sentence
 from tasks.versioning import is_repository, push
 from tasks.workspace.workspace import Workspace
@@ -42,7 +42,7 @@ def scheduled(root: str = ".", overrides: list[str] | None = None) -> State:
 
     try:
         workspace = open_scheduled(Path(root), overrides)
-        with owned_run(workspace.root), listening(tell):
+        with record_owner(workspace.root), listening(tell):
             decision, new = _look_and_run(workspace)
     except (InputError, ComputationError) as error:
         # Told in the one sentence that it is, not as a traceback.
@@ -55,7 +55,7 @@ def scheduled(root: str = ".", overrides: list[str] | None = None) -> State:
 
 
 def _look_and_run(workspace: Workspace) -> tuple[Decision, bool]:
-    if known := known_decision(workspace):
+    if known := standing_decision(workspace):
         return known, False
     names = scheduled_names(workspace)
     check_room(workspace, names, evaluates=True)
@@ -64,7 +64,7 @@ def _look_and_run(workspace: Workspace) -> tuple[Decision, bool]:
     if len(failed) == len(names):
         raise ComputationError("; ".join(f"{name}: {reason}" for name, reason in failed.items()))
     pushed = _push(workspace, [name for name in names if name not in failed])
-    decision, new = decide(workspace, opened(workspace, prefect_driver), records, failed, pushed)
+    decision, new = decide(workspace, open_pipeline(workspace, prefect_driver), records, failed, pushed)
     if new:
         create_markdown_artifact(markdown(decision), key="decision", description=sentence(decision))
     return decision, new

@@ -13,7 +13,7 @@ from tasks.workspace.workspace import Workspace
 Axes = dict[str, list[Any]]
 
 
-def swept(workspace: Workspace, axes: Axes) -> tuple[Workspace, list[tuple[str, str]]]:
+def expand_sweep(workspace: Workspace, axes: Axes) -> tuple[Workspace, list[tuple[str, str]]]:
     """The workspace with the variants of the sweep in the place of its own, and what was left out with the reason.
 
     Args:

@@ -7,14 +7,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from flows.console.progress_bars import shown_bars
-from flows.sweep_variants import swept
+from flows.console.progress_bars import show_bars
+from flows.sweep_variants import expand_sweep
 from pruning_core.errors import InputError
 from pruning_core.settings.recipe import BASELINE
 from tasks.engine.look import Look
-from tasks.lineage.gc import Item, planned, remove
+from tasks.lineage.gc import Item, plan_collection, remove
 from tasks.lineage.gc_roots import Root, roots
-from tasks.pipeline.opened import judge, opened
+from tasks.pipeline.open_pipeline import evaluate_variant, open_pipeline
 from tasks.store.temporary_dirs import Builds
 from tasks.workspace.workspace import Workspace
 
@@ -37,10 +37,10 @@ def collect(keep_statistics: bool, older_than: float, dry_run: bool, yes: bool, 
     workspace = Workspace.open(None)
     store, removes = workspace.store, yes and not dry_run
     # Whoever comes after this waits, and whoever ended before has told of its results in what is read below.
-    with store.use.alone() if removes else nullcontext(), shown_bars(quiet) as (_, bars):
+    with store.use.alone() if removes else nullcontext(), show_bars(quiet) as (_, bars):
         done = bars.waiting("finding out what is named")
-        named, scratch = _wanted(workspace)
-        plan = planned(store, [*roots(workspace.root), *named], scratch, keep_statistics, older_than)
+        named, scratch = _params_roots(workspace)
+        plan = plan_collection(store, [*roots(workspace.root), *named], scratch, keep_statistics, older_than)
         done()
         if removes:
             done = bars.waiting("removing")
@@ -84,17 +84,17 @@ def require_consent(found: dict[str, Any], dry_run: bool) -> None:
         raise InputError("nothing was removed; add --yes to remove what goes, or --dry-run to look only")
 
 
-def _wanted(workspace: Workspace) -> tuple[list[Root], set[str]]:
+def _params_roots(workspace: Workspace) -> tuple[list[Root], set[str]]:
     """What the variants of params.yaml and of its sweep are made of, and the keys that would be computed next."""
     variants = workspace.settings.variants
     if workspace.settings.sweep is not None:
-        variants = variants | swept(workspace, {})[0].settings.variants
+        variants = variants | expand_sweep(workspace, {})[0].settings.variants
     look, found = Look(), []
-    pipeline = opened(replace(workspace, settings=replace(workspace.settings, variants=variants)), look)
+    pipeline = open_pipeline(replace(workspace, settings=replace(workspace.settings, variants=variants)), look)
     for name in (BASELINE, *variants):
         begun = len(look.lookups)
-        judge(pipeline, name)
-        pipeline.measured(name)
+        evaluate_variant(pipeline, name)
+        pipeline.speed(name)
         keys = [lookup.call.key for lookup in look.lookups[begun:] if lookup.call.key]
         found.append(Root(f"params.yaml: {name}", tuple(dict.fromkeys(keys))))
     missing = {lookup.call.key for lookup in look.lookups if lookup.call.key and lookup.artifact is None}

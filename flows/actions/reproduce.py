@@ -9,13 +9,13 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from flows.console.progress_bars import shown_bars
+from flows.console.progress_bars import show_bars
 from flows.plan.fit import check_room
 from pruning_core.errors import ComputationError, InputError
 from pruning_core.settings.recipe import BASELINE
 from tasks.lineage.provenance import Lineage
-from tasks.lineage.reproduction import changed_since, compared
-from tasks.pipeline.opened import opened
+from tasks.lineage.reproduction import changed_since, compare_lineages
+from tasks.pipeline.open_pipeline import open_pipeline
 from tasks.store.store import Store
 from tasks.store.temporary_dirs import Builds
 from tasks.tracking.comparison_run import COMPARISON, KIND
@@ -62,11 +62,11 @@ def reproduce_run(prefix: str, from_cache: bool, quiet: bool) -> dict[str, Any]:
     if not from_cache:
         names = list(workspace.settings.variants) if variant == BASELINE else [variant]
         check_room(workspace, names[:1], evaluates=True)
-    with shown_bars(quiet) as (console, _), _store(workspace, from_cache) as store:
+    with show_bars(quiet) as (console, _), _store(workspace, from_cache) as store:
         for line in _change_lines(changed):
             console.print(line, highlight=False, markup=False)
-        now = Lineage(store, opened(workspace, store=store).evaluated(variant)).facts()
-    return {"run_id": run["run_id"], "variant": variant, "changed": changed, **compared(then, now)}
+        now = Lineage(store, open_pipeline(workspace, store=store).quality(variant)).facts()
+    return {"run_id": run["run_id"], "variant": variant, "changed": changed, **compare_lineages(then, now)}
 
 
 def print_reproduction(found: dict[str, Any]) -> None:

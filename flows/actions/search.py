@@ -7,13 +7,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from flows.console.progress_bars import shown_bars
+from flows.console.progress_bars import show_bars
 from pruning_core.checkpoint.durable_files import replace_bytes
 from pruning_core.settings.recipe import Recipe, parse_recipe
 from tasks.engine.step import Context
 from tasks.pipeline.allocation import allocate
-from tasks.pipeline.opened import opened
-from tasks.report.drawings import drawn_search
+from tasks.pipeline.open_pipeline import open_pipeline
+from tasks.report.drawings import draw_search
 from tasks.steps.search import EVENT
 from tasks.store.artifact import Artifact
 from tasks.workspace.workspace import Workspace
@@ -32,11 +32,11 @@ def search_variant(name: str, overrides: list[str] | None, quiet: bool) -> dict[
     workspace = Workspace.open(None, overrides)
     recipe = searching(workspace.settings.recipe(name), workspace.settings.compute.target)
     settings = replace(workspace.settings, variants={**workspace.settings.variants, name: recipe})
-    pipeline = opened(replace(workspace, settings=settings))
-    with shown_bars(quiet):
+    pipeline = open_pipeline(replace(workspace, settings=settings))
+    with show_bars(quiet):
         artifact = allocate(pipeline, recipe)
     page = write_page(artifact, workspace.hidden / PAGES / f"search-{name}.html")
-    return described(name, artifact, pace(pipeline.context, artifact)) | {"page": str(page)}
+    return search_facts(name, artifact, pace(pipeline.context, artifact)) | {"page": str(page)}
 
 
 def searching(recipe: Recipe, device: str) -> Recipe:
@@ -55,11 +55,11 @@ def pace(context: Context, artifact: Artifact) -> float | None:
 
 def write_page(artifact: Artifact, path: Path) -> Path:
     """Draw a search, replacing an older page at once; returns where it is."""
-    replace_bytes(path, drawn_search(artifact.path).encode())
+    replace_bytes(path, draw_search(artifact.path).encode())
     return path
 
 
-def described(name: str, artifact: Artifact, speed: float | None) -> dict[str, Any]:
+def search_facts(name: str, artifact: Artifact, speed: float | None) -> dict[str, Any]:
     """What the command says of a search beside its page; see `search_variant`."""
     facts = artifact.facts
     known = dict(facts["search"])

@@ -72,7 +72,7 @@ def serve(overrides: list[str] | None, every: float | None, tell: Tell) -> None:
         finally:
             _ignore_further_stops()
             process_identity.stop_owned(Owner.here())
-            _told_crashed(workspace, tell)
+            _tell_crashed(workspace, tell)
     tell("stopped; what was done is stored, and the next run goes on from there")
 
 
@@ -127,7 +127,7 @@ def _runner(workspace: Workspace, schedule: Schedule, every: float | None, tell:
 
     # Two workspaces may share a server.
     name = f"{workspace.root.name}-{digest_of(str(workspace.root))[:6]}"
-    _told_crashed(workspace, tell)
+    _tell_crashed(workspace, tell)
     for run in clear_deployment(f"{scheduled.name}/{name}"):
         tell(f"flow run {run} never began: Crashed")
     deployment = scheduled.to_deployment(
@@ -160,7 +160,7 @@ async def _until_stopped(runner: "Runner") -> None:
         await serving
 
 
-def _told_crashed(workspace: Workspace, tell: Tell) -> None:
+def _tell_crashed(workspace: Workspace, tell: Tell) -> None:
     from flows.launch import reconcile
 
     for left in reconcile(workspace.root):

@@ -4,13 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flows.console.progress_bars import shown_bars
+from flows.console.progress_bars import show_bars
 from flows.servers import ui_servers
 
 
 def start_servers(json_: bool) -> dict[str, dict[str, Any]]:
     """Start both; {server: {"open": its address, ...}}."""
-    with shown_bars(json_) as (_, bars):
+    with show_bars(json_) as (_, bars):
         done = bars.waiting("starting the MLflow and Prefect servers")
         state = ui_servers.start(Path.cwd())
         done()

@@ -7,7 +7,7 @@ A disk that returns other bytes than were written changes none of them: that tak
 from collections.abc import Callable
 from typing import Any
 
-from flows.console.progress_bars import shown_bars
+from flows.console.progress_bars import show_bars
 from pruning_core.errors import ComputationError
 from tasks.lineage.gc import size_of
 from tasks.progress import progress
@@ -26,7 +26,7 @@ def verify_store(quiet: bool) -> dict[str, Any]:
     keys = sorted(path.name for path in store.objects.glob("*"))
     intact = {"artifacts": 0, "bytes": 0}
     altered: dict[str, Any] = {"artifacts": 0, "bytes": 0, "found": []}
-    with shown_bars(quiet):
+    with show_bars(quiet):
         shown = progress("reading what is stored")
         for done, key in enumerate(keys):
             shown(done, len(keys))

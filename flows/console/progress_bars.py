@@ -44,7 +44,7 @@ class Bars:
 
 
 @contextmanager
-def shown_bars(quiet: bool = False) -> Iterator[tuple[Console, Bars]]:
+def show_bars(quiet: bool = False) -> Iterator[tuple[Console, Bars]]:
     """Show progress on standard error inside the block; yields the console that prints above the bars."""
     console = Console(file=sys.stderr, quiet=quiet)
     columns = (

@@ -19,17 +19,17 @@ def advice(settings: Settings, plan: ResourceEstimate, phase: str) -> str:
         return LARGER
     if phase == "validation":
         smaller = [f"a smaller evaluation.batch than {settings.evaluation.batch}"] * (settings.evaluation.batch > 1)
-        return _joined([*smaller, f"else {LARGER}: the model and the dense one are compared in float32"])
+        return _join([*smaller, f"else {LARGER}: the model and the dense one are compared in float32"])
     if phase == "recovery":
-        return _joined(_of_recovery(recipe, settings))
+        return _join(_of_recovery(recipe, settings))
     if phase in ("importance", "least squares"):
-        return _joined(_of_structured(recipe, settings, plan, phase))
+        return _join(_of_structured(recipe, settings, plan, phase))
     if not recipe.reads_calibration_text:
         return LARGER
-    return _joined(_of_calibration(recipe, settings, plan))
+    return _join(_of_calibration(recipe, settings, plan))
 
 
-def _joined(ways: list[str]) -> str:
+def _join(ways: list[str]) -> str:
     return f"try {', '.join(ways)}" if ways else LARGER
 
 

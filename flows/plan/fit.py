@@ -79,7 +79,7 @@ def _planner(workspace: Workspace) -> Planner:
     directory = model_directory(workspace)
     config = read_config(directory, trust_remote_code=settings.trust_remote_code)
     copies = 2 if is_repository(workspace.root) else 1
-    return Planner(config, settings, stored=_stored(directory), copies=copies)
+    return Planner(config, settings, stored=_bytes_per_weight(directory), copies=copies)
 
 
 def model_directory(workspace: Workspace) -> Path:
@@ -95,7 +95,7 @@ def model_directory(workspace: Workspace) -> Path:
     return snapshot(settings.model, with_code=settings.trust_remote_code)[0]
 
 
-def _stored(directory: Path) -> float | None:
+def _bytes_per_weight(directory: Path) -> float | None:
     """Mean bytes of a weight in the files, by their headers; None where there are no files."""
     if not any((directory / name).is_file() for name in (SINGLE_FILE, INDEX_FILE)):
         return None
@@ -151,7 +151,7 @@ def _disk_shortfall(workspace: Workspace, plans: list[ResourceEstimate]) -> str 
     # Statistics of the dense model are shared, and states and checkpoints go when a variant is done.
     need = sum(plan.disk.kept - plan.disk.statistics for plan in plans)
     need += max(plan.disk.statistics for plan in plans) + max(plan.disk.passing for plan in plans)
-    need -= _written(workspace)
+    need -= _stored_bytes(workspace)
     free = free_resources.free_disk(workspace.hidden)
     if need <= free:
         return None
@@ -166,7 +166,7 @@ def _needs(plan: ResourceEstimate, need: int, phase: str, what: str, free: int) 
     return f"{plan.variant} needs {_gb(need)} of {what} ({phase}), and {_gb(free)} are there"
 
 
-def _written(workspace: Workspace) -> int:
+def _stored_bytes(workspace: Workspace) -> int:
     """Bytes that are in the store already, a part of this variant perhaps: a run that resumes must not be refused."""
     objects = workspace.hidden / "objects"
     return sum(file.stat().st_size for file in objects.glob("*/*") if file.is_file())

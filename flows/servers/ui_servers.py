@@ -81,7 +81,7 @@ def start(workspace: Path, names: Iterable[str] = tuple(SERVICES)) -> dict[str, 
         ComputationError: one did not come up; those started here are stopped again, the sentence names its log.
         InputError: there is no server of that name.
     """
-    workspace, names = Path(workspace).absolute(), _known(names)
+    workspace, names = Path(workspace).absolute(), _check_names(names)
     with locked(_folder(workspace) / "services.lock"):
         running = {name: _read(workspace, name) for name in names}
         new = [name for name, process in running.items() if not (process and _healthy(name, process))]
@@ -117,7 +117,7 @@ def stop(workspace: Path, names: Iterable[str] = tuple(SERVICES)) -> dict[str, b
     """
     workspace = Path(workspace).absolute()
     with locked(_folder(workspace) / "services.lock"):
-        return {name: _stop(workspace, name) for name in _known(names)}
+        return {name: _stop(workspace, name) for name in _check_names(names)}
 
 
 def api_url(workspace: Path) -> str | None:
@@ -212,7 +212,7 @@ def _free_port(preferred: int) -> int:
     raise ComputationError(f"no free port is left on {HOST}")
 
 
-def _known(names: Iterable[str]) -> list[str]:
+def _check_names(names: Iterable[str]) -> list[str]:
     names = list(dict.fromkeys(names))
     if unknown := [name for name in names if name not in SERVICES]:
         raise InputError(f"there is no server {unknown[0]!r}; choose from {', '.join(SERVICES)}")

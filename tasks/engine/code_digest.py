@@ -45,7 +45,7 @@ def module_digests(modules: Iterable[str], root: Path | None = None) -> dict[str
     return tree.digests(modules)
 
 
-def read_again(modules: Iterable[str]) -> None:
+def reread_plugins(modules: Iterable[str]) -> None:
     """Read the files of plugins that took the place of others in this process; of those, only these are left."""
     tree = _running()
     tree.forget(PLUGINS)

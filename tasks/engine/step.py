@@ -64,18 +64,18 @@ class Step:
         Raises:
             InputError: params holds a path, NaN, a date or a key that is not text.
         """
-        params = as_json(self.parsed(params) if isinstance(params, Mapping) else params)
+        params = as_json(self.parse_params(params) if isinstance(params, Mapping) else params)
         ingredients = self.ingredients(params, inputs)
         key = key_of(ingredients) if all(inputs.values()) else None
         return Call(self, params, dict(inputs), ingredients, key, label or self.name)
 
-    def parsed(self, params: Mapping[str, Any]) -> Any:
+    def parse_params(self, params: Mapping[str, Any]) -> Any:
         """Plain JSON as what the step's function takes: a copy, which it may change."""
         return of_json(self.params, params)
 
     def ingredients(self, params: dict[str, Any], inputs: Mapping[str, Artifact | None]) -> dict[str, Any]:
         """Everything that the key depends on, as JSON, for the manifest and for `explain`; `params` is plain JSON."""
-        chosen = self.modules(self.parsed(params)) if self.modules else []
+        chosen = self.modules(self.parse_params(params)) if self.modules else []
         modules = module_digests([self.function.__module__, *chosen])
         return {
             "step": self.name,
@@ -124,7 +124,7 @@ def direct(context: "Context", call: Call, missed: bool = False) -> Artifact:
 
     def compute(out: Path) -> dict[str, Any] | None:
         _require_intact(context.store, inputs)
-        facts = call.step.function(call.step.parsed(call.params), dict(inputs), out, within)
+        facts = call.step.function(call.step.parse_params(call.params), dict(inputs), out, within)
         # Once more: what was altered under the step's hands may have been read.
         _require_intact(context.store, inputs)
         return facts

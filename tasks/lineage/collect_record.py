@@ -8,7 +8,7 @@ from pruning_core.settings.recipe import BASELINE
 from tasks.lineage.provenance import Lineage, provenance
 from tasks.pipeline.recovery import training_text
 from tasks.pipeline.variant import Pipeline
-from tasks.records.exports import EXPORT, taken
+from tasks.records.exports import EXPORT, export_size
 from tasks.records.variant import ExportSize, Variant, parse
 from tasks.steps.allocation import TABLE
 from tasks.steps.recover import CURVE
@@ -29,7 +29,7 @@ from tasks.workspace.workspace import Workspace
 
 def variant_record(workspace: Workspace, pipeline: Pipeline, name: str, steps: list[dict[str, Any]]) -> Variant:
     """The record of a variant whose steps are done, checked once, here."""
-    model, evaluation, speed = pipeline.model(name), pipeline.evaluated(name), pipeline.measured(name)
+    model, evaluation, speed = pipeline.model(name), pipeline.quality(name), pipeline.speed(name)
     recipe = {} if name == BASELINE else pipeline.settings.recipe(name).spec
     lineage = Lineage(pipeline.context.store, evaluation)
     known = {
@@ -40,8 +40,8 @@ def variant_record(workspace: Workspace, pipeline: Pipeline, name: str, steps: l
         "evaluation": evaluation.reference(),
         "metrics": json.loads((evaluation.path / "metrics.json").read_text()),
         "speed": _rates(speed),
-        "judged": judged.facts if (judged := pipeline.task_evaluated(name)) else None,
-        "samples": _samples(pipeline.written(name)),
+        "judged": judged.facts if (judged := pipeline.lm_eval_answers(name)) else None,
+        "samples": _samples(pipeline.samples(name)),
         "exports": exports_of(workspace.root, pipeline.context.store, model),
         "search": _search(lineage),
         "loss_curves": _loss_curves(model),
@@ -78,7 +78,7 @@ def texts_of(pipeline: Pipeline, name: str) -> dict[str, Artifact]:
 
 def small_files(pipeline: Pipeline, name: str) -> list[Path]:
     """The data of how a variant was made, for MLflow to show and to draw."""
-    lineage = Lineage(pipeline.context.store, pipeline.evaluated(name))
+    lineage = Lineage(pipeline.context.store, pipeline.quality(name))
     made_from = [lineage.artifact(link) for link in lineage.making.values()]
     artifacts = [] if name == BASELINE else [*made_from, pipeline.model(name)]
     # The tables of the model itself stand for those of the model that it was trained from.
@@ -169,6 +169,6 @@ def exports_of(workspace: Path, store: Store, model: Artifact) -> list[ExportSiz
     for run in find_runs(workspace, wanted):
         made, _ = store.check(run["tags"]["export_key"])
         if made:
-            told = taken(made.facts, facts)
+            told = export_size(made.facts, facts)
             found.setdefault(told.label, told)
     return [found[label] for label in sorted(found)]

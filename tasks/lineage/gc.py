@@ -43,7 +43,7 @@ class Item:
 
 
 @dataclass
-class Collection:
+class GarbagePlan:
     """What a collection would do.
 
     Args:
@@ -55,7 +55,9 @@ class Collection:
     kept: dict[str, list[Item]] = field(default_factory=dict)
 
 
-def planned(store: Store, roots: Iterable[Root], scratch: set[str], keep_statistics: bool, days: float) -> Collection:
+def plan_collection(
+    store: Store, roots: Iterable[Root], scratch: set[str], keep_statistics: bool, days: float
+) -> GarbagePlan:
     """What may go and why the rest stays; nothing is changed.
 
     Args:
@@ -66,7 +68,7 @@ def planned(store: Store, roots: Iterable[Root], scratch: set[str], keep_statist
     """
     manifests = _manifests(store)
     reasons = reachable(manifests, roots, () if keep_statistics else STATISTICS)
-    plan, now = Collection(), time.time()
+    plan, now = GarbagePlan(), time.time()
 
     def sort(item: Item, why: str | None) -> None:
         if why is None and now - item.used < days * DAY:

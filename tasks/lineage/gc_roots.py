@@ -39,24 +39,24 @@ def roots(workspace: Path) -> list[Root]:
     # In this order: a version that is registered in between names a run that was there before.
     runs, versions = find_runs(workspace, status=None), registered_versions(workspace)
     return [
-        *(_registered(version) for version in versions),
+        *(_registered_root(version) for version in versions),
         *_dvc(workspace, runs),
-        *_placed(workspace),
+        *_copied_roots(workspace),
         # A comparison names the runs of its variants, not artifacts.
         *(
             Root(f"MLflow run {run['run_id'][:8]} ({run['name']})", keys)
             for run in runs
-            if (keys := _tagged(run["tags"]))
+            if (keys := _tagged_keys(run["tags"]))
         ),
     ]
 
 
-def _registered(version: dict[str, Any]) -> Root:
+def _registered_root(version: dict[str, Any]) -> Root:
     aliases = "".join(f", {alias}" for alias in version["aliases"])
     why = f"registered model {version['name']} version {version['version']}{aliases}"
     source = version["source"] or ""
     folder = [part for part in Path(source).parts if KEY.fullmatch(part)]
-    keys = dict.fromkeys([*_tagged(version["tags"]), *_tagged(version["run_tags"]), *folder])
+    keys = dict.fromkeys([*_tagged_keys(version["tags"]), *_tagged_keys(version["run_tags"]), *folder])
     if not keys and "/.espalier/" in source:
         raise InputError(
             f"{why} is {source}, and which stored result that is cannot be found out, so nothing is removed; delete "
@@ -70,7 +70,7 @@ def _dvc(workspace: Path, runs: list[dict[str, Any]]) -> list[Root]:
     for path, keys in locked_keys(workspace).items():
         if keys is None:
             tracked = [run["tags"] for run in runs if run["tags"].get("dvc.md5") == md5s[path]]
-            keys = [key for tags in tracked for key in _tagged(tags)]
+            keys = [key for tags in tracked for key in _tagged_keys(tags)]
             if not keys and path.startswith(f"{OUTPUTS.name}/"):
                 raise InputError(
                     f"dvc.lock names {path}, which is neither in DVC's cache nor in a run of MLflow: what it was made "
@@ -81,7 +81,7 @@ def _dvc(workspace: Path, runs: list[dict[str, Any]]) -> list[Root]:
     return found
 
 
-def _placed(workspace: Path) -> list[Root]:
+def _copied_roots(workspace: Path) -> list[Root]:
     """The copies in artifacts/."""
     found = []
     for file in sorted((workspace / OUTPUTS).rglob(MANIFEST)):
@@ -91,5 +91,5 @@ def _placed(workspace: Path) -> list[Root]:
     return found
 
 
-def _tagged(tags: dict[str, str]) -> tuple[str, ...]:
+def _tagged_keys(tags: dict[str, str]) -> tuple[str, ...]:
     return tuple(tags[name] for name in KEY_TAGS if name in tags)

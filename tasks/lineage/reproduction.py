@@ -33,7 +33,7 @@ def _digest_now(module: str) -> str:
         return GONE
 
 
-def compared(then: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+def compare_lineages(then: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
     """Two lineages step by step.
 
     Returns:

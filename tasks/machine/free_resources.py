@@ -17,7 +17,7 @@ CGROUP_ROOT = Path("/sys/fs/cgroup")
 def free_memory(cgroups: Path = CGROUP_ROOT) -> int:
     """Bytes that this process may have in all: what it has, and what neither others nor a container's limit take."""
     own = psutil.Process().memory_info().rss
-    return own + min(psutil.virtual_memory().available, *_left_by_limits(cgroups))
+    return own + min(psutil.virtual_memory().available, *_left_below_limits(cgroups))
 
 
 def free_device_memory() -> int:
@@ -33,18 +33,18 @@ def free_disk(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def _left_by_limits(root: Path) -> list[int]:
+def _left_below_limits(root: Path) -> list[int]:
     left = [2**63]
     for limit, used, statistics, cached in CGROUPS:
         # Files that are absent, or the word "max", set no limit.
         if (root / limit).is_file() and (root / used).is_file():
             text = (root / limit).read_text().strip()
             if text.isdigit():
-                left.append(int(text) - int((root / used).read_text()) + _cached(root / statistics, cached))
+                left.append(int(text) - int((root / used).read_text()) + _page_cache(root / statistics, cached))
     return left
 
 
-def _cached(statistics: Path, name: str) -> int:
+def _page_cache(statistics: Path, name: str) -> int:
     if not statistics.is_file():
         return 0
     lines = (line.split() for line in statistics.read_text().splitlines())

@@ -21,7 +21,7 @@ class Owner:
 
     host: name of its machine.
     pid: its number there.
-    created: when it was started, as `tasks.machine.process_identity.started` says it.
+    created: when it was started, as `tasks.machine.process_identity.start_time` says it.
     """
 
     host: str
@@ -32,10 +32,10 @@ class Owner:
     def here(cls) -> "Owner":
         """This process."""
         own = psutil.Process()
-        return cls(socket.gethostname(), own.pid, started(own))
+        return cls(socket.gethostname(), own.pid, start_time(own))
 
     @classmethod
-    def named(cls, text: str) -> "Owner":
+    def parse(cls, text: str) -> "Owner":
         """What "pid created" in an environment of this machine says."""
         pid, created = text.split()
         return cls(socket.gethostname(), int(pid), created)
@@ -50,7 +50,7 @@ class Owner:
             return False
         try:
             process = psutil.Process(self.pid)
-            return started(process) != self.created or process.status() == psutil.STATUS_ZOMBIE
+            return start_time(process) != self.created or process.status() == psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return True
 
@@ -64,7 +64,7 @@ def claim() -> None:
     os.environ[VARIABLE] = f"{own.pid} {own.created}"
 
 
-def owned(owner: Owner) -> Iterator[psutil.Process]:
+def owned_processes(owner: Owner) -> Iterator[psutil.Process]:
     """The live processes that `owner` started since its claim, and what these started, wherever they run by now."""
     mark = f"{owner.pid} {owner.created}"
     for process in psutil.process_iter():
@@ -76,10 +76,10 @@ def owned(owner: Owner) -> Iterator[psutil.Process]:
 
 def stop_owned(owner: Owner) -> int:
     """Stop everything that `owner` started: asked once, then killed; returns how many processes there were."""
-    asked = [process for process in owned(owner) if _send(process, psutil.Process.terminate)]
+    asked = [process for process in owned_processes(owner) if _send(process, psutil.Process.terminate)]
     psutil.wait_procs(asked, timeout=GRACE_SECONDS)
     # Anew: what was asked to stop may have started others on its way out.
-    killed = [process for process in owned(owner) if _send(process, psutil.Process.kill)]
+    killed = [process for process in owned_processes(owner) if _send(process, psutil.Process.kill)]
     psutil.wait_procs(killed, timeout=GRACE_SECONDS)
     return len({*asked, *killed})
 
@@ -96,7 +96,7 @@ STATE_FIELD, START_FIELD = 3, 22
 """Of /proc/PID/stat, counted from 1; everything before the state may hold spaces."""
 
 
-def started(process: psutil.Process) -> str:
+def start_time(process: psutil.Process) -> str:
     """ "boot:ticks" on Linux, elsewhere ":seconds since 1970"; equal for one process at all times, and unequal for two.
 
     Raises:

@@ -24,7 +24,7 @@ HEALTH_SECONDS = 3.0
 
 
 @contextlib.contextmanager
-def owned_run(workspace: Path) -> Iterator[None]:
+def record_owner(workspace: Path) -> Iterator[None]:
     """Inside the block, in a flow, it is on record that the present flow run is this process's.
 
     It stays on record where Prefect's server cannot be told of the end: the next command tells it.
@@ -52,7 +52,7 @@ def _server_answers() -> bool:
         return False
 
 
-def left_behind(workspace: Path) -> dict[UUID, Owner]:
+def abandoned_runs(workspace: Path) -> dict[UUID, Owner]:
     """The flow runs of this workspace whose process is gone; those of other machines are theirs to judge."""
     found = {}
     for file in sorted((Path(workspace) / RUNS).glob("[!.]*.json")):
@@ -69,7 +69,7 @@ def reconcile(workspace: Path) -> list[str]:
 
     Nothing is asked of Prefect where nothing was left behind.
     """
-    runs = left_behind(workspace)
+    runs = abandoned_runs(workspace)
     if not runs:
         return []
     from prefect import get_client

@@ -34,7 +34,7 @@ def start() -> threading.Thread | None:
 
 
 @contextlib.contextmanager
-def shared(url: str | None = None) -> Iterator[None]:
+def share_server(url: str | None = None) -> Iterator[None]:
     """Inside the block workers of a task runner use this process's temporary server: each would start one of its own,
     which takes as long as making a small variant.
 
@@ -59,7 +59,7 @@ def stop_orphans() -> list[int]:
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             owner = process.environ().get(VARIABLE)
-            if SERVER in process.cmdline() and owner and Owner.named(owner).is_gone():
+            if SERVER in process.cmdline() and owner and Owner.parse(owner).is_gone():
                 process.terminate()
                 stopped.append(process.pid)
     return stopped

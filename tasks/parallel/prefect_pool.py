@@ -32,15 +32,15 @@ STOP = "null"
 def work(meeting: Meeting, number: int) -> None:
     """Do the pieces that no other worker has taken until there are no more, in whatever process this is."""
     end_with_parent()
-    with meeting.entered() as store:
+    with meeting.enter() as store:
         while True:
             piece = store.add(TAKEN, 1) - 1
-            store.wait([_asked(piece)], PATIENCE)
-            asked = json.loads(store.get(_asked(piece)))
+            store.wait([_request_key(piece)], PATIENCE)
+            asked = json.loads(store.get(_request_key(piece)))
             if asked is None:
                 return
             function = getattr(importlib.import_module(asked["module"]), asked["function"])
-            store.set(_answered(piece), json.dumps(function(*asked["arguments"])))
+            store.set(_answer_key(piece), json.dumps(function(*asked["arguments"])))
 
 
 @contextlib.contextmanager
@@ -59,7 +59,7 @@ def crowd(settings: Workers) -> Iterator[Submit]:
     def submit(function: Callable[..., Any], *arguments: Any) -> Future:
         piece = next(pieces)
         asked = {"module": function.__module__, "function": function.__qualname__, "arguments": arguments}
-        store.set(_asked(piece), json.dumps(asked))
+        store.set(_request_key(piece), json.dumps(asked))
         return _Piece(store, held, piece)
 
     try:
@@ -69,7 +69,7 @@ def crowd(settings: Workers) -> Iterator[Submit]:
         # there are, where one was lost with the piece that it waited for.
         end, taken = next(pieces), store.add(TAKEN, 0)
         for piece in range(min(taken, end), max(taken, end) + settings.number):
-            store.set(_asked(piece), STOP)
+            store.set(_request_key(piece), STOP)
         held.part()
 
 
@@ -80,17 +80,17 @@ class _Piece:
         self.store, self.held, self.number = store, held, number
 
     def result(self) -> Any:
-        answered = _answered(self.number)
+        answered = _answer_key(self.number)
         self.held.wait_until(partial(self.store.check, [answered]), POLL_SECONDS, "compute.workers")
         found = json.loads(self.store.get(answered))
-        for key in (answered, _asked(self.number)):
+        for key in (answered, _request_key(self.number)):
             self.store.delete_key(key)
         return found
 
 
-def _asked(piece: int) -> str:
+def _request_key(piece: int) -> str:
     return f"asked {piece}"
 
 
-def _answered(piece: int) -> str:
+def _answer_key(piece: int) -> str:
     return f"answered {piece}"

@@ -117,7 +117,7 @@ def follow() -> None:
         inputs = {label: Artifact.from_reference(reference) for label, reference in job["inputs"].items()}
         with context.store.use.shared(), tempfile.TemporaryDirectory(prefix="espalier-shard-") as folder:
             step = load_step(*job["step"])
-            step.function(step.parsed(job["params"]), inputs, Path(folder), context)
+            step.function(step.parse_params(job["params"]), inputs, Path(folder), context)
 
 
 def _send(message: bytes) -> None:

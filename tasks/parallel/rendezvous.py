@@ -50,7 +50,7 @@ class Meeting:
         return cls(host, store.port, here), store
 
     @contextlib.contextmanager
-    def entered(self) -> Iterator[TCPStore]:
+    def enter(self) -> Iterator[TCPStore]:
         """A worker's store. Inside the block the worker is one of those that must not be lost."""
         store, own = self._connect(), json.dumps(Owner.here().facts())
         left = threading.Event()

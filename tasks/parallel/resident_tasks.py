@@ -90,7 +90,7 @@ class Staying:
         url = PREFECT_API_URL.value()
 
         def run() -> None:
-            with temporary_servers.shared(url):
+            with temporary_servers.share_server(url):
                 holding()
 
         self._ended: Future = ThreadPoolExecutor(1, name).submit(run)

@@ -23,7 +23,7 @@ from tasks.store.artifact import Artifact
 def allocate(shared: Inputs, recipe: Recipe) -> Artifact | None:
     """The allocation of a variant that has one; None where the driver only looks and it is not there yet."""
     if isinstance(recipe.allocation, Evolutionary):
-        return searched(shared, recipe)
+        return search_allocation(shared, recipe)
     pattern = recipe.method.pattern
     params = AllocationParams(
         allocation=recipe.spec["allocation"],
@@ -41,7 +41,7 @@ def allocate(shared: Inputs, recipe: Recipe) -> Artifact | None:
     return shared.context.run(allocation, params, inputs, f"{recipe.name} allocation")
 
 
-def searched(shared: Inputs, recipe: Recipe) -> Artifact | None:
+def search_allocation(shared: Inputs, recipe: Recipe) -> Artifact | None:
     """The allocation that a search finds for a variant whose recipe says how to search.
 
     Raises:
@@ -51,7 +51,7 @@ def searched(shared: Inputs, recipe: Recipe) -> Artifact | None:
     request = Request(shared.matrices, unit, getattr(recipe.method.pattern, "m", None), target_of(recipe.method))
     text = settings.text or shared.settings.calibration.text
     windows = Calibration(text, settings.windows + settings.validation, settings.length, "spread", settings.seed)
-    inputs = {"source": shared.source, "tokens": shared.sampled(windows, "search")}
+    inputs = {"source": shared.source, "tokens": shared.calibration_windows(windows, "search")}
     check_held_out(inputs["tokens"], shared.evaluation)
     for number, chosen in enumerate(settings.starts):
         if chosen.sensitivity_spec is not None:

@@ -19,7 +19,7 @@ def export_record(pipeline: Pipeline, name: str, spec: dict[str, Any]) -> dict[s
     """Make an export of a variant, or of the dense model, judge and measure it; all that is known of it, as JSON."""
     label, model = label_of(name, spec), pipeline.model(name)
     made = pipeline.context.run(export, ExportParams(format=spec), {"model": model}, label)
-    own, dense = pipeline.evaluated(name), pipeline.evaluated(BASELINE)
+    own, dense = pipeline.quality(name), pipeline.quality(BASELINE)
     # As it is read from its files.
     quality = pipeline.beside_dense(made, label)
     told = {"export": quality.facts, "variant": own.facts, "dense": dense.facts}
@@ -28,7 +28,7 @@ def export_record(pipeline: Pipeline, name: str, spec: dict[str, Any]) -> dict[s
         inputs = {"model": made, "tokens": pipeline.evaluation, "baseline": dense}
         params, judged = engine_params(engine), f"{label} evaluation by {engine}"
         told[engine] = pipeline.context.run(evaluate_export, params, inputs, judged).facts
-    speed = _served(pipeline, made, spec["name"], engine, label)
+    speed = _serving_speed(pipeline, made, spec["name"], engine, label)
     return {
         "variant": name,
         "recipe": {} if name == BASELINE else pipeline.settings.recipe(name).spec,
@@ -44,7 +44,7 @@ def export_record(pipeline: Pipeline, name: str, spec: dict[str, Any]) -> dict[s
     }
 
 
-def _served(pipeline: Pipeline, made: Artifact, format: str, engine: str, label: str) -> Artifact:
+def _serving_speed(pipeline: Pipeline, made: Artifact, format: str, engine: str, label: str) -> Artifact:
     """Speed and memory of an export and of the dense model, taking turns on this machine."""
     config = read_config(pipeline.source.path, trust_remote_code=pipeline.trust)
     params = ServeSpeedParams(

@@ -47,9 +47,9 @@ class Inputs:
     @cached_property
     def calibration(self) -> Artifact:
         """Calibration windows."""
-        return self.sampled(self.settings.calibration, "calibration")
+        return self.calibration_windows(self.settings.calibration, "calibration")
 
-    def sampled(self, chosen: Calibration, label: str) -> Artifact:
+    def calibration_windows(self, chosen: Calibration, label: str) -> Artifact:
         """Windows of a text as calibration draws them, named `label` for people."""
         wanted = {"sequences": chosen.sequences, "sampling": chosen.sampling, "seed": chosen.seed}
         return self._tokens("calibration", chosen, wanted, label)

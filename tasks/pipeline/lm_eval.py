@@ -14,7 +14,7 @@ from tasks.steps.source_model import FileDigests
 from tasks.store.artifact import Artifact
 
 
-def task_answers(shared: Inputs, model_of: Callable[[str], Artifact | None], name: str) -> Artifact | None:
+def lm_eval_answers(shared: Inputs, model_of: Callable[[str], Artifact | None], name: str) -> Artifact | None:
     """A variant's answers; None where params.yaml has no tasks, or the driver only looks and they are not there yet.
 
     Args:
@@ -28,7 +28,7 @@ def task_answers(shared: Inputs, model_of: Callable[[str], Artifact | None], nam
         return None
     files: dict[str, str] = {}
     params = TaskEvaluationParams(
-        tasks=[_described(shared, task, files) for task in chosen],
+        tasks=[_task_param(shared, task, files) for task in chosen],
         files=files,
         batch=shared.settings.evaluation.batch,
         trust_remote_code=shared.trust,
@@ -38,12 +38,12 @@ def task_answers(shared: Inputs, model_of: Callable[[str], Artifact | None], nam
     inputs = {f"items-{task.name}": _items(shared, task) for task in chosen if isinstance(task, DomainTask)}
     # The dense model first: what is wrong with the data is told before anything is compressed.
     if name != BASELINE:
-        inputs["baseline"] = task_answers(shared, model_of, BASELINE)
+        inputs["baseline"] = lm_eval_answers(shared, model_of, BASELINE)
     inputs["model"] = model_of(name)
     return shared.context.run(evaluate_tasks, params, inputs, f"{name} tasks")
 
 
-def _described(shared: Inputs, task: LmEvalTask, files: dict[str, str]) -> dict[str, Any]:
+def _task_param(shared: Inputs, task: LmEvalTask, files: dict[str, str]) -> dict[str, Any]:
     """The task as a param: files by their content, with their paths entered in `files`."""
     if isinstance(task, DomainTask):
         return {"name": task.name, "few_shot": 0, "limit": None, "data": None, "examples": None}

@@ -18,10 +18,10 @@ def training_text(shared: Inputs, recipe: Recipe) -> Artifact | None:
         data.sampling,
         data.seed,
     )
-    return shared.sampled(windows, "recovery")
+    return shared.calibration_windows(windows, "recovery")
 
 
-def recovered(shared: Inputs, recipe: Recipe, compressed: Artifact | None) -> Artifact | None:
+def recovered_model(shared: Inputs, recipe: Recipe, compressed: Artifact | None) -> Artifact | None:
     """A variant's model once it is trained; None where the driver only looks and it is not there yet."""
     recovering = recipe.recovery
     params = RecoverParams(

@@ -19,7 +19,7 @@ def group_scores(shared: Inputs, recipe: Recipe) -> Artifact | None:
     return shared.context.run(structured_importance, params, inputs, label)
 
 
-def shrunk(shared: Inputs, recipe: Recipe) -> Artifact | None:
+def pruned_model(shared: Inputs, recipe: Recipe) -> Artifact | None:
     """The smaller model; None where the driver only looks and it is not there yet."""
     wanted = recipe.structured
     params = StructuredPruneParams(

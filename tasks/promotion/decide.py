@@ -8,10 +8,10 @@ from typing import Any
 from pruning_core.errors import InputError
 from pruning_core.settings.recipe import BASELINE
 from tasks.engine.look import Look
-from tasks.pipeline.opened import opened
+from tasks.pipeline.open_pipeline import open_pipeline
 from tasks.pipeline.variant import Pipeline
 from tasks.promotion.decision_log import Decision, find_decision, write_decision
-from tasks.promotion.gates import Champion, Verdict, judge
+from tasks.promotion.gates import Champion, Verdict, check_gates
 from tasks.records.comparison import comparable
 from tasks.records.variant import Variant, parse
 from tasks.steps.source_model import source_model
@@ -45,19 +45,19 @@ def scheduled_names(workspace: Workspace) -> list[str]:
 
 def stored_evaluations(workspace: Workspace) -> dict[str, Artifact | None]:
     """Name -> its evaluation with the present source, settings and code, None where that is not computed yet."""
-    pipeline = opened(workspace, Look())
-    return {name: pipeline.evaluated(name) for name in (BASELINE, *scheduled_names(workspace))}
+    pipeline = open_pipeline(workspace, Look())
+    return {name: pipeline.quality(name) for name in (BASELINE, *scheduled_names(workspace))}
 
 
 def stored_answers(workspace: Workspace) -> dict[str, Artifact | None]:
     """ "NAME tasks" -> its answers to the tasks, likewise; empty where there are no tasks."""
     if not workspace.settings.evaluation.tasks:
         return {}
-    pipeline = opened(workspace, Look())
-    return {f"{name} tasks": pipeline.task_evaluated(name) for name in (BASELINE, *scheduled_names(workspace))}
+    pipeline = open_pipeline(workspace, Look())
+    return {f"{name} tasks": pipeline.lm_eval_answers(name) for name in (BASELINE, *scheduled_names(workspace))}
 
 
-def known_decision(workspace: Workspace) -> Decision | None:
+def standing_decision(workspace: Workspace) -> Decision | None:
     """The decision that stands, where source, settings, code and gates are those that it was made with."""
     found = stored_evaluations(workspace) | stored_answers(workspace)
     if not all(found.values()):
@@ -106,8 +106,10 @@ def decide(
         if known := find_decision(workspace.root, key):
             return known, False
         before = model_registry.present(workspace.root, name)
-        rival = _evaluated(pipeline, before) if before and workspace.settings.schedule.gates.champion else None
-        judged = [GatedVariant(v.name, v, judge(workspace.settings.schedule.gates, v, dense, rival)) for v in variants]
+        rival = _evaluate_champion(pipeline, before) if before and workspace.settings.schedule.gates.champion else None
+        judged = [
+            GatedVariant(v.name, v, check_gates(workspace.settings.schedule.gates, v, dense, rival)) for v in variants
+        ]
         judged += [GatedVariant(variant, None, [], error) for variant, error in failed.items()]
         versions = {one.name: _register(workspace, name, one, pipeline) for one in judged if one.variant}
         best = _best(judged)
@@ -138,7 +140,7 @@ def _best(judged: list[GatedVariant]) -> GatedVariant | None:
     return min((one for one in judged if one.passed), key=rank, default=None)
 
 
-def _evaluated(pipeline: Pipeline, version: Version) -> Champion:
+def _evaluate_champion(pipeline: Pipeline, version: Version) -> Champion:
     """The present champion, evaluated on the text of this run."""
     facts = version.facts()
     known = {"version": facts["version"], "name": facts["variant"], "digest": facts["digest"]}
@@ -156,13 +158,13 @@ def _evaluated(pipeline: Pipeline, version: Version) -> Champion:
 
 
 def _register(workspace: Workspace, name: str, judged: GatedVariant, pipeline: Pipeline) -> Version:
-    tags = {f"gate.{verdict.gate}": _told(verdict) for verdict in judged.verdicts}
+    tags = {f"gate.{verdict.gate}": _verdict_text(verdict) for verdict in judged.verdicts}
     tags |= {"decision": "passed" if judged.passed else "failed", "source.digest": pipeline.source.digest}
-    lines = [_told(verdict, name=True) for verdict in judged.verdicts] or ["no gate is set"]
+    lines = [_verdict_text(verdict, name=True) for verdict in judged.verdicts] or ["no gate is set"]
     return model_registry.register(workspace.root, name, judged.variant, tags, "\n".join(f"- {line}" for line in lines))
 
 
-def _told(verdict: Verdict, name: bool = False) -> str:
+def _verdict_text(verdict: Verdict, name: bool = False) -> str:
     return f"{f'{verdict.gate} ' if name else ''}{'passed' if verdict.passed else 'failed'}: {verdict.reason}"
 
 

@@ -54,7 +54,7 @@ class Champion:
         return f"the champion (version {self.version}, {self.name})"
 
 
-def judge(gates: Gates, variant: Variant, dense: Variant, champion: Champion | None) -> list[Verdict]:
+def check_gates(gates: Gates, variant: Variant, dense: Variant, champion: Champion | None) -> list[Verdict]:
     """What every gate that is set says of a variant; the variant passes where all of them do.
 
     champion: None where there is none yet, which its gate lets pass.

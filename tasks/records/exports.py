@@ -8,7 +8,7 @@ from tasks.records.variant import ExportSize
 EXPORT = "export"
 
 
-def taken(export: Mapping[str, Any], model: Mapping[str, Any]) -> ExportSize:
+def export_size(export: Mapping[str, Any], model: Mapping[str, Any]) -> ExportSize:
     """What an export takes; bits are per weight of the dense model, as those of variants are.
 
     Args:

@@ -133,12 +133,12 @@ class Manifest(Facts):
     facts: ModelFacts = Field(default_factory=ModelFacts)
 
 
-def stored(size: Size | float | None) -> float | None:
+def stored_value(size: Size | float | None) -> float | None:
     """The figure of the model as it is stored."""
     return size.stored if isinstance(size, Size) else size
 
 
-def packed(size: Size | float | None) -> float | None:
+def packed_value(size: Size | float | None) -> float | None:
     """The smaller of it as stored and with the zeros behind a bitmask."""
     if isinstance(size, Size):
         return min((figure for figure in (size.stored, size.bitmask) if figure is not None), default=None)

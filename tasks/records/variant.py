@@ -22,8 +22,8 @@ from tasks.records.model_facts import (
     Samples,
     SearchResult,
     Sparsity,
-    packed,
-    stored,
+    packed_value,
+    stored_value,
 )
 
 
@@ -175,17 +175,17 @@ class Variant(Facts):
     @property
     def size_bytes(self) -> float | None:
         """Bytes of the tensors on disk."""
-        return stored(self.facts.size_bytes)
+        return stored_value(self.facts.size_bytes)
 
     @property
     def packed_bytes(self) -> float | None:
         """Bytes with the zeros packed behind a bitmask where that is smaller than storing them."""
-        return packed(self.facts.size_bytes)
+        return packed_value(self.facts.size_bytes)
 
     @property
     def bits_per_weight(self) -> float | None:
         """Effective bits: with the zeros packed behind a bitmask where that is smaller than storing them."""
-        return packed(self.facts.bits_per_weight)
+        return packed_value(self.facts.bits_per_weight)
 
     def parent_digests(self) -> dict[str, str]:
         """Kind of parent -> digest of its content."""

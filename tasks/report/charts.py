@@ -93,7 +93,7 @@ def place(figure: "Figure", left: int, top: int, width: int, height: int) -> "Ax
     return figure.add_axes((left / across, 1 - (top + height) / down, width / across, height / down))
 
 
-def stacked(count: int, height: int = HEIGHT) -> tuple["Figure", list["Axes"]]:
+def stack_axes(count: int, height: int = HEIGHT) -> tuple["Figure", list["Axes"]]:
     """So many axes below each other, each with room for a title, the names of its axes and a legend to the right."""
     panel = TOP + height + FOOT
     figure = blank(LEFT + WIDTH + LEGEND, panel * count)
@@ -103,7 +103,7 @@ def stacked(count: int, height: int = HEIGHT) -> tuple["Figure", list["Axes"]]:
 def line_chart(panels: Sequence[LinePanel], height: int = HEIGHT) -> "Figure":
     """The panels below each other, each with at least one point."""
     with style():
-        figure, frames = stacked(len(panels), height)
+        figure, frames = stack_axes(len(panels), height)
         for axes, panel in zip(frames, panels, strict=True):
             _draw(axes, panel)
     return figure

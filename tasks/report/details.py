@@ -5,7 +5,7 @@ from typing import Any
 import yaml
 
 from tasks.records.variant import StepRun, Variant, command
-from tasks.report.drawings import drawn_layers
+from tasks.report.drawings import draw_layers
 from tasks.report.lineage import chain
 
 
@@ -23,7 +23,7 @@ def details(variant: Variant) -> dict[str, Any]:
         "ledger": [_entry(entry) for entry in variant.facts.ledger],
         "steps": [_step(step) for step in variant.steps],
         "cached": sum(step.state == "Cached" for step in variant.steps),
-        "chart": Markup(drawn_layers(variant.facts.layers) or ""),
+        "chart": Markup(draw_layers(variant.facts.layers) or ""),
     }
 
 

@@ -28,31 +28,31 @@ CELLS = "cell"
 def drawings(files: Iterable[Path]) -> dict[str, str]:
     """File name -> text of the drawing of each file of an artifact that has one; see docs/formats.md."""
     drawn = {
-        "shares.json": ("allocation.svg", drawn_allocation),
-        "profile.json": ("profile.svg", drawn_profile),
-        "search.json": ("search.html", drawn_search),
+        "shares.json": ("allocation.svg", draw_allocation),
+        "profile.json": ("profile.svg", draw_profile),
+        "search.json": ("search.html", draw_search),
     }
     chosen = [(drawn[file.name], file.parent) for file in files if file.name in drawn]
     return {name: draw(folder) for (name, draw), folder in chosen}
 
 
-def drawn_allocation(folder: Path) -> str:
+def draw_allocation(folder: Path) -> str:
     """The artifact of an allocation as SVG."""
     return svg(allocation_chart(_facts(folder), _rows(folder)))
 
 
-def drawn_profile(folder: Path) -> str:
+def draw_profile(folder: Path) -> str:
     """The artifact of a sensitivity as SVG."""
     return svg(profile_chart(_facts(folder)["name"], json.loads((folder / "profile.json").read_text())))
 
 
-def drawn_search(folder: Path) -> str:
+def draw_search(folder: Path) -> str:
     """The artifact of a search as a page."""
     found = json.loads((folder / "search.json").read_text())
     return search_page(found, _rows(folder), _facts(folder)["target"])
 
 
-def drawn_layers(layers: tuple[LayerFacts, ...]) -> str | None:
+def draw_layers(layers: tuple[LayerFacts, ...]) -> str | None:
     """The layers of a variant as SVG; None when there are none."""
     return svg(layer_chart(layers)) if layers else None
 

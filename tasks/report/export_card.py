@@ -38,7 +38,7 @@ def card(record: Mapping[str, Any]) -> str:
         ["## Quality", "", *_quality(record)],
         ["## Size", "", *_sizes(record)],
         ["## Speed", "", *_speed(record)],
-        ["## What was checked", "", _checked(record)],
+        ["## What was checked", "", _verification(record)],
         *([["## Recipe", "", *_recipe(record)]] if record["variant"] != BASELINE else []),
         ["## Where it comes from", "", *_lineage(record)],
     ]
@@ -117,7 +117,7 @@ def _speed(record: Mapping[str, Any]) -> Iterator[str]:
     )
 
 
-def _checked(record: Mapping[str, Any]) -> str:
+def _verification(record: Mapping[str, Any]) -> str:
     found = record["facts"]["verified"]
     same = (
         "Every tensor was read again from these files and is the variant's bit for bit"

@@ -45,7 +45,7 @@ def chain(variant: Variant) -> list[dict[str, str]]:
             "count": f"× {len(digests)}" if len(digests) > 1 else "",
             "digest": (digests[0] if len(digests) == 1 else digest_of(digests))[:SHORT],
         }
-        for kind, digests in sorted(links.items(), key=lambda link: places.index(_known(link[0])))
+        for kind, digests in sorted(links.items(), key=lambda link: places.index(_listed_kind(link[0])))
     ]
     if variant.samples:
         found.append({"title": "samples", "count": "", "digest": variant.samples.digest[:SHORT]})
@@ -60,7 +60,7 @@ def _link(step: dict[str, str]) -> str:
     return "dense evaluation" if kind == "evaluate" and place == ["baseline"] else kind
 
 
-def _known(kind: str) -> str:
+def _listed_kind(kind: str) -> str:
     return kind if kind in ORDER else "allocation"
 
 

@@ -47,11 +47,11 @@ def _points(variants: list[Variant], cost: Cost) -> list[tuple[Variant, float]]:
     for variant in variants:
         interval = cost.interval(variant)
         if interval is not None and loss_increase(variant) is not None:
-            found.append((variant, _shown(variant, cost, interval)))
+            found.append((variant, _plotted_cost(variant, cost, interval)))
     return found
 
 
-def _shown(variant: Variant, cost: Cost, interval: tuple[float, float]) -> float:
+def _plotted_cost(variant: Variant, cost: Cost, interval: tuple[float, float]) -> float:
     return 1e3 / variant.speed.decode_tokens_per_second.median if cost.name == "speed" else interval[0] / 1e6
 
 

@@ -99,7 +99,7 @@ def quality(variants: list[Variant]) -> Any:
         )
     # Variants of one sparsity would otherwise get an axis from -50 % to 150 %.
     figure.update_xaxes(tickformat=".0%", range=[0, 1])
-    return _scaled(figure, [v.metrics.perplexity for v in points] + ([dense] if dense else []))
+    return _set_scale(figure, [v.metrics.perplexity for v in points] + ([dense] if dense else []))
 
 
 def sparsity_by_depth(variants: list[Variant]) -> Any:
@@ -121,7 +121,7 @@ def loss_by_depth(variants: list[Variant]) -> Any:
         values = [sum(layer.loss for layer in layers) for layers in blocks.values()]
         seen += values
         _line(figure, variants, variant, list(blocks), values, "loss %{y:.3g}")
-    return _scaled(figure, seen)
+    return _set_scale(figure, seen)
 
 
 def window_differences(variants: list[Variant]) -> Any:
@@ -180,7 +180,7 @@ def recovery(variants: list[Variant]) -> Any:
                 line={"color": colours(variants)[variant.name]},
                 hovertemplate=f"<b>{escape(variant.name)}</b>, step %{{x}}<br>loss %{{y:.4f}}<extra></extra>",
             )
-    return _scaled(figure, seen)
+    return _set_scale(figure, seen)
 
 
 def _by_block(
@@ -238,7 +238,7 @@ def legible(figure: Any) -> Any:
     return figure
 
 
-def _scaled(figure: Any, values: list[float]) -> Any:
+def _set_scale(figure: Any, values: list[float]) -> Any:
     """A logarithmic axis where a linear one would hide the low values."""
     positive = [value for value in values if value > 0]
     if positive and len(positive) == len(values) and max(positive) / min(positive) > LOG_RATIO:

@@ -15,7 +15,7 @@ def summary(variants: list[Variant]) -> str:
     """
     dense = variants[0] if variants[0].is_baseline else None
     compressed = [variant for variant in variants if not variant.is_baseline]
-    sentences = [_judged(variants[0], len(compressed))]
+    sentences = [_scope(variants[0], len(compressed))]
     if dense is not None:
         sentences += [
             _perplexity(dense),
@@ -26,7 +26,7 @@ def summary(variants: list[Variant]) -> str:
     return " ".join(sentence for sentence in [*sentences, _fallbacks(compressed)] if sentence)
 
 
-def _judged(first: Variant, count: int) -> str:
+def _scope(first: Variant, count: int) -> str:
     amount = f"{first.metrics.windows} windows of the same text" if first.metrics.windows else "the same windows"
     amount += f" ({first.metrics.tokens:,} predicted tokens)" if first.metrics.tokens else ""
     return f"{count} compressed variant{'s' * (count != 1)} beside the dense model, judged on {amount}."

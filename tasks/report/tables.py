@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tasks.records.model_facts import stored
+from tasks.records.model_facts import stored_value
 from tasks.records.variant import TaskResult, Variant
 
 
@@ -104,7 +104,7 @@ def export_rows(variants: list[Variant]) -> list[dict[str, str]]:
     rows = []
     for variant in variants:
         if variant.exports:
-            own = (AS_STORED, variant.size_bytes, stored(variant.facts.bits_per_weight))
+            own = (AS_STORED, variant.size_bytes, stored_value(variant.facts.bits_per_weight))
             made = [(export.label, export.file_bytes, export.bits_per_weight) for export in variant.exports]
             rows += [_export_cells(variant.name, *one) for one in (own, *made)]
     return rows

@@ -55,8 +55,8 @@ def export(params: ExportParams, inputs: dict[str, Artifact], out: Path, context
     made.check(model)
     place = context.scratch / "export"
     try:
-        told = _written(made, model, place)
-        found = verified(made, model, made.read(place), progress("verifying"))
+        told = _write(made, model, place)
+        found = verify(made, model, made.read(place), progress("verifying"))
     except (InputError, ComputationError):
         # What was written wrongly is nothing to go on from.
         context.store.discard_scratch(context.key)
@@ -74,7 +74,7 @@ def export(params: ExportParams, inputs: dict[str, Artifact], out: Path, context
     }
 
 
-def _written(made: Format, model: StoredModel, place: Path) -> dict[str, Any]:
+def _write(made: Format, model: StoredModel, place: Path) -> dict[str, Any]:
     """What the format tells of the export in `place`, which is finished there, or begun, by whoever was killed."""
     told = place.with_name("written.json")
     if not place.is_dir():
@@ -93,7 +93,7 @@ def _written(made: Format, model: StoredModel, place: Path) -> dict[str, Any]:
     return json.loads(told.read_text(encoding="utf-8"))
 
 
-def verified(made: Format, model: StoredModel, export: Tensors, report: Progress) -> dict[str, Any]:
+def verify(made: Format, model: StoredModel, export: Tensors, report: Progress) -> dict[str, Any]:
     """Every weight of an export beside the variant's, read one at a time.
 
     Returns:

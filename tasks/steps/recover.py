@@ -85,7 +85,7 @@ def recover(params: RecoverParams, inputs: dict[str, Artifact], out: Path, conte
         facts = write_model(inputs["model"], subject, recovered, out)
     write_json(out / CURVE, recovered.curves)
     after = sum(int((~keep).sum()) for keep in recovered.masks.values())
-    told = _told(losses, removed, after) | {"dropped_windows": inputs["windows"].facts["dropped"]}
+    told = _recovery_facts(losses, removed, after) | {"dropped_windows": inputs["windows"].facts["dropped"]}
     recipe = facts.get("recipe", {}) | {"recovery": params.recovery}
     told |= {"steps": _steps(recovered.curves), "history": recovered.history}
     return {"ledger": []} | facts | {"recipe": recipe, "recovery": told}
@@ -119,7 +119,7 @@ def _loss(decoder: WholeDecoder | None, windows: Tensor, params: RecoverParams) 
     return perplexity(decoder.model, windows, params.batch).mean_loss if decoder else None
 
 
-def _told(losses: dict[str, float | None], removed: int, after: int) -> dict[str, Any]:
+def _recovery_facts(losses: dict[str, float | None], removed: int, after: int) -> dict[str, Any]:
     """validation_loss, the share of the gap to the dense model that was closed, and removed weights.
 
     Raises:

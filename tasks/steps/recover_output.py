@@ -82,12 +82,12 @@ def _stored_tensors(decoder: WholeDecoder, recovered: Recovered) -> dict[str, Te
         # Most checkpoints store it once; the other name is not known then.
         with suppress(KeyError):
             if id(parameter) in trained:
-                value = rounded(decoder, name, parameter.detach())
+                value = round_to_stored(decoder, name, parameter.detach())
                 decoder.store(name, value, tensors)
     return tensors
 
 
-def rounded(decoder: WholeDecoder, name: str, value: Tensor) -> Tensor:
+def round_to_stored(decoder: WholeDecoder, name: str, value: Tensor) -> Tensor:
     """A parameter as the checkpoint's dtype holds it, on the CPU.
 
     Raises:
@@ -104,7 +104,7 @@ def rounded(decoder: WholeDecoder, name: str, value: Tensor) -> Tensor:
 def _layers(subject: TrainableModel, recovered: Recovered) -> list[LayerFacts]:
     layers = []
     for name, module in subject.matrices().items():
-        weight = rounded(subject.decoder, f"{name}.weight", matrix(module).detach())
+        weight = round_to_stored(subject.decoder, f"{name}.weight", matrix(module).detach())
         keep = recovered.masks.get(name, torch.ones(weight.shape, dtype=torch.bool))
         if left := lost_zeros(weight, keep):
             raise ComputationError(f"{name}: {left} removed weights are not zero after recovery")

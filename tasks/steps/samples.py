@@ -61,7 +61,7 @@ def samples(params: SamplesParams, inputs: dict[str, Artifact], out: Path, conte
     written = continue_greedily(model, given, new_tokens, progress("samples"))
     theirs = [entry["tokens"] for entry in read_samples(dense)["continuations"]] if dense else written
     continuations = [
-        _told(tokenizer, prompt, own, shared_start(own, other))
+        _continuation(tokenizer, prompt, own, shared_start(own, other))
         for prompt, own, other in zip(given, written, theirs, strict=True)
     ]
     write_json(out / SAMPLES, {"prompts": prompts, "continuations": continuations})
@@ -79,7 +79,9 @@ def read_samples(artifact: Artifact) -> dict[str, Any]:
     return json.loads((artifact.path / SAMPLES).read_text())
 
 
-def _told(tokenizer: PreTrainedTokenizerBase, prompt: list[int], tokens: list[int], shared: int) -> dict[str, Any]:
+def _continuation(
+    tokenizer: PreTrainedTokenizerBase, prompt: list[int], tokens: list[int], shared: int
+) -> dict[str, Any]:
     return {"tokens": tokens, "shared": shared, "text": list(parts(tokenizer, prompt, tokens, shared))}
 
 

@@ -19,7 +19,7 @@ from tasks.progress import progress
 from tasks.steps.hidden_states import exclusive, load_tokens
 from tasks.steps.running import OnDevice
 from tasks.steps.source_model import companion_files
-from tasks.steps.structured_importance import GROUPS_TABLE, load_scores, opened
+from tasks.steps.structured_importance import GROUPS_TABLE, load_decoder, load_scores
 from tasks.store.artifact import Artifact
 from tasks.store.canonical_json import write_json
 
@@ -55,7 +55,7 @@ def structured_prune(
         table for people).
     """
     ranking = build_ranking(params.ranking)
-    decoder = opened(inputs["source"], params, whole=False)
+    decoder = load_decoder(inputs["source"], params, whole=False)
     sites = sites_of(decoder.blocks, decoder.block_prefix, inputs["scores"].facts["families"])
     plan = ranking.plan(sites, load_scores(inputs["scores"]), *stored_parameters(decoder))
     replacements, refits = None, []
@@ -99,7 +99,7 @@ def _facts(
             "zeros": written["zeros"],
         },
         "layers": [layer.facts() for layer in layers],
-        "ledger": _raised(refits, params.reconstruction),
+        "ledger": _raised_ridges(refits, params.reconstruction),
         "reconstruction": refits,
         "bits_per_weight": {"stored": width, "bitmask": width},
         "size_bytes": {"stored": stored, "bitmask": stored},
@@ -107,7 +107,7 @@ def _facts(
     }
 
 
-def _raised(refits: list[dict[str, Any]], reconstruction: dict[str, Any] | None) -> list[dict[str, Any]]:
+def _raised_ridges(refits: list[dict[str, Any]], reconstruction: dict[str, Any] | None) -> list[dict[str, Any]]:
     """A ledger entry for every consumer that could be solved for with a larger ridge than any that was asked for."""
     if reconstruction is None:
         return []

@@ -111,7 +111,7 @@ class Signatures:
         """Know nothing of `name` any more."""
         (self.root / f"{name}.json").unlink(missing_ok=True)
 
-    def untouched(self, name: str, directory: Path) -> bool:
+    def is_untouched(self, name: str, directory: Path) -> bool:
         """Whether `directory` is as it was recorded, by sizes, times and inodes."""
         recorded = self.of(name)
         return recorded is not None and recorded["stat"] == signature(directory)

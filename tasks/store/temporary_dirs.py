@@ -70,7 +70,7 @@ class Builds:
 
 
 @contextlib.contextmanager
-def explained_full_disk(place: Path) -> Iterator[None]:
+def explain_full_disk(place: Path) -> Iterator[None]:
     """Turn a full disk, quota or limit of size inside the block into an InputError that names `place`; others pass."""
     try:
         yield

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks.records.exports import EXPORT, taken
+from tasks.records.exports import EXPORT, export_size
 from tasks.store.canonical_json import digest_of, plain
 from tasks.tracking.comparison_run import KIND
 from tasks.tracking.run_contents import export_metrics
@@ -36,7 +36,7 @@ def track_export(workspace: Path, record: Mapping[str, Any], card: Path) -> Trac
     def write(client: Any, run_id: str) -> None:
         for name, value in _metrics(record).items():
             client.log_metric(run_id, name, float(f"{value:.6g}"))
-        for name, value in export_metrics([taken(record["facts"], record["model_facts"])]).items():
+        for name, value in export_metrics([export_size(record["facts"], record["model_facts"])]).items():
             if parent:
                 client.log_metric(parent, name, value)
         client.log_artifact(run_id, str(card))

@@ -12,7 +12,7 @@ from typing import Any
 
 from pruning_core.settings.schedule import NOT_IN_NAMES
 from tasks.records.variant import Variant
-from tasks.tracking.connection import connected, is_made, run_tags
+from tasks.tracking.connection import connect, is_made, run_tags
 from tasks.tracking.run_index import Client, every, find
 
 ALIAS = "champion"
@@ -47,7 +47,7 @@ def model_name(model: str) -> str:
 
 def present(workspace: Path, name: str) -> Version | None:
     """The version that bears the alias, None where there is none yet."""
-    with connected(workspace) as client:
+    with connect(workspace) as client:
         version = _aliases(client, name).get(ALIAS)
         if version is None:
             return None
@@ -65,7 +65,7 @@ def register(workspace: Path, name: str, variant: Variant, tags: Mapping[str, st
     identity["evaluation_key"] = variant.evaluation.key or variant.evaluation.digest
     own = {"variant": variant.name, "artifact.digest": variant.model.digest, "artifact.path": variant.model.path or ""}
     wanted = {**own, **tags, **identity}
-    with connected(workspace) as client:
+    with connect(workspace) as client:
         if not client.search_registered_models(f"name = '{name}'"):
             client.create_registered_model(name, description=f"Compressed variants; the alias `{ALIAS}` is in use.")
         for known in every(client.search_model_versions, filter_string=f"name = '{name}'"):
@@ -82,7 +82,7 @@ def register(workspace: Path, name: str, variant: Variant, tags: Mapping[str, st
 
 def crown(workspace: Path, name: str, version: Version) -> None:
     """Move the alias to this version."""
-    with connected(workspace) as client:
+    with connect(workspace) as client:
         client.set_registered_model_alias(name, ALIAS, version.version)
 
 
@@ -94,7 +94,7 @@ def registered_versions(workspace: Path) -> list[dict[str, Any]]:
     """
     if not is_made(workspace):
         return []
-    with connected(workspace) as client:
+    with connect(workspace) as client:
         models = {model.name: model.aliases for model in every(client.search_registered_models)}
         return [
             {

@@ -9,7 +9,7 @@ import yaml
 
 from pruning_core.checkpoint.layer_facts import LayerFacts
 from tasks.records.model_facts import Samples
-from tasks.report.drawings import drawings, drawn_layers
+from tasks.report.drawings import draw_layers, drawings
 
 SETTINGS, LINEAGE = "settings.yaml", "lineage.json"
 SAMPLES, SAMPLES_TAG = "samples.json", "samples.digest"
@@ -37,9 +37,9 @@ def sample_files(written: Samples | None) -> dict[str, str]:
     return {SAMPLES: json.dumps({"columns": columns, "data": rows}, indent=1) + "\n"}
 
 
-def drawn_files(layers: tuple[LayerFacts, ...], artifacts: Iterable[Path]) -> dict[str, str]:
+def drawing_files(layers: tuple[LayerFacts, ...], artifacts: Iterable[Path]) -> dict[str, str]:
     """File name -> text of the drawings of a variant: its layers, and what there is to see in the files shown."""
-    chart = drawn_layers(layers)
+    chart = draw_layers(layers)
     return drawings(artifacts) | ({"layers.svg": chart} if chart else {})
 
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tasks.tracking.connection import connected
+from tasks.tracking.connection import connect
 from tasks.tracking.run_index import FINISHED, Client, artifact_folder, find
 from tasks.tracking.runs import TrackedRun, begin_run
 
@@ -28,7 +28,7 @@ def track_once(
         shown: a file that it has when all is written.
         tags: further ones of a new run.
     """
-    with connected(workspace) as client:
+    with connect(workspace) as client:
         mine = find(client, identity)
         finished = next((run for run in mine if run["status"] == FINISHED), None)
         same = finished and finished["tags"].get(CONTENT) == content

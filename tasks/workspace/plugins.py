@@ -13,7 +13,7 @@ from types import ModuleType
 
 from pruning_core.errors import InputError
 from pruning_core.registry import forget_methods
-from tasks.engine.code_digest import PLUGINS, read_again
+from tasks.engine.code_digest import PLUGINS, reread_plugins
 
 _LOCK = threading.RLock()
 _LOADED: dict[str, bytes] = {}
@@ -39,7 +39,7 @@ def load_plugins(root: Path, files: Iterable[str]) -> None:
         for path, source in sources.items():
             _run(Path(path), source)
         _LOADED.update(sources)
-        read_again([f"{PLUGINS}.{Path(path).stem}" for path in sources])
+        reread_plugins([f"{PLUGINS}.{Path(path).stem}" for path in sources])
 
 
 def loaded_plugins() -> list[str]:

@@ -13,7 +13,7 @@ import sys
 import time
 from tasks.parallel.rendezvous import Meeting
 
-with Meeting("127.0.0.1", int(sys.argv[1]), here=sys.argv[2] == "here").entered():
+with Meeting("127.0.0.1", int(sys.argv[1]), here=sys.argv[2] == "here").enter():
     print("entered", flush=True)
     time.sleep(600)
 """

@@ -44,7 +44,7 @@ def asked(root: Path, tasks: list[dict]) -> None:
 
 def test_a_variant_stands_beside_the_dense_model_on_the_same_items(root: Path):
     pipeline, _ = pipeline_of(root)
-    dense, own = (pipeline.task_evaluated(name) for name in ("dense", "magnitude-50"))
+    dense, own = (pipeline.lm_eval_answers(name) for name in ("dense", "magnitude-50"))
     theirs, mine = items_of(dense), items_of(own)
     assert [(item.task, item.id) for item in mine] == [("domain", at) for at in range(20)] + [
         ("piqa", at) for at in range(8)
@@ -67,7 +67,7 @@ def test_a_variant_stands_beside_the_dense_model_on_the_same_items(root: Path):
 
 def test_the_items_of_the_text_are_an_artifact_that_any_reader_checks(root: Path):
     pipeline, _ = pipeline_of(root)
-    pipeline.task_evaluated("dense")
+    pipeline.lm_eval_answers("dense")
     (made,) = [path for path in pipeline.context.store.objects.iterdir() if (path / ITEMS).exists() and _is_made(path)]
     rows = read_rows(made / ITEMS, Continuation)
     text = (root / "test.txt").read_text()
@@ -80,31 +80,31 @@ def _is_made(path: Path) -> bool:
 
 def test_nothing_is_asked_twice_and_a_changed_file_asks_again(root: Path):
     for name in ("dense", "magnitude-50"):
-        pipeline_of(root)[0].task_evaluated(name)
+        pipeline_of(root)[0].lm_eval_answers(name)
     pipeline, seen = pipeline_of(root)
-    first = pipeline.task_evaluated("magnitude-50")
+    first = pipeline.lm_eval_answers("magnitude-50")
     assert computed(seen) == [] and first.hit
     # The same content elsewhere is the same data.
     (root / "piqa.jsonl").rename(root / "moved.jsonl")
     asked(root, [DOMAIN, {"name": "piqa", "data": "moved.jsonl"}])
     pipeline, seen = pipeline_of(root)
-    assert pipeline.task_evaluated("magnitude-50").key == first.key and computed(seen) == []
+    assert pipeline.lm_eval_answers("magnitude-50").key == first.key and computed(seen) == []
     piqa(root, 9)
     asked(root, [DOMAIN, {"name": "piqa", "data": "piqa.jsonl"}])
     pipeline, seen = pipeline_of(root)
-    other = pipeline.task_evaluated("magnitude-50")
+    other = pipeline.lm_eval_answers("magnitude-50")
     assert computed(seen) == ["dense tasks", "magnitude-50 tasks"]
     assert other.facts["protocol"]["digest"] != first.facts["protocol"]["digest"]
 
 
 def test_without_tasks_nothing_runs(workspace_root: Path):
     pipeline, seen = pipeline_of(workspace_root)
-    assert pipeline.task_evaluated("magnitude-50") is None and seen.records == []
+    assert pipeline.lm_eval_answers("magnitude-50") is None and seen.records == []
 
 
 def test_a_heterogeneous_structured_model_is_asked_too(root: Path):
     steps = Steps(root)
-    dense = steps.pipeline.task_evaluated("dense")
+    dense = steps.pipeline.lm_eval_answers("dense")
     params = json.loads(json.dumps(dense.manifest["params"])) | {"files": {}}
     params["tasks"] = [task for task in params["tasks"] if task["name"] == "domain"]
     inputs = {"model": steps.model(MIXED)}
@@ -117,7 +117,7 @@ def test_a_heterogeneous_structured_model_is_asked_too(root: Path):
 
 def test_answers_to_other_tasks_are_no_baseline(root: Path):
     pipeline, _ = pipeline_of(root)
-    dense = pipeline.task_evaluated("dense")
+    dense = pipeline.lm_eval_answers("dense")
     params = json.loads(json.dumps(dense.manifest["params"])) | {"files": {}}
     params["tasks"] = [task for task in params["tasks"] if task["name"] == "domain"]
     items = pipeline.context.store.find(dense.manifest["inputs"]["items-domain"]["key"])
@@ -138,13 +138,13 @@ def test_bad_data_is_told_before_anything_is_compressed(root: Path, change: dict
     asked(root, [{"name": "piqa", "data": "piqa.jsonl"} | change])
     pipeline, seen = pipeline_of(root)
     with pytest.raises(InputError, match=sentence):
-        pipeline.task_evaluated("magnitude-50")
+        pipeline.lm_eval_answers("magnitude-50")
     assert computed(seen) == []
 
 
 def test_a_file_that_changes_while_it_waits_is_not_read_for_another(root: Path):
     pipeline, _ = pipeline_of(root)
-    dense = pipeline.task_evaluated("dense")
+    dense = pipeline.lm_eval_answers("dense")
     params = json.loads(json.dumps(dense.manifest["params"]))
     (spec,) = params["tasks"] = [task for task in params["tasks"] if task["name"] == "piqa"]
     piqa(root, 9)
