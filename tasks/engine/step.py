@@ -75,8 +75,8 @@ class Step:
 
     def ingredients(self, params: dict[str, Any], inputs: Mapping[str, Artifact | None]) -> dict[str, Any]:
         """Everything that the key depends on, as JSON, for the manifest and for `explain`; `params` is plain JSON."""
-        chosen = self.modules(self.parse_params(params)) if self.modules else []
-        modules = module_digests([self.function.__module__, *chosen])
+        of_methods = self.modules(self.parse_params(params)) if self.modules else []
+        modules = module_digests([self.function.__module__, *of_methods])
         return {
             "step": self.name,
             "params": {name: value for name, value in params.items() if name not in self.unkeyed},
@@ -182,7 +182,8 @@ def step(
 
 def load_step(module: str, name: str) -> Step:
     """The step called `name` in `module`."""
-    return getattr(importlib.import_module(module), name)
+    named_step: Step = getattr(importlib.import_module(module), name)
+    return named_step
 
 
 def key_of(ingredients: dict[str, Any]) -> str:
@@ -212,7 +213,8 @@ def _own_version() -> str:
     # In a checkout the project file is right even when it was installed before it was last edited.
     project = Path(__file__).resolve().parents[2] / "pyproject.toml"
     if project.is_file():
-        return tomllib.loads(project.read_text())["project"]["version"]
+        version: str = tomllib.loads(project.read_text())["project"]["version"]
+        return version
     return importlib.metadata.version("espalier")
 
 
@@ -228,4 +230,4 @@ def _require_intact(store: Store, inputs: dict[str, Artifact]) -> None:
 
 
 def _input_facts(artifact: Artifact | None) -> dict[str, str] | None:
-    return artifact and {"kind": artifact.kind, "key": artifact.key, "digest": artifact.digest}
+    return {"kind": artifact.kind, "key": artifact.key, "digest": artifact.digest} if artifact else None

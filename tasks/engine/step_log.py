@@ -37,7 +37,7 @@ class StepLog:
 
     driver: Driver
     records: list[dict[str, Any]] = field(default_factory=list)
-    _artifacts: dict[str, Artifact] = field(default_factory=dict)
+    _artifacts: dict[str | None, Artifact] = field(default_factory=dict)
     _labels_elsewhere: set[str] = field(default_factory=set)
 
     def __call__(self, context: Context, call: Call) -> Artifact:
@@ -45,7 +45,8 @@ class StepLog:
         if call.key in self._artifacts:
             return self._artifacts[call.key]
         begun = time.monotonic()
-        artifact = self._artifacts[call.key] = self.driver(context, call)
+        artifact: Artifact = self.driver(context, call)
+        self._artifacts[call.key] = artifact
         if artifact.hit and call.label in self._labels_elsewhere:
             return artifact
         self._note(
@@ -61,7 +62,7 @@ class StepLog:
     def add(self, records: list[dict[str, Any]]) -> None:
         """Note what another process did; finding its results here is not noted again."""
         for record in records:
-            if record["state"] == COMPUTED or record["label"] not in {known["label"] for known in self.records}:
+            if record["state"] == COMPUTED or record["label"] not in {noted["label"] for noted in self.records}:
                 self._note(record)
         self._labels_elsewhere |= {record["label"] for record in records}
 
