@@ -44,11 +44,11 @@ def make_variants(workspace: Workspace, names: list[str], log: StepLog, axes: Ax
         # The last bits of a result depend on the number of threads: a worker has as many as this process would use.
         begun = {make.submit(*given, name, torch.get_num_threads()): name for name in names}
         for future in as_completed(list(begun)):
-            found = future.result(raise_on_failure=False)
-            if isinstance(found, BaseException):
-                failed[begun[future]] = reason(found, workspace.hidden)
+            result = future.result(raise_on_failure=False)
+            if isinstance(result, BaseException):
+                failed[begun[future]] = reason(result, workspace.hidden)
             else:
-                log.add(found)
+                log.add(result)
 
     here = Here(make_all)
 

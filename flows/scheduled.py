@@ -47,16 +47,16 @@ def scheduled(root: str = ".", overrides: list[str] | None = None) -> State:
     except (InputError, ComputationError) as error:
         # Told in the one sentence that it is, not as a traceback.
         return Failed(message=str(error), data=error)
-    told = sentence(decision) if new else f"nothing new; decision {decision['number']} stands: {sentence(decision)}"
-    log.info("%s", told)
+    message = sentence(decision) if new else f"nothing new; decision {decision['number']} stands: {sentence(decision)}"
+    log.info("%s", message)
     for line in reasons(decision) if new else []:
         log.info("%s", line)
-    return Completed(message=told, data={"new": new, "decision": decision})
+    return Completed(message=message, data={"new": new, "decision": decision})
 
 
 def _look_and_run(workspace: Workspace) -> tuple[Decision, bool]:
-    if known := standing_decision(workspace):
-        return known, False
+    if standing := standing_decision(workspace):
+        return standing, False
     names = scheduled_names(workspace)
     check_room(workspace, names, evaluates=True)
     failed: dict[str, str] = {}

@@ -56,19 +56,19 @@ def collect(keep_statistics: bool, older_than: float, dry_run: bool, yes: bool, 
     }
 
 
-def print_collection(found: dict[str, Any]) -> None:
+def print_collection(collection: dict[str, Any]) -> None:
     """What goes, by kind, and why the rest stays."""
     console = Console()
     groups: dict[str, list[dict[str, Any]]] = {}
-    for item in found["goes"]:
+    for item in collection["goes"]:
         groups.setdefault(item["kind"] or item["place"], []).append(item)
-    table = _table("goes" if found["removed"] is None else "went")
+    table = _table("goes" if collection["removed"] is None else "went")
     for kind, items in sorted(groups.items()):
         table.add_row(kind, str(len(items)), _mb(sum(item["size"] for item in items)))
-    table.add_row("total", str(len(found["goes"])), _mb(found["bytes"]), style="bold")
+    table.add_row("total", str(len(collection["goes"])), _mb(collection["bytes"]), style="bold")
     console.print(table)
     table = _table("stays because of")
-    reasons = sorted(found["kept"].items(), key=lambda entry: -entry[1]["bytes"])
+    reasons = sorted(collection["kept"].items(), key=lambda entry: -entry[1]["bytes"])
     for why, held in reasons[:SHOWN_REASONS]:
         table.add_row(why, str(held["artifacts"]), _mb(held["bytes"]))
     rest = [held for _, held in reasons[SHOWN_REASONS:]]
@@ -78,9 +78,9 @@ def print_collection(found: dict[str, Any]) -> None:
     console.print("", table, sep="\n")
 
 
-def require_consent(found: dict[str, Any], dry_run: bool) -> None:
+def require_consent(collection: dict[str, Any], dry_run: bool) -> None:
     """Raise InputError where something would go, and nobody said that it may."""
-    if found["goes"] and found["removed"] is None and not dry_run:
+    if collection["goes"] and collection["removed"] is None and not dry_run:
         raise InputError("nothing was removed; add --yes to remove what goes, or --dry-run to look only")
 
 
@@ -89,16 +89,16 @@ def _params_roots(workspace: Workspace) -> tuple[list[Root], set[str]]:
     variants = workspace.settings.variants
     if workspace.settings.sweep is not None:
         variants = variants | expand_sweep(workspace, {})[0].settings.variants
-    look, found = Look(), []
+    look, variant_roots = Look(), []
     pipeline = open_pipeline(replace(workspace, settings=replace(workspace.settings, variants=variants)), look)
     for name in (BASELINE, *variants):
         begun = len(look.lookups)
         evaluate_variant(pipeline, name)
         pipeline.speed(name)
         keys = [lookup.call.key for lookup in look.lookups[begun:] if lookup.call.key]
-        found.append(Root(f"params.yaml: {name}", tuple(dict.fromkeys(keys))))
+        variant_roots.append(Root(f"params.yaml: {name}", tuple(dict.fromkeys(keys))))
     missing = {lookup.call.key for lookup in look.lookups if lookup.call.key and lookup.artifact is None}
-    return found, missing
+    return variant_roots, missing
 
 
 def _builds(workspace: Workspace) -> Builds:

@@ -87,13 +87,13 @@ def lineage_of(name: str, overrides: list[str] | None) -> dict[str, Any]:
         chain.append(_link("tasks", answers))
     if (continuations := pipeline.samples(name)) is not None:
         chain.append(_link("samples", continuations))
-    made = quality if name == BASELINE else model
+    result = quality if name == BASELINE else model
     return {
         "variant": name,
         "recipe": {} if name == BASELINE else pipeline.settings.recipe(name).spec,
         "chain": chain,
-        "code": made.manifest["source"],
-        "versions": made.manifest["versions"],
+        "code": result.manifest["source"],
+        "versions": result.manifest["versions"],
         "git_commit": workspace.git_commit(),
         "run_id": _run_id(workspace, model, quality),
     }
@@ -106,8 +106,8 @@ def _link(what: str, artifact: Artifact) -> dict[str, str]:
 def _run_id(workspace: Workspace, model: Artifact, quality: Artifact) -> str | None:
     from tasks.tracking.runs import find_runs
 
-    found = find_runs(workspace.root, {"variant_key": model.key, "evaluation_key": quality.key})
-    return found[0]["run_id"] if found else None
+    runs = find_runs(workspace.root, {"variant_key": model.key, "evaluation_key": quality.key})
+    return runs[0]["run_id"] if runs else None
 
 
 def groups_of_model(families: list[str] | None, overrides: list[str] | None) -> dict[str, Any]:

@@ -69,47 +69,50 @@ def reproduce_run(prefix: str, from_cache: bool, quiet: bool) -> dict[str, Any]:
     return {"run_id": run["run_id"], "variant": variant, "changed": changed, **compare_lineages(then, now)}
 
 
-def print_reproduction(found: dict[str, Any]) -> None:
+def print_reproduction(reproduction: dict[str, Any]) -> None:
     """What came out."""
     console = Console()
 
     def show(text: str) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    show(f"run        {found['run_id']}")
-    show(f"variant    {found['variant']}")
-    for line in _change_lines(found["changed"]) or ["changed    nothing: commit, code and libraries are those of then"]:
+    show(f"run        {reproduction['run_id']}")
+    show(f"variant    {reproduction['variant']}")
+    for line in _change_lines(reproduction["changed"]) or [
+        "changed    nothing: commit, code and libraries are those of then"
+    ]:
         show(line)
-    same = sum(step["then"] == step["now"] for step in found["steps"])
-    show(f"steps      {same} of {len(found['steps'])} with the digest of then")
-    for step in found["steps"]:
+    same = sum(step["then"] == step["now"] for step in reproduction["steps"])
+    show(f"steps      {same} of {len(reproduction['steps'])} with the digest of then")
+    for step in reproduction["steps"]:
         if step["then"] != step["now"]:
             then = (step["then"] or "not there")[:12]
             show(f"           {step['place']} ({step['kind']}): {then} -> {step['now'][:12]}")
-    if found["identical"]:
+    if reproduction["identical"]:
         show("identical")
 
 
-def require_identical(found: dict[str, Any]) -> None:
+def require_identical(reproduction: dict[str, Any]) -> None:
     """Raise ComputationError where another model or evaluation came out."""
-    if not found["identical"]:
-        first = found["first"]
+    if not reproduction["identical"]:
+        first = reproduction["first"]
         raise ComputationError(
-            f"{found['variant']} came out otherwise than in run {found['run_id'][:12]}: the first step with another "
-            f"digest is {first['place']} ({first['kind']}), {first['then'][:12]} then and {first['now'][:12]} now"
+            f"{reproduction['variant']} came out otherwise than in run {reproduction['run_id'][:12]}: "
+            f"the first step with another digest is {first['place']} ({first['kind']}), {first['then'][:12]} then and "
+            f"{first['now'][:12]} now"
         )
 
 
 def _run(root: Path, prefix: str) -> Run:
     runs = find_runs(root)
-    found = [run for run in runs if run["run_id"].startswith(prefix.lower())]
-    if len(found) == 1 and prefix:
-        return found[0]
-    if not found:
+    matching = [run for run in runs if run["run_id"].startswith(prefix.lower())]
+    if len(matching) == 1 and prefix:
+        return matching[0]
+    if not matching:
         raise InputError(
             f"there is no finished MLflow run {prefix!r} in {root}; `espalier lineage VARIANT` names that of a variant"
         )
-    raise InputError(f"{len(found)} runs begin with {prefix!r}; give more digits of the run's id")
+    raise InputError(f"{len(matching)} runs begin with {prefix!r}; give more digits of the run's id")
 
 
 def _as_it_was(root: Path, run: Run) -> tuple[Workspace, dict[str, Any]]:

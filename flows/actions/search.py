@@ -49,8 +49,8 @@ def searching(recipe: Recipe, device: str) -> Recipe:
 def pace(context: Context, artifact: Artifact) -> float | None:
     """Tokens judged per second by the process that finished a search."""
     seen = [event for event in context.store.events.everyones() if event["event"] == EVENT]
-    own = [event for event in seen if event["key"] == artifact.key and float(event["seconds"]) > 0]
-    return int(own[-1]["tokens"]) / float(own[-1]["seconds"]) if own else None
+    events = [event for event in seen if event["key"] == artifact.key and float(event["seconds"]) > 0]
+    return int(events[-1]["tokens"]) / float(events[-1]["seconds"]) if events else None
 
 
 def write_page(artifact: Artifact, path: Path) -> Path:
@@ -62,14 +62,14 @@ def write_page(artifact: Artifact, path: Path) -> Path:
 def search_facts(name: str, artifact: Artifact, speed: float | None) -> dict[str, Any]:
     """What the command says of a search beside its page; see `search_variant`."""
     facts = artifact.facts
-    known = dict(facts["search"])
-    starts = sorted(known.pop("initial"), key=lambda start: start["fitness"])
+    search = dict(facts["search"])
+    starts = sorted(search.pop("initial"), key=lambda start: start["fitness"])
     return {
         "variant": name,
         "target": facts["target"],
         "sparsity": facts["sparsity"],
         "initial": starts,
-        **known,
+        **search,
         "tokens_per_second": speed,
         "ledger": facts["ledger"],
         "cached": artifact.hit,
@@ -77,25 +77,25 @@ def search_facts(name: str, artifact: Artifact, speed: float | None) -> dict[str
     }
 
 
-def print_search(found: dict[str, Any]) -> None:
+def print_search(search: dict[str, Any]) -> None:
     """The ladder of starts, the result and where it is."""
     console = Console()
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("allocation", no_wrap=True)
     table.add_column("KL to dense", justify="right")
-    for start in reversed(found["initial"]):
+    for start in reversed(search["initial"]):
         table.add_row(start["label"], f"{start['fitness']:.4f}")
-    if found["fitness"] is not None:
-        table.add_row("[bold]searched[/]", f"[bold]{found['fitness']:.4f}[/]")
+    if search["fitness"] is not None:
+        table.add_row("[bold]searched[/]", f"[bold]{search['fitness']:.4f}[/]")
     console.print(table)
-    rate = found["tokens_per_second"]
+    rate = search["tokens_per_second"]
     speed = f", {rate:,.0f} tokens per second" if rate else ""
     console.print(
-        f"\n{found['generations']} generations, {found['tokens']:,} tokens evaluated{speed}; "
-        f"prefixes saved {found['forwards_saved']:.1%} of the block forwards",
+        f"\n{search['generations']} generations, {search['tokens']:,} tokens evaluated{speed}; "
+        f"prefixes saved {search['forwards_saved']:.1%} of the block forwards",
         highlight=False,
     )
-    for entry in found["ledger"]:
+    for entry in search["ledger"]:
         console.print(f"{entry['event']}: {entry['what']}; rule {entry['rule']}", highlight=False)
-    console.print(f"sparsity   {found['sparsity']:.4%} of the prunable weights, {found['target']:.4%} asked for")
-    console.print(f"result     {found['path']}\nplots      {found['page']}", soft_wrap=True, highlight=False)
+    console.print(f"sparsity   {search['sparsity']:.4%} of the prunable weights, {search['target']:.4%} asked for")
+    console.print(f"result     {search['path']}\nplots      {search['page']}", soft_wrap=True, highlight=False)

@@ -30,12 +30,12 @@ LOGS = {"PREFECT_LOGGING_LOGGERS_PREFECT_FLOW_RUNS_LEVEL": "INFO"}
 Tell = Callable[[str], None]
 
 
-def print_decision(found: dict[str, Any], tell: Tell) -> None:
+def print_decision(outcome: dict[str, Any], tell: Tell) -> None:
     """The decision and its reasons, line by line."""
     from tasks.promotion.decision_log import DECISIONS, reasons, sentence
 
-    decision = found["decision"]
-    tell(f"{sentence(decision)}." if found["new"] else f"Nothing new: {sentence(decision)}.")
+    decision = outcome["decision"]
+    tell(f"{sentence(decision)}." if outcome["new"] else f"Nothing new: {sentence(decision)}.")
     for line in reasons(decision):
         tell(line)
     tell(f"\ndecision   {Path.cwd() / DECISIONS / str(decision['number'])}.html")

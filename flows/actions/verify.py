@@ -42,20 +42,20 @@ def verify_store(quiet: bool) -> dict[str, Any]:
     return {"intact": intact, "altered": altered}
 
 
-def print_verification(found: dict[str, Any], say: Callable[[str], None]) -> None:
+def print_verification(verification: dict[str, Any], say: Callable[[str], None]) -> None:
     """How much is as it was written, and what is not."""
-    for one in found["altered"]["found"]:
+    for one in verification["altered"]["found"]:
         say(f"altered    {one['key'][:12]}  {one['problem']}; now {one['moved_to']}")
-    intact = found["intact"]
+    intact = verification["intact"]
     say(f"intact     {intact['artifacts']} artifacts, {intact['bytes'] / MB:,.1f} MB")
 
 
-def require_intact(found: dict[str, Any]) -> None:
+def require_intact(verification: dict[str, Any]) -> None:
     """Raise ComputationError where something was altered."""
-    count = found["altered"]["artifacts"]
+    count, intact = verification["altered"]["artifacts"], verification["intact"]["artifacts"]
     if count:
         raise ComputationError(
-            f"{count} of {count + found['intact']['artifacts']} stored results are not what was written, and are set "
+            f"{count} of {count + intact} stored results are not what was written, and are set "
             "aside; the next command that needs them computes them anew"
         )
 

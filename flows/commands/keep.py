@@ -18,12 +18,12 @@ def reproduce(
     """Make the variant of an MLflow run again, list what has changed, compare digests; exit code 1 if they differ."""
     from flows.actions.reproduce import print_reproduction, reproduce_run, require_identical
 
-    found = reproduce_run(run_id, from_cache, json_)
+    reproduction = reproduce_run(run_id, from_cache, json_)
     if json_:
-        as_json(found)
+        as_json(reproduction)
     else:
-        print_reproduction(found)
-    require_identical(found)
+        print_reproduction(reproduction)
+    require_identical(reproduction)
 
 
 @app.command(epilog="Example: `espalier verify`")
@@ -31,12 +31,12 @@ def verify(json_: JsonOption = False) -> None:
     """Read every stored byte; altered results are set aside and computed again when needed; exit code 1 if any."""
     from flows.actions.verify import print_verification, require_intact, verify_store
 
-    found = verify_store(json_)
+    verification = verify_store(json_)
     if json_:
-        as_json(found)
+        as_json(verification)
     else:
-        print_verification(found, say)
-    require_intact(found)
+        print_verification(verification, say)
+    require_intact(verification)
 
 
 @app.command(epilog="Example: `espalier gc --dry-run`")
@@ -54,12 +54,12 @@ def gc(
     """Remove stored results that params.yaml, DVC and MLflow do not refer to, directly or through other results."""
     from flows.actions.gc import collect, print_collection, require_consent
 
-    found = collect(keep_statistics, older_than, dry_run, yes, json_)
+    collection = collect(keep_statistics, older_than, dry_run, yes, json_)
     if json_:
-        as_json(found)
+        as_json(collection)
     else:
-        print_collection(found)
-    require_consent(found, dry_run)
+        print_collection(collection)
+    require_consent(collection, dry_run)
 
 
 @app.command(epilog="Example: `espalier up`, then open the addresses it prints")

@@ -44,11 +44,11 @@ def lineage(variant: VariantArgument, set_: SetOption = None, json_: JsonOption 
     from flows.actions.inspect import lineage_of
     from flows.console.tables import print_lineage
 
-    found = lineage_of(variant, set_)
+    facts = lineage_of(variant, set_)
     if json_:
-        as_json(found)
+        as_json(facts)
     else:
-        print_lineage(found)
+        print_lineage(facts)
 
 
 @app.command(epilog="Example: `espalier groups --families mlp`")
@@ -60,11 +60,11 @@ def groups(
     """Show the channels and heads that structured pruning removes together, from the model's configuration alone."""
     from flows.actions.inspect import groups_of_model
 
-    found = groups_of_model(families, set_)
+    tables = groups_of_model(families, set_)
     if json_:
-        as_json(found["sites"])
+        as_json(tables["sites"])
     else:
-        say(found["table"])
+        say(tables["table"])
 
 
 @app.command(epilog="Example: `espalier plan sparsegpt-50 --set calibration.sequences=128`")
@@ -82,10 +82,10 @@ def plan(
     from flows.plan.table import print_plan
     from pruning_core.errors import InputError
 
-    found = plan_variant(variant, set_, rate)
+    estimate = plan_variant(variant, set_, rate)
     if json_:
-        as_json(found)
+        as_json(estimate)
     else:
-        print_plan(found)
-    if found["refused"]:
-        raise InputError(found["refused"])
+        print_plan(estimate)
+    if estimate["refused"]:
+        raise InputError(estimate["refused"])

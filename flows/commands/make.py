@@ -26,12 +26,12 @@ def sweep(
     from flows.launch import run_flow
     from flows.sweep_variants import axes_of
 
-    found = run_flow("sweep", json_, set_, axes=axes_of(methods, sparsities, patterns, bits))
+    outcome = run_flow("sweep", json_, set_, axes=axes_of(methods, sparsities, patterns, bits))
     if json_:
-        as_json(found)
+        as_json(outcome)
     else:
-        print_sweep(found)
-    require_all(found)
+        print_sweep(outcome)
+    require_all(outcome)
 
 
 @app.command(epilog="Example: `espalier export sparsegpt-50 --format sparse --option encoding=bitmask`")
@@ -53,11 +53,11 @@ def export(
 
     spec = format_spec(format_, option or [])
     require_expressible(variant, spec, set_)
-    found = run_flow("export", json_, set_, variant=variant, format=spec, to=str(to) if to else None)
+    record = run_flow("export", json_, set_, variant=variant, format=spec, to=str(to) if to else None)
     if json_:
-        as_json(found)
+        as_json(record)
     else:
-        print_export(found)
+        print_export(record)
 
 
 @app.command(epilog="Example: `espalier serve`, or once and at once: `espalier serve --now --json`")
@@ -80,11 +80,11 @@ def serve(
         return
     if every is not None:
         raise InputError("--now runs once, and --every again and again; give one of them")
-    found = run_flow("scheduled", json_, set_)
+    outcome = run_flow("scheduled", json_, set_)
     if json_:
-        as_json(found)
+        as_json(outcome)
     else:
-        print_decision(found, say)
+        print_decision(outcome, say)
 
 
 @app.command(epilog="Example: `espalier compress sparsegpt-50 --set variants.sparsegpt-50.sparsity=0.6`")
@@ -121,11 +121,11 @@ def search(variant: RecipeArgument, set_: SetOption = None, json_: JsonOption = 
     """Find how much of each matrix to remove; a stopped search resumes where it was."""
     from flows.actions.search import print_search, search_variant
 
-    found = search_variant(variant, set_, json_)
+    facts = search_variant(variant, set_, json_)
     if json_:
-        as_json(found)
+        as_json(facts)
     else:
-        print_search(found)
+        print_search(facts)
 
 
 @app.command(epilog="Example: `espalier step prune wanda-50` (what dvc.yaml runs)")

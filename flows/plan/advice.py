@@ -48,14 +48,14 @@ def _of_windows(settings: Settings, plan: ResourceEstimate) -> list[str]:
 
 
 def _of_structured(recipe: Recipe, settings: Settings, plan: ResourceEstimate, phase: str) -> list[str]:
-    wanted = recipe.structured
+    structured = recipe.structured
     if phase == "importance":
-        if "whole" in wanted.importance.needs:
+        if "whole" in structured.importance.needs:
             return [f"a smaller calibration.length than {settings.calibration.length}", "importance: {name: column}"]
-        return _of_windows(settings, plan) if "tokens" in wanted.importance.needs else []
+        return _of_windows(settings, plan) if "tokens" in structured.importance.needs else []
     return [
         *_of_windows(settings, plan),
-        *(["reconstruction.form: static"] if wanted.reconstruction.form == "absorbing" else []),
+        *(["reconstruction.form: static"] if structured.reconstruction.form == "absorbing" else []),
     ]
 
 

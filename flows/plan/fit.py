@@ -105,8 +105,8 @@ def _bytes_per_weight(directory: Path) -> float | None:
 
 
 def _available(workspace: Workspace, plan: ResourceEstimate) -> dict[str, int]:
-    found = {"ram": free_resources.free_memory(), "disk": free_resources.free_disk(workspace.hidden)}
-    return found | ({"vram": free_resources.free_device_memory()} if plan.device == "cuda" else {})
+    free = {"ram": free_resources.free_memory(), "disk": free_resources.free_disk(workspace.hidden)}
+    return free | ({"vram": free_resources.free_device_memory()} if plan.device == "cuda" else {})
 
 
 def _memory_shortfall(workspace: Workspace, plan: ResourceEstimate) -> str | None:

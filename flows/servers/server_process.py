@@ -45,13 +45,13 @@ class ServiceProcess:
         """
         if psutil.pid_exists(self.pid) and not self.alive() and not self._zombie():
             return []
-        found = []
+        processes = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
                 younger = position(start_time(process)) >= position(self.created)
                 if os.getsid(process.pid) == self.pid and younger:
-                    found.append(process)
-        return [process for process in found if process.is_running()]
+                    processes.append(process)
+        return [process for process in processes if process.is_running()]
 
     def stop(self) -> bool:
         """Ask twice, then kill; False when nothing was running.

@@ -172,10 +172,10 @@ def _compare_page(process: ServiceProcess) -> str:
 
     Asking the database instead would take importing mlflow, which is seconds.
     """
-    found = _answer(process, f"/api/2.0/mlflow/experiments/get-by-name?experiment_name={run_index.EXPERIMENT}")
-    if found is None:
+    answer = _answer(process, f"/api/2.0/mlflow/experiments/get-by-name?experiment_name={run_index.EXPERIMENT}")
+    if answer is None:
         return "/"
-    experiment = json.loads(found)["experiment"]["experiment_id"]
+    experiment = json.loads(answer)["experiment"]["experiment_id"]
     return f"/#/experiments/{experiment}/runs?workflowType=machine_learning&viewStateShareKey={run_index.VIEW}"
 
 

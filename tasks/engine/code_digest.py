@@ -77,7 +77,7 @@ class SourceTree:
 
     def forget(self, package: str) -> None:
         """Read the modules of `package` anew when they are asked for."""
-        self._parsed = {name: known for name, known in self._parsed.items() if name.partition(".")[0] != package}
+        self._parsed = {name: parsed for name, parsed in self._parsed.items() if name.partition(".")[0] != package}
 
     def _module(self, name: str) -> tuple[str, frozenset[str]]:
         if name not in self._parsed:

@@ -195,13 +195,13 @@ def key_of(ingredients: dict[str, Any]) -> str:
 
 @functools.cache
 def _versions() -> dict[str, str]:
-    found = {"espalier": _own_version(), "python": platform.python_version()}
+    installed = {"espalier": _own_version(), "python": platform.python_version()}
     for library in LIBRARIES:
         try:
-            found[library] = importlib.metadata.version(library)
+            installed[library] = importlib.metadata.version(library)
         except importlib.metadata.PackageNotFoundError:
-            found[library] = "absent"
-    return found
+            installed[library] = "absent"
+    return installed
 
 
 def versions() -> dict[str, str]:

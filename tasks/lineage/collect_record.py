@@ -32,7 +32,7 @@ def variant_record(workspace: Workspace, pipeline: Pipeline, name: str, steps: l
     model, evaluation, speed = pipeline.model(name), pipeline.quality(name), pipeline.speed(name)
     recipe = {} if name == BASELINE else pipeline.settings.recipe(name).spec
     lineage = Lineage(pipeline.context.store, evaluation)
-    known = {
+    record = {
         "name": name,
         "recipe": recipe,
         "model": model.reference(),
@@ -40,7 +40,7 @@ def variant_record(workspace: Workspace, pipeline: Pipeline, name: str, steps: l
         "evaluation": evaluation.reference(),
         "metrics": json.loads((evaluation.path / "metrics.json").read_text()),
         "speed": _rates(speed),
-        "judged": judged.facts if (judged := pipeline.lm_eval_answers(name)) else None,
+        "judged": answers.facts if (answers := pipeline.lm_eval_answers(name)) else None,
         "samples": _samples(pipeline.samples(name)),
         "exports": exports_of(workspace.root, pipeline.context.store, model),
         "search": _search(lineage),
@@ -52,19 +52,19 @@ def variant_record(workspace: Workspace, pipeline: Pipeline, name: str, steps: l
         "steps": steps,
         "provenance": provenance(pipeline.settings, name, lineage),
     }
-    return parse(known)
+    return parse(record)
 
 
-def _samples(written: Artifact | None) -> dict[str, Any] | None:
+def _samples(artifact: Artifact | None) -> dict[str, Any] | None:
     """What a variant wrote after the prompts."""
-    return written and read_samples(written) | {"digest": written.digest} | written.facts
+    return artifact and read_samples(artifact) | {"digest": artifact.digest} | artifact.facts
 
 
 def _search(lineage: Lineage) -> dict[str, Any] | None:
     """How the search went that found a variant's allocation."""
-    found = lineage.making.get("allocation")
-    written = lineage.artifact(found).path / RESULT if found else None
-    return json.loads(written.read_text()) if written and written.is_file() else None
+    allocation = lineage.making.get("allocation")
+    file = lineage.artifact(allocation).path / RESULT if allocation else None
+    return json.loads(file.read_text()) if file and file.is_file() else None
 
 
 def texts_of(pipeline: Pipeline, name: str) -> dict[str, Artifact]:
@@ -89,8 +89,8 @@ def small_files(pipeline: Pipeline, name: str) -> list[Path]:
 
 def _loss_curves(model: Artifact) -> dict[str, Any]:
     """Part of the model -> points of its training; {} of a model that was not trained."""
-    written = model.path / CURVE
-    return json.loads(written.read_text()) if written.is_file() else {}
+    file = model.path / CURVE
+    return json.loads(file.read_text()) if file.is_file() else {}
 
 
 def _rates(speed: Artifact) -> dict[str, Any]:
@@ -163,12 +163,12 @@ def _dvc(workspace: Workspace, name: str, model: Artifact, evaluation: Artifact)
 
 def exports_of(workspace: Path, store: Store, model: Artifact) -> list[ExportSize]:
     """`taken` by each export of a model that was tracked and is stored, by label; of a label the newest."""
-    wanted = {KIND: EXPORT, "parent.variant.digest": model.digest}
+    tags = {KIND: EXPORT, "parent.variant.digest": model.digest}
     facts = {} if model.kind == SOURCE else model.facts
-    found: dict[str, ExportSize] = {}
-    for run in find_runs(workspace, wanted):
-        made, _ = store.check(run["tags"]["export_key"])
-        if made:
-            told = export_size(made.facts, facts)
-            found.setdefault(told.label, told)
-    return [found[label] for label in sorted(found)]
+    sizes: dict[str, ExportSize] = {}
+    for run in find_runs(workspace, tags):
+        artifact, _ = store.check(run["tags"]["export_key"])
+        if artifact:
+            size = export_size(artifact.facts, facts)
+            sizes.setdefault(size.label, size)
+    return [sizes[label] for label in sorted(sizes)]

@@ -109,9 +109,9 @@ def reachable(manifests: dict[str, dict[str, Any]], roots: Iterable[Root], dropp
             keep(key, root.why)
     # They are small, and would have to be measured anew; what they judge brings nothing new to judge.
     for key, manifest in manifests.items():
-        judged = manifest.get("inputs", {}).get("model") if manifest.get("kind") in JUDGES else None
-        if judged and (judged["kind"] == KIND or judged["key"] in reasons):
-            keep(key, reasons.get(judged["key"], "it judges the dense model"))
+        model = manifest.get("inputs", {}).get("model") if manifest.get("kind") in JUDGES else None
+        if model and (model["kind"] == KIND or model["key"] in reasons):
+            keep(key, reasons.get(model["key"], "it judges the dense model"))
     return reasons
 
 
@@ -138,15 +138,15 @@ def size_of(path: Path) -> int:
 
 def _manifests(store: Store) -> dict[str, dict[str, Any]]:
     """Key -> manifest of all that lies in the store; {} of what is damaged, which nothing can be made from."""
-    found = {}
+    manifests = {}
     for path in sorted(store.objects.glob("*")):
         try:
             manifest = json.loads((path / MANIFEST).read_text())
         except (FileNotFoundError, NotADirectoryError, ValueError):
             manifest = {}
         complete = isinstance(manifest, dict) and {"kind", "key", "digest", "inputs"} <= manifest.keys()
-        found[path.name] = manifest if complete else {}
-    return found
+        manifests[path.name] = manifest if complete else {}
+    return manifests
 
 
 def _time(file: Path, folder: Path) -> float:

@@ -66,7 +66,7 @@ def _registered_root(version: dict[str, Any]) -> Root:
 
 
 def _dvc(workspace: Path, runs: list[dict[str, Any]]) -> list[Root]:
-    found, md5s = [], output_md5s(workspace)
+    named, md5s = [], output_md5s(workspace)
     for path, keys in locked_keys(workspace).items():
         if keys is None:
             tracked = [run["tags"] for run in runs if run["tags"].get("dvc.md5") == md5s[path]]
@@ -77,18 +77,18 @@ def _dvc(workspace: Path, runs: list[dict[str, Any]]) -> list[Root]:
                     "from cannot be known, so nothing is removed; bring it back with `dvc fetch`, or make it anew with "
                     "`dvc repro`"
                 )
-        found.append(Root(f"dvc.lock: {path}", tuple(keys)))
-    return found
+        named.append(Root(f"dvc.lock: {path}", tuple(keys)))
+    return named
 
 
 def _copied_roots(workspace: Path) -> list[Root]:
     """The copies in artifacts/."""
-    found = []
+    copied = []
     for file in sorted((workspace / OUTPUTS).rglob(MANIFEST)):
         manifest = json.loads(file.read_text())
         if isinstance(manifest, dict) and is_consistent(manifest, manifest.get("key", "")):
-            found.append(Root(file.parent.relative_to(workspace).as_posix(), (manifest["key"],)))
-    return found
+            copied.append(Root(file.parent.relative_to(workspace).as_posix(), (manifest["key"],)))
+    return copied
 
 
 def _tagged_keys(tags: dict[str, str]) -> tuple[str, ...]:

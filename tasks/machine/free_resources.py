@@ -16,8 +16,8 @@ CGROUP_ROOT = Path("/sys/fs/cgroup")
 
 def free_memory(cgroups: Path = CGROUP_ROOT) -> int:
     """Bytes that this process may have in all: what it has, and what neither others nor a container's limit take."""
-    own = psutil.Process().memory_info().rss
-    return own + min(psutil.virtual_memory().available, *_left_below_limits(cgroups))
+    resident = psutil.Process().memory_info().rss
+    return resident + min(psutil.virtual_memory().available, *_left_below_limits(cgroups))
 
 
 def free_device_memory() -> int:

@@ -31,8 +31,8 @@ class Owner:
     @classmethod
     def here(cls) -> "Owner":
         """This process."""
-        own = psutil.Process()
-        return cls(socket.gethostname(), own.pid, start_time(own))
+        process = psutil.Process()
+        return cls(socket.gethostname(), process.pid, start_time(process))
 
     @classmethod
     def parse(cls, text: str) -> "Owner":
@@ -60,8 +60,8 @@ class Owner:
 
 def claim() -> None:
     """Everything that this process starts from now on tells whose it is."""
-    own = Owner.here()
-    os.environ[VARIABLE] = f"{own.pid} {own.created}"
+    owner = Owner.here()
+    os.environ[VARIABLE] = f"{owner.pid} {owner.created}"
 
 
 def owned_processes(owner: Owner) -> Iterator[psutil.Process]:
@@ -76,12 +76,12 @@ def owned_processes(owner: Owner) -> Iterator[psutil.Process]:
 
 def stop_owned(owner: Owner) -> int:
     """Stop everything that `owner` started: asked once, then killed; returns how many processes there were."""
-    asked = [process for process in owned_processes(owner) if _send(process, psutil.Process.terminate)]
-    psutil.wait_procs(asked, timeout=GRACE_SECONDS)
+    terminated = [process for process in owned_processes(owner) if _send(process, psutil.Process.terminate)]
+    psutil.wait_procs(terminated, timeout=GRACE_SECONDS)
     # Anew: what was asked to stop may have started others on its way out.
     killed = [process for process in owned_processes(owner) if _send(process, psutil.Process.kill)]
     psutil.wait_procs(killed, timeout=GRACE_SECONDS)
-    return len({*asked, *killed})
+    return len({*terminated, *killed})
 
 
 def _send(process: psutil.Process, signal_it: Any) -> bool:

@@ -54,14 +54,14 @@ def _server_answers() -> bool:
 
 def abandoned_runs(workspace: Path) -> dict[UUID, Owner]:
     """The flow runs of this workspace whose process is gone; those of other machines are theirs to judge."""
-    found = {}
+    runs = {}
     for file in sorted((Path(workspace) / RUNS).glob("[!.]*.json")):
         # One that another process takes away now is not left behind.
         with contextlib.suppress(FileNotFoundError):
             owner = Owner(**json.loads(file.read_text()))
             if owner.is_gone():
-                found[UUID(file.stem)] = owner
-    return found
+                runs[UUID(file.stem)] = owner
+    return runs
 
 
 def reconcile(workspace: Path) -> list[str]:

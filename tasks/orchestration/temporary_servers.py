@@ -44,12 +44,12 @@ def share_server(url: str | None = None) -> Iterator[None]:
     from prefect.server.api.server import SubprocessASGIServer
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    known = url or PREFECT_API_URL.value()
-    if not known:
+    address = url or PREFECT_API_URL.value()
+    if not address:
         server = SubprocessASGIServer()
         server.start()
-        known = server.api_url
-    with temporary_settings({PREFECT_API_URL: known}):
+        address = server.api_url
+    with temporary_settings({PREFECT_API_URL: address}):
         yield
 
 

@@ -36,11 +36,11 @@ def work(meeting: Meeting, number: int) -> None:
         while True:
             piece = store.add(TAKEN, 1) - 1
             store.wait([_request_key(piece)], PATIENCE)
-            asked = json.loads(store.get(_request_key(piece)))
-            if asked is None:
+            request = json.loads(store.get(_request_key(piece)))
+            if request is None:
                 return
-            function = getattr(importlib.import_module(asked["module"]), asked["function"])
-            store.set(_answer_key(piece), json.dumps(function(*asked["arguments"])))
+            function = getattr(importlib.import_module(request["module"]), request["function"])
+            store.set(_answer_key(piece), json.dumps(function(*request["arguments"])))
 
 
 @contextlib.contextmanager
@@ -58,8 +58,8 @@ def crowd(settings: Workers) -> Iterator[Submit]:
 
     def submit(function: Callable[..., Any], *arguments: Any) -> Future:
         piece = next(pieces)
-        asked = {"module": function.__module__, "function": function.__qualname__, "arguments": arguments}
-        store.set(_request_key(piece), json.dumps(asked))
+        request = {"module": function.__module__, "function": function.__qualname__, "arguments": arguments}
+        store.set(_request_key(piece), json.dumps(request))
         return _Piece(store, held, piece)
 
     try:
@@ -80,12 +80,12 @@ class _Piece:
         self.store, self.held, self.number = store, held, number
 
     def result(self) -> Any:
-        answered = _answer_key(self.number)
-        self.held.wait_until(partial(self.store.check, [answered]), POLL_SECONDS, "compute.workers")
-        found = json.loads(self.store.get(answered))
-        for key in (answered, _request_key(self.number)):
+        key_of_answer = _answer_key(self.number)
+        self.held.wait_until(partial(self.store.check, [key_of_answer]), POLL_SECONDS, "compute.workers")
+        answer = json.loads(self.store.get(key_of_answer))
+        for key in (key_of_answer, _request_key(self.number)):
             self.store.delete_key(key)
-        return found
+        return answer
 
 
 def _request_key(piece: int) -> str:

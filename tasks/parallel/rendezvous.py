@@ -52,12 +52,12 @@ class Meeting:
     @contextlib.contextmanager
     def enter(self) -> Iterator[TCPStore]:
         """A worker's store. Inside the block the worker is one of those that must not be lost."""
-        store, own = self._connect(), json.dumps(Owner.here().facts())
+        store, entry = self._connect(), json.dumps(Owner.here().facts())
         left = threading.Event()
         if not self.here:
             # A connection of its own: one call at a time goes over each, and the worker waits in one for its pieces.
-            threading.Thread(target=_beat, args=(self._connect(), _beats(own), left), daemon=True).start()
-        store.append(ENTERED, f"{own}\n")
+            threading.Thread(target=_beat, args=(self._connect(), _beats(entry), left), daemon=True).start()
+        store.append(ENTERED, f"{entry}\n")
         try:
             yield store
         finally:

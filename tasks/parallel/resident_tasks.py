@@ -107,9 +107,9 @@ class Staying:
                 future = self._done.get()
                 if future is None:
                     return
-                found = future.result(raise_on_failure=False)
-                if isinstance(found, BaseException):
-                    self._failed.append(found)
+                result = future.result(raise_on_failure=False)
+                if isinstance(result, BaseException):
+                    self._failed.append(result)
 
     def part(self) -> None:
         """Wait until all are gone, whatever they ended with; one that is lost is not waited for."""

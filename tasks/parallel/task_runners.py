@@ -39,8 +39,8 @@ def _dask(workers: Workers) -> TaskRunner:
     logging.getLogger("distributed").setLevel(logging.ERROR)
     if workers.address:
         return DaskTaskRunner(address=workers.address)
-    own = {"n_workers": workers.number, "threads_per_worker": 1, "dashboard_address": None}
-    return DaskTaskRunner(cluster_kwargs=own)
+    settings = {"n_workers": workers.number, "threads_per_worker": 1, "dashboard_address": None}
+    return DaskTaskRunner(cluster_kwargs=settings)
 
 
 def _ray(workers: Workers) -> TaskRunner:
@@ -49,8 +49,8 @@ def _ray(workers: Workers) -> TaskRunner:
         from prefect_ray import RayTaskRunner
     except ImportError:
         raise missing("ray") from None
-    own = {} if workers.address else {"num_cpus": workers.number, "include_dashboard": False}
-    return RayTaskRunner(address=workers.address, init_kwargs=own)
+    settings = {} if workers.address else {"num_cpus": workers.number, "include_dashboard": False}
+    return RayTaskRunner(address=workers.address, init_kwargs=settings)
 
 
 _RUNNERS = {"threads": _threads, "processes": _processes, "dask": _dask, "ray": _ray}

@@ -53,9 +53,9 @@ def search_allocation(shared: Inputs, recipe: Recipe) -> Artifact | None:
     windows = Calibration(text, settings.windows + settings.validation, settings.length, "spread", settings.seed)
     inputs = {"source": shared.source, "tokens": shared.calibration_windows(windows, "search")}
     check_held_out(inputs["tokens"], shared.evaluation)
-    for number, chosen in enumerate(settings.starts):
-        if chosen.sensitivity_spec is not None:
-            inputs[f"sensitivity-{number}"] = measured_sensitivity(shared, chosen.sensitivity_spec, recipe)
+    for number, start in enumerate(settings.starts):
+        if start.sensitivity_spec is not None:
+            inputs[f"sensitivity-{number}"] = measured_sensitivity(shared, start.sensitivity_spec, recipe)
     inputs |= compressed_levels(shared, recipe)
     params = SearchParams(
         allocation=recipe.spec["allocation"],
@@ -102,13 +102,15 @@ def compressed_levels(shared: Inputs, recipe: Recipe) -> dict[str, Artifact | No
     unit, m = unit_of(recipe.method), getattr(recipe.method.pattern, "m", None)
     menu = recipe.allocation.levels_for(Request(shared.matrices, unit, m, target_of(recipe.method)))
     shares = menu.facts()["shares"]
-    found = {}
+    artifacts = {}
     for index in range(shared.depth):
-        own = {matrix.name: shares[matrix.name] for matrix in shared.matrices if matrix.block == index}
-        params = LevelsParams(block=index, method=recipe.method_spec, unit=menu.unit, shares=own, **shared.on_device)
+        shares_of_block = {matrix.name: shares[matrix.name] for matrix in shared.matrices if matrix.block == index}
+        params = LevelsParams(
+            block=index, method=recipe.method_spec, unit=menu.unit, shares=shares_of_block, **shared.on_device
+        )
         inputs = {"source": shared.source}
         if recipe.calibrates or recipe.levels_need_hessians:
             inputs["statistics"] = shared.statistics(index)
         label = f"{recipe.name} levels of block {index}"
-        found[f"levels-{index}"] = shared.context.run(levels, params, inputs, label)
-    return found
+        artifacts[f"levels-{index}"] = shared.context.run(levels, params, inputs, label)
+    return artifacts

@@ -31,11 +31,11 @@ def recovered_model(shared: Inputs, recipe: Recipe, compressed: Artifact | None)
         checkpoint_every=recovering.checkpoint_every,
         **shared.on_device,
     )
-    chosen = RecoveryWindowsParams(validation=recovering.data.validation, overlap=recovering.data.overlap)
+    windows_params = RecoveryWindowsParams(validation=recovering.data.validation, overlap=recovering.data.overlap)
     texts = {"tokens": training_text(shared, recipe), "evaluation": shared.evaluation}
     inputs = {
         "model": compressed,
-        "windows": shared.context.run(recovery_windows, chosen, texts, "recovery windows"),
+        "windows": shared.context.run(recovery_windows, windows_params, texts, "recovery windows"),
         "source": shared.source,
     }
     return shared.context.run(recover, params, inputs, f"{recipe.name} recovery")

@@ -53,8 +53,8 @@ class Pipeline(Inputs):
         if name == BASELINE:
             return self.source
         recipe = self.settings.recipe(name)
-        made = self.compressed_model(name)
-        return made if recipe.recovery is None else recovered_model(self, recipe, made)
+        compressed = self.compressed_model(name)
+        return compressed if recipe.recovery is None else recovered_model(self, recipe, compressed)
 
     def compressed_model(self, name: str) -> Artifact:
         """What a variant is before any recovery; the source where the recipe compresses nothing."""

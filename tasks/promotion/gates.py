@@ -89,8 +89,8 @@ def _at_most(gate: str, value: float | None, limit: float, unit: str) -> Verdict
 
 
 def _ratio(variant: Variant, dense: Variant) -> float | None:
-    own, of_dense = variant.metrics.perplexity, dense.metrics.perplexity
-    return own / of_dense if own is not None and of_dense else None
+    perplexity, of_dense = variant.metrics.perplexity, dense.metrics.perplexity
+    return perplexity / of_dense if perplexity is not None and of_dense else None
 
 
 def _lost_accuracy(variant: Variant, dense: Variant) -> float | None:
@@ -100,8 +100,8 @@ def _lost_accuracy(variant: Variant, dense: Variant) -> float | None:
 
 
 def _share(variant: Variant, dense: Variant, measure: str) -> float | None:
-    own, whole = variant.facts.size_bytes, dense.size_bytes
-    size = getattr(own, measure) if isinstance(own, Size) else own if measure == "stored" else None
+    measures, whole = variant.facts.size_bytes, dense.size_bytes
+    size = getattr(measures, measure) if isinstance(measures, Size) else measures if measure == "stored" else None
     return size / whole if size is not None and whole else None
 
 

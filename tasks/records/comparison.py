@@ -65,7 +65,7 @@ def _median(rate: Spread | None) -> float | None:
 
 
 def _require_same_protocol(first: Variant, other: Variant) -> None:
-    _require_same_tasks(first, other)
+    _require_same_lm_eval_tasks(first, other)
     _require_same_samples(first, other)
     if other.protocol_digest == first.protocol_digest:
         return
@@ -78,7 +78,7 @@ def _require_same_protocol(first: Variant, other: Variant) -> None:
     )
 
 
-def _require_same_tasks(first: Variant, other: Variant) -> None:
+def _require_same_lm_eval_tasks(first: Variant, other: Variant) -> None:
     if first.judged is None or other.judged is None:
         return
     if first.judged.protocol.get("digest") != other.judged.protocol.get("digest"):

@@ -78,8 +78,8 @@ def front(variants: Iterable[Variant], cost: Cost) -> list[str]:
 
 def fronts(variants: list[Variant]) -> dict[str, list[str]]:
     """Name of a variant -> the costs on whose front it is; [] for one that others beat everywhere."""
-    found: dict[str, list[str]] = {variant.name: [] for variant in variants}
+    costs: dict[str, list[str]] = {variant.name: [] for variant in variants}
     for cost in COSTS:
         for name in front(variants, cost):
-            found[name].append(cost.name)
-    return found
+            costs[name].append(cost.name)
+    return costs

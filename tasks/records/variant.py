@@ -98,7 +98,7 @@ class PairedAnswers(Facts):
     p_value: float
 
 
-class TaskResult(Facts):
+class LmEvalTaskResult(Facts):
     """What a model answered to a task; accuracies are shares of the items, `chance` what guessing gives."""
 
     items: int
@@ -119,10 +119,10 @@ class ExportSize(Facts):
     bits_per_weight: float
 
 
-class TaskResults(Facts):
+class LmEvalResults(Facts):
     """What a model answered to all tasks of lm-eval."""
 
-    tasks: dict[str, TaskResult]
+    tasks: dict[str, LmEvalTaskResult]
     mean_accuracy: float
     protocol: dict[str, Any]
 
@@ -139,7 +139,7 @@ class Variant(Facts):
     speed: Speed | None = None
     search: SearchResult | None = None
     loss_curves: dict[str, list[LossPoint]] = Field(default_factory=dict)
-    judged: TaskResults | None = None
+    judged: LmEvalResults | None = None
     samples: Samples | None = None
     exports: tuple[ExportSize, ...] = Field((), strict=False)
     run_id: str | None = None

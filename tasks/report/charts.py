@@ -148,7 +148,7 @@ def svg(figure: "Figure") -> str:
     text = written.getvalue()
     # In a page its style sheet would hold for everything, and quotes are written as the page writes them.
     text = SHEET.sub("", text[text.index("<svg") :])
-    return re.sub(">[^<]+<", lambda found: found[0].replace('"', "&quot;"), text)
+    return re.sub(">[^<]+<", lambda match: match[0].replace('"', "&quot;"), text)
 
 
 def _draw(axes: "Axes", panel: LinePanel) -> None:

@@ -39,7 +39,7 @@ def chain(variant: Variant) -> list[dict[str, str]]:
     for step in variant.provenance.get("lineage", {}).get("steps", []):
         links.setdefault(_link(step), []).append(step["digest"])
     places = list(ORDER)
-    found = [
+    titled = [
         {
             "title": ORDER.get(kind, kind.replace("_", " ")),
             "count": f"× {len(digests)}" if len(digests) > 1 else "",
@@ -48,8 +48,8 @@ def chain(variant: Variant) -> list[dict[str, str]]:
         for kind, digests in sorted(links.items(), key=lambda link: places.index(_listed_kind(link[0])))
     ]
     if variant.samples:
-        found.append({"title": "samples", "count": "", "digest": variant.samples.digest[:SHORT]})
-    return found
+        titled.append({"title": "samples", "count": "", "digest": variant.samples.digest[:SHORT]})
+    return titled
 
 
 def _link(step: dict[str, str]) -> str:

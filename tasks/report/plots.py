@@ -132,7 +132,7 @@ def window_differences(variants: list[Variant]) -> Any:
     for variant in reversed(variants):
         losses = None if variant.is_baseline or not dense else variant.window_losses()
         if losses and len(losses) == len(dense):
-            difference = [own - base for own, base in zip(losses, dense, strict=True)]
+            difference = [loss - base for loss, base in zip(losses, dense, strict=True)]
             style = {"line": {"color": colour[variant.name], "width": 1.5}, "boxmean": True, "boxpoints": "outliers"}
             figure.add_box(x=difference, name=escape(variant.name), marker={"size": 3}, showlegend=False, **style)
     figure.add_vline(x=0, line={"color": DENSE, "dash": "dash", "width": 1.5})
@@ -166,9 +166,9 @@ def recovery(variants: list[Variant]) -> Any:
     figure, seen = new_figure("optimizer steps", "validation loss, nats per token"), []
     for variant in variants:
         points = [(point.step, point.validation_loss) for point in variant.loss_curves.get("model", ())]
-        known = variant.facts.recovery
-        if not points and known:
-            points = [(0, known.validation_loss["before"]), (known.steps, known.validation_loss["after"])]
+        result = variant.facts.recovery
+        if not points and result:
+            points = [(0, result.validation_loss["before"]), (result.steps, result.validation_loss["after"])]
         if points:
             seen += [loss for _, loss in points]
             figure.add_scatter(
@@ -184,13 +184,13 @@ def recovery(variants: list[Variant]) -> Any:
 
 
 def _by_block(
-    variants: list[Variant], known: Callable[[LayerFacts], float | None]
+    variants: list[Variant], value_of: Callable[[LayerFacts], float | None]
 ) -> Iterable[tuple[Variant, dict[int, list[LayerFacts]]]]:
     for variant in variants:
         blocks: dict[int, list[LayerFacts]] = {}
         for layer in variant.facts.layers:
             block = layer.place[0]
-            if block is not None and known(layer) is not None:
+            if block is not None and value_of(layer) is not None:
                 blocks.setdefault(block, []).append(layer)
         if blocks:
             yield variant, dict(sorted(blocks.items()))

@@ -25,7 +25,7 @@ LIBRARIES = ("lm_eval", "datasets")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskEvaluationParams:
+class LmEvalParams:
     """Tasks of lm-evaluation-harness.
 
     Args:
@@ -44,8 +44,8 @@ class TaskEvaluationParams:
 
 
 @step("task_evaluation", unkeyed=("files",))
-def evaluate_tasks(
-    params: TaskEvaluationParams, inputs: dict[str, Artifact], out: Path, context: Context
+def evaluate_lm_eval_tasks(
+    params: LmEvalParams, inputs: dict[str, Artifact], out: Path, context: Context
 ) -> dict[str, Any]:
     """Accuracy on tasks of lm-evaluation-harness, and the paired difference to the dense model.
 
@@ -57,7 +57,7 @@ def evaluate_tasks(
     from pruning_core.evaluation.lm_eval.harness import Examinee, answer
 
     path, trust = inputs["model"].path, params.trust_remote_code
-    defined = {spec["name"]: _task(spec, params, inputs, context) for spec in params.tasks}
+    defined = {spec["name"]: _lm_eval_task(spec, params, inputs, context) for spec in params.tasks}
     model = load_model(path, trust_remote_code=trust).to(Running(params.device).torch_device)
     examinee = Examinee(model, read_tokenizer(path, trust_remote_code=trust), params.batch)
     answers = {}
@@ -68,13 +68,16 @@ def evaluate_tasks(
     agreed = {name: given.protocol for name, given in answers.items()}
     protocol = TaskProtocol(agreed, params.libraries["lm_eval"], examinee.max_length)
     dense = _answers_of(inputs["baseline"], protocol) if "baseline" in inputs else None
-    told = {}
+    results = {}
     for name, given in answers.items():
         theirs = [item for item in dense if item.task == name] if dense is not None else given.items
-        told[name] = accuracies(given.items) | {"truncated": given.truncated, "to_dense": beside(given.items, theirs)}
+        results[name] = accuracies(given.items) | {
+            "truncated": given.truncated,
+            "to_dense": beside(given.items, theirs),
+        }
     metrics = {
-        "tasks": told,
-        "mean_accuracy": sum(task["accuracy"] for task in told.values()) / len(told),
+        "tasks": results,
+        "mean_accuracy": sum(task["accuracy"] for task in results.values()) / len(results),
         "protocol": protocol.facts() | {"digest": protocol.digest},
     }
     write_json(out / "metrics.json", metrics)
@@ -94,13 +97,13 @@ def items_of(evaluation: Artifact) -> list[Item]:
     return [Item.of(json.loads(line)) for line in lines]
 
 
-def _task(spec: dict[str, Any], params: TaskEvaluationParams, inputs: dict[str, Artifact], context: Context) -> Any:
+def _lm_eval_task(spec: dict[str, Any], params: LmEvalParams, inputs: dict[str, Artifact], context: Context) -> Any:
     """The task with its items; defined before the model is loaded, so that bad data is told at once."""
     from pruning_core.evaluation.lm_eval.definitions import task_of_hub, task_of_rows
 
     name = spec["name"]
-    if made := inputs.get(f"items-{name}"):
-        return task_of_rows(name, read_rows(made.path / ITEMS, Continuation))
+    if items := inputs.get(f"items-{name}"):
+        return task_of_rows(name, read_rows(items.path / ITEMS, Continuation))
     if spec["data"] is None:
         return task_of_hub(name, context.store.root / "datasets")
     rows = {key: _rows(name, spec[key], params.files, context) for key in ("data", "examples") if spec[key]}

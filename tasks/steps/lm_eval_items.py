@@ -17,7 +17,7 @@ ITEMS = "items.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskItemsParams:
+class LmEvalItemsParams:
     """A text and how items are cut from it.
 
     Args:
@@ -40,7 +40,9 @@ class TaskItemsParams:
 
 
 @step("task_items", modules=lambda params: text_module(params.text))
-def task_items(params: TaskItemsParams, inputs: dict[str, Artifact], out: Path, context: Context) -> dict[str, Any]:
+def lm_eval_items(
+    params: LmEvalItemsParams, inputs: dict[str, Artifact], out: Path, context: Context
+) -> dict[str, Any]:
     """Items {context, choices, label} cut from a text in the source model's tokens.
 
     inputs: source.

@@ -85,10 +85,10 @@ def recover(params: RecoverParams, inputs: dict[str, Artifact], out: Path, conte
         facts = write_model(inputs["model"], subject, recovered, out)
     write_json(out / CURVE, recovered.curves)
     after = sum(int((~keep).sum()) for keep in recovered.masks.values())
-    told = _recovery_facts(losses, removed, after) | {"dropped_windows": inputs["windows"].facts["dropped"]}
+    result = _recovery_facts(losses, removed, after) | {"dropped_windows": inputs["windows"].facts["dropped"]}
     recipe = facts.get("recipe", {}) | {"recovery": params.recovery}
-    told |= {"steps": _steps(recovered.curves), "history": recovered.history}
-    return {"ledger": []} | facts | {"recipe": recipe, "recovery": told}
+    result |= {"steps": _steps(recovered.curves), "history": recovered.history}
+    return {"ledger": []} | facts | {"recipe": recipe, "recovery": result}
 
 
 def libraries_of(recovery: dict[str, Any]) -> dict[str, str]:

@@ -76,8 +76,8 @@ def search(params: SearchParams, inputs: dict[str, Artifact], out: Path, context
         state = State({}, [], levels.start, {}, [])
         if sum(len(row) > 1 for row in levels.gene_zeros) > 1:
             operators = Operators(levels, _repair_errors(measured))
-            chosen = Workers(**params.workers)
-            ran = run_search(params, chosen, inputs, context.scratch, settings, operators, starts)
+            workers = Workers(**params.workers)
+            ran = run_search(params, workers, inputs, context.scratch, settings, operators, starts)
             # How fast it was is no part of the result, which is the same wherever and in however many goes it ran.
             context.store.events.record(EVENT, key=context.key, tokens=str(ran.tokens), seconds=f"{ran.seconds:.3f}")
             state = ran.state
@@ -92,8 +92,8 @@ def _summary(state: State) -> dict[str, Any]:
     best = min(state.validation.values(), default=None)
     starts = [{"label": start["label"], "fitness": start["fitness"]} for start in state.initial]
     saved = 1 - state.forwards[0] / state.forwards[1] if state.forwards[1] else 0.0
-    known = {"generations": state.generation, "tokens": state.tokens, "evaluations": len(state.validation)}
-    return {"fitness": best, "initial": starts, "forwards_saved": saved, **known}
+    counts = {"generations": state.generation, "tokens": state.tokens, "evaluations": len(state.validation)}
+    return {"fitness": best, "initial": starts, "forwards_saved": saved, **counts}
 
 
 def _starts(
@@ -106,15 +106,15 @@ def _starts(
     """Label -> genome, and what the allocations could not decide."""
     starts: dict[str, Genome] = {} if settings.start == "random" else {"uniform": levels.start}
     ledger = []
-    for number, (chosen, spec) in enumerate(zip(settings.starts, settings.initial, strict=False)):
+    for number, (allocation, spec) in enumerate(zip(settings.starts, settings.initial, strict=False)):
         profile = _profile(inputs.get(f"sensitivity-{number}"))
-        asked = Request(request.matrices, request.unit, request.m, request.target, profile)
-        if "levels" in chosen.needs:
-            errors = chosen.errors_of(measured, asked)
-            asked = Request(request.matrices, request.unit, request.m, request.target, profile, levels, errors)
+        start_request = Request(request.matrices, request.unit, request.m, request.target, profile)
+        if "levels" in allocation.needs:
+            errors = allocation.errors_of(measured, start_request)
+            start_request = Request(request.matrices, request.unit, request.m, request.target, profile, levels, errors)
         label = _label(spec, starts)
-        starts[label] = nearest_genome(levels, chosen.shares(asked))
-        if starts[label] == levels.start and chosen.name != "uniform":
+        starts[label] = nearest_genome(levels, allocation.shares(start_request))
+        if starts[label] == levels.start and allocation.name != "uniform":
             ledger.append({"event": "degenerate", "what": f"{label} tells no matrix from another", "rule": "uniform"})
     return starts, ledger
 

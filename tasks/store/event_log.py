@@ -33,5 +33,5 @@ class Events(list[Event]):
         """The events of all processes and drivers, from the time `since` (as in an event's "time") on."""
         if not self.path.is_file():
             return []
-        found = [json.loads(line) for line in self.path.read_text().splitlines()]
-        return [event for event in found if event["time"] >= since]
+        events = [json.loads(line) for line in self.path.read_text().splitlines()]
+        return [event for event in events if event["time"] >= since]

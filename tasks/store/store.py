@@ -121,9 +121,9 @@ class Store:
         """
         self.use.enter()
         with locked(self._lock(key), on_wait=lambda holder: self._waiting(kind, key, holder)):
-            found = self._find_locked(key)
-            if found:
-                return found
+            artifact = self._find_locked(key)
+            if artifact:
+                return artifact
             with explain_full_disk(self.root), self.builds.begin(key) as build:
                 begun, clock = datetime.now(UTC), time.monotonic()
                 facts = compute(build)

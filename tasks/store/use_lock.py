@@ -36,10 +36,10 @@ class UseLock:
         It waits where the store is being collected. Threads of one process either all have such a block, or the first
         of them that begins one does so after the process entered.
         """
-        own = os.getpid(), self._path
+        key = os.getpid(), self._path
         with self._guard:
-            if not self._blocks[own] and own not in self._entered:
-                self._entered[own] = self._share()
+            if not self._blocks[key] and key not in self._entered:
+                self._entered[key] = self._share()
 
     @contextmanager
     def shared(self) -> Iterator[None]:
@@ -62,8 +62,8 @@ class UseLock:
         if not lock.acquire(timeout=0):
             users = holders(self._path) or ["a process of another user or machine"]
             others = [f"{len(users) - SHOWN_USERS} more"] if len(users) > SHOWN_USERS else []
-            told = ", ".join([*users[:SHOWN_USERS], *others])
-            raise InputError(f"the store is in use by {told}; nothing is removed, run this again when they have ended")
+            shown = ", ".join([*users[:SHOWN_USERS], *others])
+            raise InputError(f"the store is in use by {shown}; nothing is removed, run this again when they have ended")
         try:
             with self._inside():
                 yield
@@ -72,14 +72,14 @@ class UseLock:
 
     @contextmanager
     def _inside(self) -> Iterator[None]:
-        own = os.getpid(), self._path
+        key = os.getpid(), self._path
         with self._guard:
-            self._blocks[own] += 1
+            self._blocks[key] += 1
         try:
             yield
         finally:
             with self._guard:
-                self._blocks[own] -= 1
+                self._blocks[key] -= 1
 
     def _share(self) -> int:
         return share(self._path, lambda _: _waiting())

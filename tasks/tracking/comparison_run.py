@@ -39,7 +39,7 @@ def track_comparison(workspace: Path, page: Path, variants: Iterable[Variant]) -
     def write(client: Any, run_id: str) -> None:
         client.log_artifact(run_id, str(page))
         where = f"The report is `{page.name}` under Artifacts. Compared: {', '.join(runs)}."
-        told = f"{summary(comparable(variants))}\n\n{where}"
-        client.set_tag(run_id, "mlflow.note.content", told[:7900])
+        note = f"{summary(comparable(variants))}\n\n{where}"
+        client.set_tag(run_id, "mlflow.note.content", note[:7900])
 
     return track_once(workspace, page.stem, identity, content, page.name, tags, write)

@@ -49,7 +49,7 @@ def track_export(workspace: Path, record: Mapping[str, Any], card: Path) -> Trac
 def _metrics(record: Mapping[str, Any]) -> dict[str, float]:
     quality = record["quality"]["export"]
     rows = [row for row in record["serving"]["rows"] if row["model"] == EXPORT and row["batch"] == 1]
-    known = {
+    metrics = {
         "perplexity": quality["perplexity"],
         "loss_increase": quality["difference_to_dense"]["mean"],
         "kl_to_dense": quality["kl_to_dense"],
@@ -59,4 +59,4 @@ def _metrics(record: Mapping[str, Any]) -> dict[str, float]:
             {"prefill_tok_s": rows[0]["prefill"]["median"], "decode_tok_s": rows[0]["decode"]["median"]} if rows else {}
         ),
     }
-    return {name: value for name, value in known.items() if value is not None}
+    return {name: value for name, value in metrics.items() if value is not None}

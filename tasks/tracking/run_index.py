@@ -36,8 +36,8 @@ def find(client: Client, tags: Mapping[str, str] | None = None, status: str | No
     # MLflow's filters know no escaped quotes: such a value is compared below only.
     clauses = [f"tags.`{name}` = '{value}'" for name, value in tags.items() if "'" not in value]
     clauses += [f"attributes.status = '{status}'"] if status else []
-    found = every(client.search_runs, **_experiment(client), filter_string=" and ".join(clauses), order_by=_LAST_FIRST)
-    return [run for run in map(_plain, found) if tags.items() <= run["tags"].items()]
+    runs = every(client.search_runs, **_experiment(client), filter_string=" and ".join(clauses), order_by=_LAST_FIRST)
+    return [run for run in map(_plain, runs) if tags.items() <= run["tags"].items()]
 
 
 def next_in_sequence(client: Client) -> dict[str, str]:

@@ -90,16 +90,16 @@ def begin_run(client: "MlflowClient", name: str, tags: Mapping[str, str], starte
         started: ms since 1970.
     """
     experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
-    own = {OWNER: json.dumps(Owner.here().facts()), **next_in_sequence(client)}
-    return client.create_run(experiment, started, {**tags, **own}, name).info.run_id, experiment
+    process_tags = {OWNER: json.dumps(Owner.here().facts()), **next_in_sequence(client)}
+    return client.create_run(experiment, started, {**tags, **process_tags}, name).info.run_id, experiment
 
 
 def _complete(client: "MlflowClient", workspace: Path, run: Run, variant: Variant, tags: dict[str, str]) -> None:
     """Give a finished run what became known since."""
     missing = run_contents.missing(run, variant, tags)
     # Equal keys: what leads to this variant now led to it then.
-    known = (artifact_folder(workspace, run) / SETTINGS).is_file()
-    texts = {} if known else files_of(variant.provenance)
+    has_settings = (artifact_folder(workspace, run) / SETTINGS).is_file()
+    texts = {} if has_settings else files_of(variant.provenance)
     texts |= sample_files(variant.samples) if SAMPLES_TAG in missing["tags"] else {}
     # The tags last: they say which texts are there.
     _log_texts(client, run["run_id"], texts)

@@ -39,8 +39,8 @@ def track_once(
         else:
             for unfinished in mine:
                 client.delete_run(unfinished["run_id"])
-            own = identity | tags | {"mlflow.source.type": "LOCAL"}
-            run_id, _ = begin_run(client, name, own, int(time.time() * 1000))
+            all_tags = identity | tags | {"mlflow.source.type": "LOCAL"}
+            run_id, _ = begin_run(client, name, all_tags, int(time.time() * 1000))
         write(client, run_id)
         # Last: it says that all of the above is there.
         client.set_tag(run_id, CONTENT, content)

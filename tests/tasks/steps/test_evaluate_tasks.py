@@ -13,8 +13,8 @@ from pruning_core.evaluation.lm_eval.layouts import Continuation
 from pruning_core.evaluation.lm_eval.rows import read_rows
 from pruning_core.evaluation.paired import paired_accuracy
 from pruning_core.evaluation.protocol import TaskProtocol
-from tasks.steps.lm_eval import evaluate_tasks, items_of, libraries
-from tasks.steps.lm_eval_items import ITEMS, task_items
+from tasks.steps.lm_eval import evaluate_lm_eval_tasks, items_of, libraries
+from tasks.steps.lm_eval_items import ITEMS, lm_eval_items
 
 DOMAIN = {"name": "domain", "items": 20, "context": 6, "continuation": 3, "choices": 3}
 
@@ -75,7 +75,7 @@ def test_the_items_of_the_text_are_an_artifact_that_any_reader_checks(root: Path
 
 
 def _is_made(path: Path) -> bool:
-    return json.loads((path / "manifest.json").read_text())["kind"] == task_items.name
+    return json.loads((path / "manifest.json").read_text())["kind"] == lm_eval_items.name
 
 
 def test_nothing_is_asked_twice_and_a_changed_file_asks_again(root: Path):
@@ -110,7 +110,7 @@ def test_a_heterogeneous_structured_model_is_asked_too(root: Path):
     inputs = {"model": steps.model(MIXED)}
     items = dense.manifest["inputs"]["items-domain"]
     inputs["items-domain"] = steps.pipeline.context.store.find(items["key"])
-    found = steps.run(evaluate_tasks, params, inputs, "tasks")
+    found = steps.run(evaluate_lm_eval_tasks, params, inputs, "tasks")
     assert found.facts["tasks"]["domain"]["items"] == 20
     assert [item.log_likelihoods for item in items_of(found)] != [item.log_likelihoods for item in items_of(dense)[:20]]
 
@@ -123,7 +123,7 @@ def test_answers_to_other_tasks_are_no_baseline(root: Path):
     items = pipeline.context.store.find(dense.manifest["inputs"]["items-domain"]["key"])
     inputs = {"model": pipeline.source, "items-domain": items, "baseline": dense}
     with pytest.raises(InputError, match=r"cannot be compared .*tasks\.piqa"):
-        pipeline.context.run(evaluate_tasks, params, inputs)
+        pipeline.context.run(evaluate_lm_eval_tasks, params, inputs)
 
 
 @pytest.mark.parametrize(
@@ -150,5 +150,5 @@ def test_a_file_that_changes_while_it_waits_is_not_read_for_another(root: Path):
     piqa(root, 9)
     with pytest.raises(InputError, match=r"piqa\.jsonl was changed since the run began"):
         pipeline.context.run(
-            evaluate_tasks, params | {"files": {spec["data"]: "piqa.jsonl"}}, {"model": pipeline.source}
+            evaluate_lm_eval_tasks, params | {"files": {spec["data"]: "piqa.jsonl"}}, {"model": pipeline.source}
         )
