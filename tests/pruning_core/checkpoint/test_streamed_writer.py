@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from pruning_core.checkpoint.checkpoint import Checkpoint
+from pruning_core.checkpoint.layer_facts import LayerFacts
 from pruning_core.checkpoint.shard_files import ShardFiles
 from pruning_core.checkpoint.sharded_writer import ShardedWriter
 from pruning_core.checkpoint.stored_model import StoredModel
@@ -44,8 +45,8 @@ def model(half_empty_directory: Path) -> Watched:
     """One matrix is half zeros; its codes are said to exist, but in a layout that no code has: a fallback."""
     name = "model.layers.0.mlp.up_proj"
     columns, rows = Checkpoint(half_empty_directory).shape(f"{name}.weight")
-    layer = {"name": name, "stored": f"{name}.weight", "rows": rows, "columns": columns, "removed": rows * columns // 2}
-    made = Watched(half_empty_directory, [layer | {"bits": 4, "groups": 1}])
+    layer = LayerFacts(name, f"{name}.weight", rows, columns, removed=rows * columns // 2, bits=4, groups=1)
+    made = Watched(half_empty_directory, [layer])
     made.loaded = []
     return made
 
