@@ -17,7 +17,7 @@ from tasks.machine import process_identity
 from tasks.machine.process_identity import Owner
 from tasks.orchestration import prefect_settings
 from tasks.store.canonical_json import digest_of, write_json
-from tasks.store.locks import FileLock
+from tasks.store.locks import locked_at_once
 from tasks.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -61,7 +61,8 @@ def serve(overrides: list[str] | None, every: float | None, tell: Tell) -> None:
         signal.signal(sign, signal.default_int_handler)
     os.environ.update(LOGS)
     prefect_settings.apply(workspace.root)
-    with _alone(workspace), _server(workspace) as address:
+    lock = _state(workspace).with_name("serve.lock")
+    with locked_at_once(lock, _already_served), _server(workspace) as address:
         os.environ["PREFECT_API_URL"] = address
         process_identity.claim()
         when = f"every {every:g} s" if every is not None else f"on {schedule.cron} ({schedule.timezone})"
@@ -76,17 +77,9 @@ def serve(overrides: list[str] | None, every: float | None, tell: Tell) -> None:
     tell("stopped; what was done is stored, and the next run goes on from there")
 
 
-@contextlib.contextmanager
-def _alone(workspace: Workspace) -> Iterator[None]:
-    """Inside the block nobody else serves this workspace."""
-    lock = FileLock(_state(workspace).with_name("serve.lock"))
-    if not lock.acquire(timeout=0):
-        holder = lock.path.read_text() or "another process"
-        raise InputError(f"this workspace is served already, by {holder}; stop that one first")
-    try:
-        yield
-    finally:
-        lock.release()
+def _already_served(lock: Path) -> InputError:
+    holder = lock.read_text() or "another process"
+    return InputError(f"this workspace is served already, by {holder}; stop that one first")
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from flows.commands.options import JsonOption, app, as_json, say
+from flows.commands.options import JsonOption, app, print_result, say
 
 
 @app.command(epilog="Example: `espalier reproduce 3f9d2c1a`")
@@ -19,10 +19,7 @@ def reproduce(
     from flows.actions.reproduce import print_reproduction, reproduce_run, require_identical
 
     reproduction = reproduce_run(run_id, from_cache, json_)
-    if json_:
-        as_json(reproduction)
-    else:
-        print_reproduction(reproduction)
+    print_result(reproduction, json_, print_reproduction)
     require_identical(reproduction)
 
 
@@ -32,10 +29,7 @@ def verify(json_: JsonOption = False) -> None:
     from flows.actions.verify import print_verification, require_intact, verify_store
 
     verification = verify_store(json_)
-    if json_:
-        as_json(verification)
-    else:
-        print_verification(verification, say)
+    print_result(verification, json_, lambda verification: print_verification(verification, say))
     require_intact(verification)
 
 
@@ -55,10 +49,7 @@ def gc(
     from flows.actions.gc import collect, print_collection, require_consent
 
     collection = collect(keep_statistics, older_than, dry_run, yes, json_)
-    if json_:
-        as_json(collection)
-    else:
-        print_collection(collection)
+    print_result(collection, json_, print_collection)
     require_consent(collection, dry_run)
 
 
@@ -68,10 +59,7 @@ def up(json_: JsonOption = False) -> None:
     from flows.actions.servers import print_started, start_servers
 
     state = start_servers(json_)
-    if json_:
-        as_json(state)
-    else:
-        print_started(state, say)
+    print_result(state, json_, lambda state: print_started(state, say))
 
 
 @app.command(epilog="Example: `espalier down`")
@@ -80,7 +68,4 @@ def down(json_: JsonOption = False) -> None:
     from flows.actions.servers import print_stopped, stop_servers
 
     was_running = stop_servers()
-    if json_:
-        as_json(was_running)
-    else:
-        print_stopped(was_running, say)
+    print_result(was_running, json_, lambda was_running: print_stopped(was_running, say))

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from flows.commands.options import JsonOption, RecipeArgument, SetOption, VariantArgument, app, as_json, say
+from flows.commands.options import JsonOption, RecipeArgument, SetOption, VariantArgument, app, print_result, say
 
 
 @app.command(epilog="Example: `espalier evaluate artifacts/models/wanda-50`")
@@ -19,10 +19,7 @@ def evaluate(
     from flows.console.tables import print_facts
 
     facts = evaluate_directory(path, set_, json_)
-    if json_:
-        as_json(facts)
-    else:
-        print_facts(facts)
+    print_result(facts, json_, print_facts)
 
 
 @app.command(epilog="Example: `espalier explain sparsegpt-50`")
@@ -32,10 +29,7 @@ def explain(variant: VariantArgument, set_: SetOption = None, json_: JsonOption 
     from flows.console.tables import print_explanation
 
     steps = explain_variant(variant, set_)
-    if json_:
-        as_json(steps)
-    else:
-        print_explanation(variant, steps)
+    print_result(steps, json_, lambda steps: print_explanation(variant, steps))
 
 
 @app.command(epilog="Example: `espalier lineage sparsegpt-50 --json`")
@@ -45,10 +39,7 @@ def lineage(variant: VariantArgument, set_: SetOption = None, json_: JsonOption 
     from flows.console.tables import print_lineage
 
     facts = lineage_of(variant, set_)
-    if json_:
-        as_json(facts)
-    else:
-        print_lineage(facts)
+    print_result(facts, json_, print_lineage)
 
 
 @app.command(epilog="Example: `espalier groups --families mlp`")
@@ -61,10 +52,7 @@ def groups(
     from flows.actions.inspect import groups_of_model
 
     tables = groups_of_model(families, set_)
-    if json_:
-        as_json(tables["sites"])
-    else:
-        say(tables["table"])
+    print_result(tables["sites"], json_, lambda _: say(tables["table"]))
 
 
 @app.command(epilog="Example: `espalier plan sparsegpt-50 --set calibration.sequences=128`")
@@ -83,9 +71,6 @@ def plan(
     from pruning_core.errors import InputError
 
     estimate = plan_variant(variant, set_, rate)
-    if json_:
-        as_json(estimate)
-    else:
-        print_plan(estimate)
+    print_result(estimate, json_, print_plan)
     if estimate["refused"]:
         raise InputError(estimate["refused"])

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from flows.commands.options import JsonOption, RecipeArgument, SetOption, app, as_json, say
+from flows.commands.options import JsonOption, RecipeArgument, SetOption, app, as_json, print_result, say
 
 
 @app.command(epilog="Example: `espalier sweep --sparsities 0.5,0.6,0.7 --patterns 2:4 --bits none,4`")
@@ -27,10 +27,7 @@ def sweep(
     from flows.sweep_variants import axes_of
 
     outcome = run_flow("sweep", json_, set_, axes=axes_of(methods, sparsities, patterns, bits))
-    if json_:
-        as_json(outcome)
-    else:
-        print_sweep(outcome)
+    print_result(outcome, json_, print_sweep)
     require_all(outcome)
 
 
@@ -54,10 +51,7 @@ def export(
     spec = format_spec(format_, option or [])
     require_expressible(variant, spec, set_)
     record = run_flow("export", json_, set_, variant=variant, format=spec, to=str(to) if to else None)
-    if json_:
-        as_json(record)
-    else:
-        print_export(record)
+    print_result(record, json_, print_export)
 
 
 @app.command(epilog="Example: `espalier serve`, or once and at once: `espalier serve --now --json`")
@@ -81,10 +75,7 @@ def serve(
     if every is not None:
         raise InputError("--now runs once, and --every again and again; give one of them")
     outcome = run_flow("scheduled", json_, set_)
-    if json_:
-        as_json(outcome)
-    else:
-        print_decision(outcome, say)
+    print_result(outcome, json_, lambda outcome: print_decision(outcome, say))
 
 
 @app.command(epilog="Example: `espalier compress sparsegpt-50 --set variants.sparsegpt-50.sparsity=0.6`")
@@ -122,10 +113,7 @@ def search(variant: RecipeArgument, set_: SetOption = None, json_: JsonOption = 
     from flows.actions.search import print_search, search_variant
 
     facts = search_variant(variant, set_, json_)
-    if json_:
-        as_json(facts)
-    else:
-        print_search(facts)
+    print_result(facts, json_, print_search)
 
 
 @app.command(epilog="Example: `espalier step prune wanda-50` (what dvc.yaml runs)")

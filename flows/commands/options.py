@@ -1,6 +1,7 @@
 """The application, the options that many commands share, and how commands print. Imports nothing heavy."""
 
 import json
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -31,6 +32,14 @@ VariantArgument = Annotated[str, typer.Argument(help="A name under `variants` in
 def say(text: str) -> None:
     """Print a line for people."""
     typer.echo(text)
+
+
+def print_result(result: Any, json_: bool, for_people: Callable[[Any], None]) -> None:
+    """Print a result as JSON, or as `for_people` does."""
+    if json_:
+        as_json(result)
+    else:
+        for_people(result)
 
 
 def as_json(value: Any) -> None:

@@ -5,9 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from pruning_core.checkpoint.durable_files import replace_bytes
+from tasks.report.templates import fill_template
 from tasks.store.canonical_json import write_json
 
 DECISIONS = Path(".espalier") / "decisions"
@@ -89,12 +88,5 @@ def _word(verdict: Mapping[str, Any]) -> str:
 
 
 def _page(decision: Mapping[str, Any]) -> str:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals |= {"sentence": sentence, "word": _word}
-    return environment.get_template("decision.html").render(decision=decision)
+    template = Path(__file__).with_name("decision.html")
+    return fill_template(template, {"sentence": sentence, "word": _word}, decision=decision)

@@ -5,11 +5,11 @@ identifier: equal records give an equal file.
 """
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from pruning_core.checkpoint.durable_files import replace_bytes
 from tasks.records.comparison import comparable, comparison_table, row
 from tasks.records.pareto import fronts
 from tasks.records.variant import Variant
@@ -19,10 +19,11 @@ from tasks.report.lineage import ledgers
 from tasks.report.pareto_plot import pareto
 from tasks.report.summary import summary
 from tasks.report.tables import agreements, export_rows, lm_eval_tables, sample_rows
+from tasks.report.templates import fill_template
 
 __all__ = ["comparison_table", "write_report"]
 
-TEMPLATE = "report.html"
+TEMPLATE = Path(__file__).with_name("report.html")
 UNKNOWN = "–"
 # Beyond this number of variants a plot needs the whole width of the page.
 MANY = 9
@@ -40,27 +41,17 @@ def write_report(variants: Iterable[Variant], destination: Path, workspace: Path
     """
     page = render(comparable(variants))
     path = Path(workspace) / destination
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_text(page, encoding="utf-8")
-    unfinished.replace(path)
+    replace_bytes(path, page.encode())
     return path
 
 
 def render(variants: list[Variant]) -> str:
     """The page as text."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
     from plotly.offline import get_plotlyjs
 
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(TEMPLATE).render(
+    return fill_template(
+        TEMPLATE,
         summary=summary(variants),
         rows=_table(variants),
         plots=[(title, note, Markup(html)) for title, note, html in _plots(variants)],

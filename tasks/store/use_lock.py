@@ -15,7 +15,7 @@ from typing import ClassVar
 from pruning_core.errors import InputError
 from tasks.machine.open_files import holders
 from tasks.progress import current
-from tasks.store.locks import FileLock, share, unlock
+from tasks.store.locks import locked_at_once, share, unlock
 
 SHOWN_USERS = 4
 
@@ -58,17 +58,8 @@ class UseLock:
         Raises:
             InputError: some do; which.
         """
-        lock = FileLock(self._path)
-        if not lock.acquire(timeout=0):
-            users = holders(self._path) or ["a process of another user or machine"]
-            others = [f"{len(users) - SHOWN_USERS} more"] if len(users) > SHOWN_USERS else []
-            shown = ", ".join([*users[:SHOWN_USERS], *others])
-            raise InputError(f"the store is in use by {shown}; nothing is removed, run this again when they have ended")
-        try:
-            with self._inside():
-                yield
-        finally:
-            lock.release()
+        with locked_at_once(self._path, _in_use), self._inside():
+            yield
 
     @contextmanager
     def _inside(self) -> Iterator[None]:
@@ -83,6 +74,13 @@ class UseLock:
 
     def _share(self) -> int:
         return share(self._path, lambda _: _waiting())
+
+
+def _in_use(path: Path) -> InputError:
+    users = holders(path) or ["a process of another user or machine"]
+    others = [f"{len(users) - SHOWN_USERS} more"] if len(users) > SHOWN_USERS else []
+    shown = ", ".join([*users[:SHOWN_USERS], *others])
+    return InputError(f"the store is in use by {shown}; nothing is removed, run this again when they have ended")
 
 
 def _waiting() -> Callable[[], None]:
