@@ -1,4 +1,4 @@
-"""The flows: compress one variant, or all of them side by side; every step is a cached Prefect task."""
+"""The flows `compress` (one variant) and `compare` (all variants); every step is a cached Prefect task."""
 
 from pathlib import Path
 
@@ -64,7 +64,7 @@ def compare(root: str = ".", overrides: list[str] | None = None) -> list[Variant
 
 
 def run_variants(workspace: Workspace, names: list[str], failed: dict[str, str] | None = None) -> list[Variant]:
-    """Make, evaluate, measure, version and track variants; their records, the baseline first.
+    """Compress, evaluate, measure, version and track variants; returns their records, the baseline first.
 
     Args:
         failed: where given, a variant that cannot be computed is entered here with the reason and left out, instead

@@ -1,4 +1,4 @@
-"""The flow that exports: a deployable directory of a variant with its model card, judged and measured."""
+"""The flow `export`: write a variant for serving with its model card, evaluate it and measure its speed."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ CARD, FACTS = "README.md", "export.json"
 def export(
     variant: str, format: dict[str, Any], to: str | None = None, root: str = ".", overrides: list[str] | None = None
 ) -> dict[str, Any]:
-    """Make, export, verify, evaluate, measure and track one variant; returns the record of the export.
+    """Compress, export, verify, evaluate, measure and track one variant; returns the record of the export.
 
     Args:
         variant: its name in params.yaml, or `dense`.
@@ -57,7 +57,7 @@ def export(
 
 
 def target_of(workspace: Workspace, variant: str, format: dict[str, Any], to: str | None) -> Path:
-    """Where the export goes.
+    """The directory of the export.
 
     Raises:
         InputError: something else lies there.
@@ -70,7 +70,7 @@ def target_of(workspace: Workspace, variant: str, format: dict[str, Any], to: st
 
 
 def place(source: Path, target: Path, record: dict[str, Any]) -> None:
-    """Copy an export and write its card; the directory appears whole, in place of an earlier export."""
+    """Copy an export and write its card; the complete directory replaces an earlier export in one step."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as folder:
         new = Path(folder) / "new"

@@ -1,4 +1,4 @@
-"""Starting a flow from the command line: Prefect's settings, a running server if there is one, progress."""
+"""Start a flow from the command line: Prefect's settings, a running server if there is one, progress."""
 
 import contextlib
 import importlib
@@ -51,11 +51,11 @@ def run_flow(name: str, quiet: bool, overrides: list[str] | None, **parameters: 
 
 
 class ServerLost(ComputationError):
-    """The flow cannot go on without its server."""
+    """Prefect's server was lost during the flow."""
 
 
 def _variant_names(workspace: Workspace, flow: str, parameters: dict[str, Any]) -> list[str]:
-    """The variants that a flow makes."""
+    """The variants that a flow compresses."""
     if parameters.get("variant") == BASELINE:
         return []
     if "variant" in parameters:
@@ -77,9 +77,9 @@ def open_scheduled(root: Path | None, overrides: list[str] | None) -> Workspace:
 
 @contextlib.contextmanager
 def prepare_flow(workspace: Workspace, named: list[str], module: str, quiet: bool) -> Iterator[ModuleType]:
-    """Inside the block a flow of these variants may run: there is a server and room, and each step is shown.
+    """Prepare the run of a flow: check memory and disk, start a server, and show each step inside the block.
 
-    What killed processes left RUNNING is told to be Crashed first. Yields the flow's imported module.
+    Flow runs that killed processes left RUNNING are set to Crashed first. Yields the flow's imported module.
     """
     prefect_settings.apply(workspace.root)
     temporary_servers.stop_orphans()
@@ -131,7 +131,7 @@ def _use_running_server(root: Path) -> None:
 
 
 def reconcile(workspace: Path, server: Thread | None = None) -> list[str]:
-    """Mark the flow runs and the MLflow runs whose process is gone; a sentence for each.
+    """Mark flow runs and MLflow runs whose process is gone as ended; returns a sentence for each.
 
     Those of living processes and of other machines are left alone. MLflow is asked while Prefect's `server` starts,
     for importing it takes seconds.

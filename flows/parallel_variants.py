@@ -1,4 +1,4 @@
-"""Variants made side by side by the workers of a Prefect task runner: threads, processes, Dask or Ray.
+"""Compress variants in parallel on the workers of a Prefect task runner: threads, processes, Dask or Ray.
 
 A worker opens the workspace by its path and makes one variant in the shared store; what comes back is which steps it
 took. Two workers that want one step compute it once, for the second waits.
@@ -25,12 +25,12 @@ from tasks.workspace.workspace import Workspace
 
 
 def make_variants(workspace: Workspace, names: list[str], log: StepLog, axes: Axes | None = None) -> dict[str, str]:
-    """Make and judge variants on the workers of `compute.variants`; those that failed, with the reason.
+    """Compress and evaluate variants on the workers of `compute.variants`; returns failed variants with the reason.
 
     What was done is noted in `log` as each variant is finished.
 
     Args:
-        names: variants; dense is judged already.
+        names: variants; dense is evaluated already.
         axes: of a sweep, whose variants are not those of params.yaml.
 
     Raises:
@@ -63,7 +63,7 @@ def make_variants(workspace: Workspace, names: list[str], log: StepLog, axes: Ax
 
 @task(name="variant", task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False)
 def make(root: str, overrides: list[str], axes: Axes | None, name: str, threads: int) -> list[dict[str, Any]]:
-    """Make and judge one variant, in whatever process this is; the records of its steps."""
+    """The Prefect task of one variant: compress and evaluate it in this process; returns the records of its steps."""
     end_with_parent()
     torch.set_num_threads(threads)
     workspace = Workspace.open(Path(root), overrides)
@@ -78,7 +78,7 @@ def make(root: str, overrides: list[str], axes: Axes | None, name: str, threads:
 
 
 def reason(error: BaseException, place: Path) -> str:
-    """What went wrong, in a sentence: our own errors are one, of others the kind is told too.
+    """One sentence for an error; with the type's name if it is not one of this project's.
 
     Args:
         place: where the run writes; a full disk is told with it.

@@ -1,4 +1,4 @@
-"""The scheduled flow: what a new checkpoint gives is compressed, judged by the gates, and may become the champion."""
+"""The flow `scheduled`: compress a new checkpoint, check the gates, and promote the best variant to champion."""
 
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from tasks.workspace.workspace import Workspace
 
 @flow(name="scheduled", persist_result=False)
 def scheduled(root: str = ".", overrides: list[str] | None = None) -> State:
-    """Look for a new source checkpoint, settings or code; make, judge and register what they give.
+    """Check for a new source checkpoint, settings or code; compress, evaluate and register the variants.
 
     Returns:
         {"new": whether there was anything to do, "decision": the one that was made or stands}.

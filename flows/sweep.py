@@ -1,4 +1,4 @@
-"""The flow of a sweep: many variants over shared statistics, one after another, and none of them stops the others."""
+"""The flow `sweep`: many variants over shared statistics; a failed variant does not stop the others."""
 
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ REPORT = Path("reports") / "sweep.html"
 
 @flow(name="sweep")
 def sweep(root: str = ".", overrides: list[str] | None = None, axes: Axes | None = None) -> dict[str, Any]:
-    """Make every combination of the axes; each is evaluated, measured and tracked as soon as it is made.
+    """Compress every combination of the axes; each is evaluated, measured and tracked at once.
 
     Args:
         root: the folder of params.yaml.
@@ -60,7 +60,7 @@ def sweep(root: str = ".", overrides: list[str] | None = None, axes: Axes | None
 
 
 def _finish(workspace: Workspace, pipeline: Pipeline, log: StepLog, name: str) -> Variant:
-    """Make a variant and all that is known of it; its speed is measured while nothing else of the sweep is at work."""
+    """Compress, evaluate, measure and track one variant; its speed is measured while nothing else of the sweep runs."""
     evaluate_variant(pipeline, name)
     pipeline.speed(name)
     record = variant_record(workspace, pipeline, name, log.about(name))

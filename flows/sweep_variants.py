@@ -1,4 +1,4 @@
-"""A sweep before it runs: its axes from params.yaml and the command line, and the variants that they come to."""
+"""The variants of a sweep, from its axes in params.yaml and on the command line."""
 
 from dataclasses import asdict, replace
 from typing import Any
@@ -14,7 +14,7 @@ Axes = dict[str, list[Any]]
 
 
 def expand_sweep(workspace: Workspace, axes: Axes) -> tuple[Workspace, list[tuple[str, str]]]:
-    """The workspace with the variants of the sweep in the place of its own, and what was left out with the reason.
+    """The workspace with the variants of the sweep instead of its own, and the skipped combinations with the reason.
 
     Args:
         axes: those of the command line; each takes the place of the one in params.yaml.

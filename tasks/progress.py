@@ -1,4 +1,4 @@
-"""Where steps tell how far they are. Silent unless a driver (the command line) reports to a sink."""
+"""Progress of steps. Silent unless a driver (the command line) reports to a sink."""
 
 import contextlib
 from collections.abc import Callable, Iterator

@@ -142,7 +142,7 @@ def _commit(workspace: Path, stages: list[str], progress: Progress) -> None:
 
 
 def _patiently(work: Callable[[], Any]) -> Any:
-    """What `work` gives; another DVC, which may be computing a stage, is waited for, where DVC itself would give up."""
+    """The result of `work`, retried while another DVC process holds the lock; DVC itself would give up."""
     from dvc.lock import LockError
 
     deadline = time.monotonic() + WAIT_SECONDS

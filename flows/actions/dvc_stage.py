@@ -1,4 +1,4 @@
-"""What dvc.yaml runs: the same steps through the same store, without an orchestrator."""
+"""The stages of dvc.yaml: the same steps through the same store, without Prefect."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""`espalier gc`: remove what nothing names any more, after saying what that is and why the rest stays."""
+"""`espalier gc`: remove stored results that nothing refers to any more; show them first, and why the rest stays."""
 
 from contextlib import nullcontext
 from dataclasses import asdict, replace
@@ -23,7 +23,7 @@ MB = 1e6
 
 
 def collect(keep_statistics: bool, older_than: float, dry_run: bool, yes: bool, quiet: bool) -> dict[str, Any]:
-    """Find what may go, and remove it where that was asked for.
+    """Find the results that may be removed, and remove them if `yes` is set.
 
     Returns:
         goes (items), kept {why: {"artifacts", "bytes"}}, bytes (that go, or went), removed (items; None: only looked).
@@ -36,7 +36,7 @@ def collect(keep_statistics: bool, older_than: float, dry_run: bool, yes: bool, 
         raise InputError(f"--older-than is a number of days, 0 or more, got {older_than:g}")
     workspace = Workspace.open(None)
     store, removes = workspace.store, yes and not dry_run
-    # Whoever comes after this waits, and whoever ended before has told of its results in what is read below.
+    # Processes that start later wait; those that ended before have recorded their results, which are read below.
     with store.use.alone() if removes else nullcontext(), show_bars(quiet) as (_, bars):
         done = bars.waiting("finding out what is named")
         named, scratch = _params_roots(workspace)
@@ -57,7 +57,7 @@ def collect(keep_statistics: bool, older_than: float, dry_run: bool, yes: bool, 
 
 
 def print_collection(collection: dict[str, Any]) -> None:
-    """What goes, by kind, and why the rest stays."""
+    """Print what is removed, by kind, and why the rest stays."""
     console = Console()
     groups: dict[str, list[dict[str, Any]]] = {}
     for item in collection["goes"]:
@@ -79,13 +79,13 @@ def print_collection(collection: dict[str, Any]) -> None:
 
 
 def require_consent(collection: dict[str, Any], dry_run: bool) -> None:
-    """Raise InputError where something would go, and nobody said that it may."""
+    """Raise InputError if something would be removed and neither --yes nor --dry-run was given."""
     if collection["goes"] and collection["removed"] is None and not dry_run:
         raise InputError("nothing was removed; add --yes to remove what goes, or --dry-run to look only")
 
 
 def _params_roots(workspace: Workspace) -> tuple[list[Root], set[str]]:
-    """What the variants of params.yaml and of its sweep are made of, and the keys that would be computed next."""
+    """The stored results behind the variants of params.yaml and its sweep, and the keys that are not computed yet."""
     variants = workspace.settings.variants
     if workspace.settings.sweep is not None:
         variants = variants | expand_sweep(workspace, {})[0].settings.variants

@@ -1,4 +1,4 @@
-"""Commands that look: evaluate any model, explain what would run, trace where a variant comes from."""
+"""Commands that inspect: evaluate any model, explain what would run, trace where a variant comes from."""
 
 import json
 from pathlib import Path

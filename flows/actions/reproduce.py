@@ -1,4 +1,4 @@
-"""From an MLflow run back to the exact variant: made again from what the run says, and compared step by step."""
+"""Reproduce the variant of an MLflow run from the settings recorded there, and compare the digests of every step."""
 
 import contextlib
 import json
@@ -29,17 +29,17 @@ SHOWN_MODULES = 5
 
 
 def reproduce_run(prefix: str, from_cache: bool, quiet: bool) -> dict[str, Any]:
-    """Make the variant of a run again, in a store of its own that goes afterwards, and compare digests.
+    """Compute the variant of a run again, in a temporary store, and compare digests.
 
     Args:
         prefix: of the run's id, long enough to be the only one.
-        from_cache: use the workspace's store instead; what is stored is then found, not computed.
+        from_cache: use the workspace's store instead, so that stored results are not computed again.
 
     Returns:
         run_id, variant, changed (see `changed_since`), identical, first, steps (see `compared`).
 
     Raises:
-        InputError: no such run, or one that does not say what it was made with.
+        InputError: no such run, or one without recorded settings.
     """
     root = Path.cwd().resolve()
     run = _run(root, prefix)
@@ -70,7 +70,7 @@ def reproduce_run(prefix: str, from_cache: bool, quiet: bool) -> dict[str, Any]:
 
 
 def print_reproduction(reproduction: dict[str, Any]) -> None:
-    """What came out."""
+    """Print the changes since the run, and which steps gave the same digest."""
     console = Console()
 
     def show(text: str) -> None:
@@ -93,7 +93,7 @@ def print_reproduction(reproduction: dict[str, Any]) -> None:
 
 
 def require_identical(reproduction: dict[str, Any]) -> None:
-    """Raise ComputationError where another model or evaluation came out."""
+    """Raise ComputationError if the model or its evaluation has another digest than in the run."""
     if not reproduction["identical"]:
         first = reproduction["first"]
         raise ComputationError(
@@ -116,7 +116,7 @@ def _run(root: Path, prefix: str) -> Run:
 
 
 def _as_it_was(root: Path, run: Run) -> tuple[Workspace, dict[str, Any]]:
-    """The workspace with the settings of the run, and the lineage that came of them."""
+    """The workspace with the settings of the run, and the lineage recorded there."""
     folder = artifact_folder(root, run)
     if not all((folder / name).is_file() for name in (SETTINGS, LINEAGE)):
         raise InputError(

@@ -47,20 +47,20 @@ def searching(recipe: Recipe, device: str) -> Recipe:
 
 
 def pace(context: Context, artifact: Artifact) -> float | None:
-    """Tokens judged per second by the process that finished a search."""
+    """Tokens evaluated per second by the process that finished a search."""
     seen = [event for event in context.store.events.everyones() if event["event"] == EVENT]
     events = [event for event in seen if event["key"] == artifact.key and float(event["seconds"]) > 0]
     return int(events[-1]["tokens"]) / float(events[-1]["seconds"]) if events else None
 
 
 def write_page(artifact: Artifact, path: Path) -> Path:
-    """Draw a search, replacing an older page at once; returns where it is."""
+    """Write the page of a search, atomically; returns its path."""
     replace_bytes(path, draw_search(artifact.path).encode())
     return path
 
 
 def search_facts(name: str, artifact: Artifact, speed: float | None) -> dict[str, Any]:
-    """What the command says of a search beside its page; see `search_variant`."""
+    """The result of a search as JSON, without its page; see `search_variant`."""
     facts = artifact.facts
     search = dict(facts["search"])
     starts = sorted(search.pop("initial"), key=lambda start: start["fitness"])
@@ -78,7 +78,7 @@ def search_facts(name: str, artifact: Artifact, speed: float | None) -> dict[str
 
 
 def print_search(search: dict[str, Any]) -> None:
-    """The ladder of starts, the result and where it is."""
+    """Print the starts from worst to best, the result and its path."""
     console = Console()
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("allocation", no_wrap=True)

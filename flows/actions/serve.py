@@ -1,4 +1,4 @@
-"""`espalier serve`: the scheduled flow on its cron from this machine, or once; stopping it leaves nothing behind."""
+"""`espalier serve`: run the scheduled flow on its cron from this machine until stopped; no process is left behind."""
 
 import asyncio
 import contextlib
@@ -31,7 +31,7 @@ Tell = Callable[[str], None]
 
 
 def print_decision(outcome: dict[str, Any], tell: Tell) -> None:
-    """The decision and its reasons, line by line."""
+    """Print the decision and its reasons, line by line."""
     from tasks.promotion.decision_log import DECISIONS, reasons, sentence
 
     decision = outcome["decision"]
@@ -84,7 +84,7 @@ def _already_served(lock: Path) -> InputError:
 
 @contextlib.contextmanager
 def _server(workspace: Workspace) -> Iterator[str]:
-    """The address of a Prefect server; one that was started for serving, by a killed process too, is stopped again."""
+    """Yield the address of a Prefect server; one started for serving, also by a killed process, is stopped again."""
     root, state = workspace.root, _state(workspace)
     if given := os.environ.get("PREFECT_API_URL"):
         yield given
@@ -110,7 +110,7 @@ def _state(workspace: Workspace) -> Path:
 
 
 def _runner(workspace: Workspace, schedule: Schedule, every: float | None, tell: Tell) -> "Runner":
-    """What starts a process for each run when its time has come; runs that a kill left behind are cleared away."""
+    """A Prefect runner that starts a process per scheduled run; runs left by a killed process are cleared first."""
     from prefect.flows import EntrypointType
     from prefect.runner import Runner
     from prefect.schedules import Cron, Interval
@@ -136,7 +136,7 @@ def _runner(workspace: Workspace, schedule: Schedule, every: float | None, tell:
 
 
 async def _until_stopped(runner: "Runner") -> None:
-    """Run until a signal comes; then nothing that was started here goes on."""
+    """Run until a signal arrives, then stop everything that was started here."""
     serving = asyncio.ensure_future(runner.start())
     # The runner sets a handler of its own as its first step; it is replaced here.
     await asyncio.sleep(0)

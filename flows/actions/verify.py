@@ -1,4 +1,4 @@
-"""`espalier verify`: every byte in the store against what was written, also where no size, time or inode changed.
+"""`espalier verify`: hash every stored file, also those whose size, time and inode are unchanged.
 
 Every use of a stored result compares sizes, times and inodes, which no ordinary write keeps, and hashes what differs.
 A disk that returns other bytes than were written changes none of them: that takes reading everything.
@@ -17,7 +17,7 @@ MB = 1e6
 
 
 def verify_store(quiet: bool) -> dict[str, Any]:
-    """Read everything that is stored, and set aside what was altered.
+    """Hash everything that is stored, and set altered results aside.
 
     Returns:
         intact and altered {"artifacts", "bytes"}; altered also "found": [{"key", "problem", "moved_to"}].
@@ -43,7 +43,7 @@ def verify_store(quiet: bool) -> dict[str, Any]:
 
 
 def print_verification(verification: dict[str, Any], say: Callable[[str], None]) -> None:
-    """How much is as it was written, and what is not."""
+    """Print how much is intact, and what was altered."""
     for one in verification["altered"]["found"]:
         say(f"altered    {one['key'][:12]}  {one['problem']}; now {one['moved_to']}")
     intact = verification["intact"]
@@ -51,7 +51,7 @@ def print_verification(verification: dict[str, Any], say: Callable[[str], None])
 
 
 def require_intact(verification: dict[str, Any]) -> None:
-    """Raise ComputationError where something was altered."""
+    """Raise ComputationError if something was altered."""
     count, intact = verification["altered"]["artifacts"], verification["intact"]["artifacts"]
     if count:
         raise ComputationError(

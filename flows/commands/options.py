@@ -43,5 +43,5 @@ def print_result(result: Any, json_: bool, for_people: Callable[[Any], None]) ->
 
 
 def as_json(value: Any) -> None:
-    """Print a value for machines; records say themselves what they are as JSON."""
+    """Print a value as JSON; records are converted by their `as_json`."""
     typer.echo(json.dumps(value, indent=1, sort_keys=True, default=lambda record: record.as_json()))

@@ -1,4 +1,4 @@
-"""Tables that no terminal is too narrow for: columns that do not fit beside each other go on below."""
+"""Tables for narrow terminals: columns that do not fit beside each other continue below."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -45,7 +45,7 @@ class Columns:
         yield self._table(block, min(name_width, width - room))
 
     def print(self, console: Console) -> None:
-        """All blocks, with an empty line between two."""
+        """Print all blocks, with an empty line between two."""
         for place, table in enumerate(self.blocks(console.width)):
             console.print(*[""] * bool(place), table, sep="\n")
 

@@ -19,7 +19,7 @@ from tasks.progress import reporting
 
 
 class Bars:
-    """A progress sink that draws one bar for each piece of work, gone when it is done."""
+    """A progress sink that draws one bar for each piece of work and removes it when the work is done."""
 
     def __init__(self, bars: Progress) -> None:
         self._bars = bars

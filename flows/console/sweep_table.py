@@ -1,4 +1,4 @@
-"""A sweep for the terminal: what each variant costs and keeps, and which of them no other beats."""
+"""The table of a sweep for the terminal: loss and cost of each variant, and the Pareto fronts."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ NOTE = (
 
 
 def print_sweep(outcome: dict[str, Any]) -> None:
-    """The table, what was left out, and where the report is.
+    """Print the table, the skipped and failed variants, and the path of the report.
 
     Args:
         outcome: what the flow returned.
@@ -38,7 +38,7 @@ def print_sweep(outcome: dict[str, Any]) -> None:
 
 
 def require_all(outcome: dict[str, Any]) -> None:
-    """Raise ComputationError where variants failed: the command's last word, after the table."""
+    """Raise ComputationError if variants failed; called after the table was printed."""
     failed, done = outcome["failed"], len(outcome["records"]) - 1
     if failed:
         raise ComputationError(

@@ -17,7 +17,7 @@ NOTE = (
 
 
 def print_comparison(variants: list[Variant]) -> None:
-    """All variants, the dense model first."""
+    """Print all variants, the dense model first."""
     rows = comparison_table(variants)
     columns = {
         "variant": [row["name"] for row in rows],
@@ -42,7 +42,7 @@ def print_comparison(variants: list[Variant]) -> None:
 
 
 def print_facts(facts: dict[str, Any]) -> None:
-    """Quality, size and speed of one model."""
+    """Print quality, size and speed of one model."""
     quality, size, speed = facts["quality"], facts["size"], facts["speed"]
     rows = {
         "model": facts["model"],
@@ -62,7 +62,7 @@ def print_facts(facts: dict[str, Any]) -> None:
 
 
 def print_explanation(variant: str, steps: list[dict[str, Any]]) -> None:
-    """Per step: cached or not, and why."""
+    """Print for each step whether it is cached, and why not."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("step", "state", "why"):
         table.add_column(title)
@@ -75,7 +75,7 @@ def print_explanation(variant: str, steps: list[dict[str, Any]]) -> None:
 
 
 def print_lineage(lineage: dict[str, Any]) -> None:
-    """The chain of a variant."""
+    """Print the chain of results behind a variant."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("link", "digest", "where"):
         table.add_column(title, no_wrap=title != "where", overflow="fold")
@@ -124,7 +124,7 @@ def _percent(value: float | None) -> str:
 
 
 def print_export(record: dict[str, Any]) -> None:
-    """Dense, variant and export: quality and bytes; dense and export: speed and memory."""
+    """Print quality and bytes of dense model, variant and export, and speed and memory of dense model and export."""
     console, quality, sizes = Console(), record["quality"], record["sizes"]
     names = {"dense": "dense", "variant": record["variant"], "export": record["facts"]["format"]["name"]}
     shown = [key for key in names if key != "variant" or record["variant"] != "dense"]

@@ -1,4 +1,4 @@
-"""What would make a run that does not fit smaller, by the phase that does not."""
+"""Advice on how to make a run fit, by the phase that needs too much memory."""
 
 from pruning_core.plan.estimate import ResourceEstimate
 from pruning_core.settings.recipe import Recipe, Settings
@@ -7,7 +7,7 @@ LARGER = "use a larger machine"
 
 
 def advice(settings: Settings, plan: ResourceEstimate, phase: str) -> str:
-    """Half a sentence.
+    """What to change, as half a sentence.
 
     Args:
         phase: the one of `plan.memory` that needs most.

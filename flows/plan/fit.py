@@ -1,4 +1,4 @@
-"""What a run would take, told beforehand; and a run that cannot fit refused before anything is loaded."""
+"""Estimate what a run needs, and refuse one that cannot fit before anything is loaded."""
 
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ def plan_variant(name: str, overrides: list[str] | None, rate: float | None = No
 
 
 def check_room(workspace: Workspace, names: list[str], evaluates: bool) -> None:
-    """Refuse what cannot fit, from the configuration alone.
+    """Refuse a run that cannot fit, from the configuration alone.
 
     Args:
         names: variants.
@@ -83,7 +83,7 @@ def _planner(workspace: Workspace) -> Planner:
 
 
 def model_directory(workspace: Workspace) -> Path:
-    """The model's directory, which needs no weights for this."""
+    """The model's directory; the configuration is enough, weights need not be there."""
     settings = workspace.settings
     local = workspace.root / Path(settings.model).expanduser()
     if local.is_dir():
@@ -133,7 +133,7 @@ def _evaluation_shortfall(plan: ResourceEstimate) -> str | None:
 
 
 def _side_by_side_shortfall(workspace: Workspace, plans: list[ResourceEstimate]) -> str | None:
-    """Variants that are made at the same time on this machine need their memory at the same time."""
+    """As `_memory_shortfall`, of variants that are compressed in parallel on this machine."""
     workers = workspace.settings.compute.variants
     if workers is None or workers.address is not None:
         return None
@@ -167,7 +167,7 @@ def _needs(plan: ResourceEstimate, need: int, phase: str, what: str, free: int) 
 
 
 def _stored_bytes(workspace: Workspace) -> int:
-    """Bytes that are in the store already, a part of this variant perhaps: a run that resumes must not be refused."""
+    """Bytes already in the store, perhaps of this variant: a resumed run must not be refused."""
     objects = workspace.hidden / "objects"
     return sum(file.stat().st_size for file in objects.glob("*/*") if file.is_file())
 
@@ -177,7 +177,7 @@ def _gb(size: float) -> str:
 
 
 def require_expressible(variant: str, format: dict[str, Any], overrides: list[str] | None) -> None:
-    """Compute nothing and write nothing.
+    """Check that an export format can express a variant, before anything is computed.
 
     Args:
         format: {name, options}.

@@ -1,4 +1,4 @@
-"""A server as a process of its own: started apart from this one, recognised again later, really stopped."""
+"""A server as a detached process: start it, recognise it later, and stop it with its children."""
 
 import contextlib
 import os

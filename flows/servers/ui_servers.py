@@ -1,4 +1,4 @@
-"""The two servers that a person looks at: Prefect's (flows) and MLflow's (variants), on 127.0.0.1 only.
+"""The servers of the two UIs: Prefect's (flows) and MLflow's (variants), on 127.0.0.1 only.
 
 They run apart from the command that started them; `.espalier/services/` holds what is needed to find them
 again: process, start time, port and log.
@@ -168,7 +168,7 @@ def _healthy(name: str, process: ServiceProcess) -> bool:
 
 
 def _compare_page(process: ServiceProcess) -> str:
-    """The part of MLflow's address that opens the table of the variants, sorted by perplexity; asked of its server.
+    """The path of MLflow's table of variants, sorted by perplexity; the server tells the experiment's id.
 
     Asking the database instead would take importing mlflow, which is seconds.
     """
@@ -180,7 +180,7 @@ def _compare_page(process: ServiceProcess) -> str:
 
 
 def _answer(process: ServiceProcess, path: str) -> bytes | None:
-    """What a server answers, None where it does not, or refuses."""
+    """The body of a server's answer; None if there is none or it is an error."""
     # A proxy from the environment must not be asked for an address of this machine.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:

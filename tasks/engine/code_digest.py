@@ -46,7 +46,7 @@ def module_digests(modules: Iterable[str], root: Path | None = None) -> dict[str
 
 
 def reread_plugins(modules: Iterable[str]) -> None:
-    """Read the files of plugins that took the place of others in this process; of those, only these are left."""
+    """Forget the plugins parsed before, and parse `modules`: those that are loaded now."""
     tree = _running()
     tree.forget(PLUGINS)
     if modules := list(modules):

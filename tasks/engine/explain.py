@@ -14,7 +14,7 @@ ABSENT = "absent"
 
 
 def explanation(store: Store, lookup: Lookup) -> dict[str, Any]:
-    """{"step", "label", "key", "cached", "path", "reason", "nearest", "changes"} of a call that was looked for.
+    """{"step", "label", "key", "cached", "path", "reason", "nearest", "changes"} of a call that was looked up.
 
     Returns:
         `reason` is one sentence; `nearest` is the key of the stored artifact of this kind with the fewest

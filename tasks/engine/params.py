@@ -1,4 +1,4 @@
-"""Params of steps: frozen dataclasses, and the plain JSON that they are in keys, manifests and messages."""
+"""Params of steps: frozen dataclasses, and their form as plain JSON in keys, manifests and messages."""
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass

@@ -56,7 +56,7 @@ class Step:
         return load_step, (self.function.__module__, self.function.__qualname__)
 
     def call(self, params: Any, inputs: Mapping[str, Artifact | None], label: str = "") -> "Call":
-        """The step with what it is given, and its key.
+        """A call of the step with these params and inputs, and its key.
 
         Args:
             params: of the step's own type, or the same as a mapping.
@@ -70,7 +70,7 @@ class Step:
         return Call(self, params, dict(inputs), ingredients, key, label or self.name)
 
     def parse_params(self, params: Mapping[str, Any]) -> Any:
-        """Plain JSON as what the step's function takes: a copy, which it may change."""
+        """Plain JSON as the params of the step's function: a copy, which it may change."""
         return of_json(self.params, params)
 
     def ingredients(self, params: dict[str, Any], inputs: Mapping[str, Artifact | None]) -> dict[str, Any]:
@@ -89,7 +89,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Call:
-    """A step with what it is given: all that a driver needs, worked out once.
+    """A step with its params and inputs: all that a driver needs.
 
     Args:
         params: plain JSON.
@@ -139,7 +139,7 @@ def direct(context: "Context", call: Call, missed: bool = False) -> Artifact:
 
 @dataclass(frozen=True)
 class Context:
-    """What steps and pipelines are given.
+    """What steps and pipelines work with.
 
     Args:
         store: where artifacts are.
@@ -169,7 +169,7 @@ class Context:
 def step(
     name: str, modules: Callable[[Any], list[str]] | None = None, unkeyed: tuple[str, ...] = ()
 ) -> Callable[[StepFunction], Step]:
-    """Make a Step of a function.
+    """A decorator that makes a Step of a function.
 
     Args:
         name: also the kind of its artifacts.

@@ -1,4 +1,4 @@
-"""A driver that notes what happened to every step: computed or cached, and for how long."""
+"""A driver that records for every step whether it was computed or cached, and how long it took."""
 
 import contextlib
 import time
@@ -29,7 +29,7 @@ def listening(listener: Listener) -> Iterator[None]:
 
 @dataclass
 class StepLog:
-    """Drives steps by another driver and notes them; the same call again in one run is answered from memory.
+    """Runs steps by another driver and records them; the same call again in one run is answered from memory.
 
     Args:
         driver: does the work.
@@ -41,7 +41,7 @@ class StepLog:
     _labels_elsewhere: set[str] = field(default_factory=set)
 
     def __call__(self, context: Context, call: Call) -> Artifact:
-        """Run the step, once, and note it."""
+        """Run the step once, and record it."""
         if call.key in self._artifacts:
             return self._artifacts[call.key]
         begun = time.monotonic()
@@ -60,7 +60,7 @@ class StepLog:
         return artifact
 
     def add(self, records: list[dict[str, Any]]) -> None:
-        """Note what another process did; finding its results here is not noted again."""
+        """Add the records of another process; finding its results here is not recorded again."""
         for record in records:
             if record["state"] == COMPUTED or record["label"] not in {noted["label"] for noted in self.records}:
                 self._note(record)

@@ -1,4 +1,4 @@
-"""All that is known of one variant: what the report shows and MLflow keeps."""
+"""The record of one variant, which the report shows and MLflow keeps."""
 
 import json
 from pathlib import Path
@@ -28,7 +28,7 @@ from tasks.workspace.workspace import Workspace
 
 
 def variant_record(workspace: Workspace, pipeline: Pipeline, name: str, steps: list[dict[str, Any]]) -> Variant:
-    """The record of a variant whose steps are done, checked once, here."""
+    """The record of a variant whose steps are done, with its types checked."""
     model, evaluation, speed = pipeline.model(name), pipeline.quality(name), pipeline.speed(name)
     recipe = {} if name == BASELINE else pipeline.settings.recipe(name).spec
     lineage = Lineage(pipeline.context.store, evaluation)
@@ -56,19 +56,19 @@ def variant_record(workspace: Workspace, pipeline: Pipeline, name: str, steps: l
 
 
 def _samples(artifact: Artifact | None) -> dict[str, Any] | None:
-    """What a variant wrote after the prompts."""
+    """The continuations that a variant generated."""
     return artifact and read_samples(artifact) | {"digest": artifact.digest} | artifact.facts
 
 
 def _search(lineage: Lineage) -> dict[str, Any] | None:
-    """How the search went that found a variant's allocation."""
+    """The history of the search that found a variant's allocation; None where there was none."""
     allocation = lineage.making.get("allocation")
     file = lineage.artifact(allocation).path / RESULT if allocation else None
     return json.loads(file.read_text()) if file and file.is_file() else None
 
 
 def texts_of(pipeline: Pipeline, name: str) -> dict[str, Artifact]:
-    """Role -> windows that a variant looked at: "calibration", "recovery"."""
+    """Role -> windows that a variant was computed from: "calibration", "recovery"."""
     if name == BASELINE:
         return {}
     recipe = pipeline.settings.recipe(name)
@@ -77,7 +77,7 @@ def texts_of(pipeline: Pipeline, name: str) -> dict[str, Artifact]:
 
 
 def small_files(pipeline: Pipeline, name: str) -> list[Path]:
-    """The data of how a variant was made, for MLflow to show and to draw."""
+    """Small files of a variant's steps, for MLflow to show and to draw."""
     lineage = Lineage(pipeline.context.store, pipeline.quality(name))
     made_from = [lineage.artifact(link) for link in lineage.making.values()]
     artifacts = [] if name == BASELINE else [*made_from, pipeline.model(name)]
@@ -162,7 +162,7 @@ def _dvc(workspace: Workspace, name: str, model: Artifact, evaluation: Artifact)
 
 
 def exports_of(workspace: Path, store: Store, model: Artifact) -> list[ExportSize]:
-    """`taken` by each export of a model that was tracked and is stored, by label; of a label the newest."""
+    """The size of each tracked and stored export of a model, by label; of a label the newest."""
     tags = {KIND: EXPORT, "parent.variant.digest": model.digest}
     facts = {} if model.kind == SOURCE else model.facts
     sizes: dict[str, ExportSize] = {}

@@ -1,4 +1,4 @@
-"""What names a stored artifact, so that it and everything behind it stays: DVC, artifacts/, MLflow."""
+"""The roots of garbage collection, which keep artifacts and everything behind them: DVC, artifacts/, MLflow."""
 
 import json
 import re
@@ -19,7 +19,7 @@ KEY_TAGS = ("variant_key", "evaluation_key", "export_key", "speed_key")
 
 @dataclass(frozen=True)
 class Root:
-    """Something that names artifacts.
+    """Something that refers to artifacts.
 
     Args:
         why: what, for people.
@@ -31,7 +31,7 @@ class Root:
 
 
 def roots(workspace: Path) -> list[Root]:
-    """All of them, the most binding first.
+    """All roots, the most binding first.
 
     Raises:
         InputError: a registered model or dvc.lock names something, and what that is cannot be found out.

@@ -1,4 +1,4 @@
-"""What a variant was made with, and every step behind it: enough to make it again, and to see where two part."""
+"""The settings of a variant and every step behind it: enough to reproduce it, and to find the first difference."""
 
 import json
 import re
@@ -22,7 +22,7 @@ Entry = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Link:
-    """A result that another was made from.
+    """A stored result that another was computed from.
 
     Args:
         place: names of inputs, the way to it from where the walk began.
@@ -67,7 +67,7 @@ def _by_number(name: str) -> list[Any]:
 
 
 class Lineage:
-    """Everything behind an evaluation, and which part each had in making the variant that is evaluated."""
+    """Everything behind an evaluation, and the role of each result in the evaluated variant."""
 
     def __init__(self, store: Store, evaluation: Artifact) -> None:
         self._objects = store.objects

@@ -1,4 +1,4 @@
-"""Whose work something is: a process, known again by its machine, its number and its start."""
+"""The identity of a process: its machine, its number and its start time, which no other process shares."""
 
 import contextlib
 import os
@@ -17,7 +17,7 @@ GRACE_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Owner:
-    """A process.
+    """A process that owns other processes, runs or files.
 
     host: name of its machine.
     pid: its number there.
@@ -36,7 +36,7 @@ class Owner:
 
     @classmethod
     def parse(cls, text: str) -> "Owner":
-        """What "pid created" in an environment of this machine says."""
+        """The process that "pid created" in an environment of this machine means."""
         pid, created = text.split()
         return cls(socket.gethostname(), int(pid), created)
 
@@ -45,7 +45,7 @@ class Owner:
         return asdict(self)
 
     def is_gone(self) -> bool:
-        """Whether that very process runs no more; of another machine nobody here can tell, and it counts as living."""
+        """Whether that process has ended; one of another machine counts as running."""
         if self.host != socket.gethostname():
             return False
         try:
@@ -59,7 +59,7 @@ class Owner:
 
 
 def claim() -> None:
-    """Everything that this process starts from now on tells whose it is."""
+    """Mark everything that this process starts from now on as its own."""
     owner = Owner.here()
     os.environ[VARIABLE] = f"{owner.pid} {owner.created}"
 
@@ -75,7 +75,7 @@ def owned_processes(owner: Owner) -> Iterator[psutil.Process]:
 
 
 def stop_owned(owner: Owner) -> int:
-    """Stop everything that `owner` started: asked once, then killed; returns how many processes there were."""
+    """Stop everything that `owner` started, by SIGTERM and then SIGKILL; returns how many processes there were."""
     terminated = [process for process in owned_processes(owner) if _send(process, psutil.Process.terminate)]
     psutil.wait_procs(terminated, timeout=GRACE_SECONDS)
     # Anew: what was asked to stop may have started others on its way out.

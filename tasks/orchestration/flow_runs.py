@@ -1,4 +1,4 @@
-"""Flow runs and the processes that do them: a run whose process was killed is told to be Crashed, by the next one.
+"""Flow runs and their processes: the next command sets a run whose process was killed to Crashed.
 
 Prefect leaves such a run RUNNING for ever. `.espalier/runs/<flow run>.json` says whose each run is from its begin to
 its end; a file whose process is gone is what a kill left.
@@ -25,7 +25,7 @@ HEALTH_SECONDS = 3.0
 
 @contextlib.contextmanager
 def record_owner(workspace: Path) -> Iterator[None]:
-    """Inside the block, in a flow, it is on record that the present flow run is this process's.
+    """Inside the block, in a flow, record that this process runs the present flow run.
 
     It stays on record where Prefect's server cannot be told of the end: the next command tells it.
     """
@@ -53,7 +53,7 @@ def _server_answers() -> bool:
 
 
 def abandoned_runs(workspace: Path) -> dict[UUID, Owner]:
-    """The flow runs of this workspace whose process is gone; those of other machines are theirs to judge."""
+    """The flow runs of this workspace whose process is gone; those of other machines are left alone."""
     runs = {}
     for file in sorted((Path(workspace) / RUNS).glob("[!.]*.json")):
         # One that another process takes away now is not left behind.
@@ -83,7 +83,7 @@ def reconcile(workspace: Path) -> list[str]:
 
 
 def clear_deployment(deployment: str) -> list[str]:
-    """Take away what a killed `serve` left of a deployment that only one process at a time serves.
+    """Clear the unfinished flow runs that a killed `serve` left of its deployment.
 
     Runs that are late go, for the schedule makes new ones; runs that were handed out and never began are Crashed.
     To be called while nobody serves it. Returns the names of the runs that are Crashed now.

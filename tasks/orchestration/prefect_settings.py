@@ -1,4 +1,4 @@
-"""Prefect's settings, which it reads once, when it is imported: quiet, offline, and inside the workspace."""
+"""Prefect's settings, read once when it is imported: quiet, offline, and inside the workspace."""
 
 import os
 import sys

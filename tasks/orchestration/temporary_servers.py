@@ -1,4 +1,4 @@
-"""Prefect's temporary servers: one that outlived its run (kill -9 does that) is stopped by the next run."""
+"""Prefect's temporary servers: start one early, share it with workers, and stop those that a killed run left."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ SERVER = "prefect.server.api.server:create_app"
 
 
 def start() -> threading.Thread | None:
-    """Begin to start the server that a flow would start itself; None where another one is used.
+    """Start in the background the server that a flow would start itself; None where another one is used.
 
     A start that fails is left to the flow, which tries again and says why.
     """

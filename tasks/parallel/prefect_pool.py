@@ -1,6 +1,6 @@
-"""Workers of a search as tasks of Prefect's runners: each takes piece after piece from a store that this process holds.
+"""Workers of a search as long-running Prefect tasks, which take their work from a TCP store of this process.
 
-A piece is a function's name and JSON, and so is its result: a task run per piece would cost more than most pieces do.
+Work and results travel as JSON: a Prefect task run per piece of work would cost more than most pieces do.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ STOP = "null"
 
 @task(name="search worker", task_run_name="search worker {number}", cache_policy=NO_CACHE, persist_result=False)
 def work(meeting: Meeting, number: int) -> None:
-    """Do the pieces that no other worker has taken until there are no more, in whatever process this is."""
+    """The Prefect task of a worker: do pieces of work that no other worker has taken, until there are no more."""
     end_with_parent()
     with meeting.enter() as store:
         while True:
@@ -44,8 +44,8 @@ def work(meeting: Meeting, number: int) -> None:
 
 
 @contextlib.contextmanager
-def crowd(settings: Workers) -> Iterator[Submit]:
-    """Workers that are processes, or of Dask or Ray, until the block ends.
+def worker_processes(settings: Workers) -> Iterator[Submit]:
+    """Start workers that are processes, or of Dask or Ray, and stop them when the block ends.
 
     Raises:
         InputError: Dask or Ray is not installed.
@@ -74,7 +74,7 @@ def crowd(settings: Workers) -> Iterator[Submit]:
 
 
 class _Piece:
-    """A result that comes."""
+    """The future of a piece of work."""
 
     def __init__(self, store: TCPStore, held: Staying, number: int) -> None:
         self.store, self.held, self.number = store, held, number

@@ -1,4 +1,4 @@
-"""Where the workers of a search find the process that they work for, and how that process learns that one is gone.
+"""How workers of a search connect to their process, and how that process notices a lost worker.
 
 What a task runner tells of a killed worker is not enough. A pool of processes does not hear of one that was killed
 while the next one was started, and Dask gives its task to another worker, while the piece that it had is nobody's.
@@ -29,7 +29,7 @@ SILENCE_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Meeting:
-    """The place of that process's torch.distributed store.
+    """The address of the process's torch.distributed store.
 
     Args:
         here: all workers are on this machine, where a process can be looked at. Those of a cluster send beats.
@@ -41,7 +41,7 @@ class Meeting:
 
     @classmethod
     def call(cls, here: bool) -> tuple["Meeting", TCPStore]:
-        """That process's own: a place of its choice, and its store.
+        """Open a store in this process; returns its address and the store.
 
         Workers that are not `here` find it under the address of its host name, or under that of MASTER_ADDR.
         """
@@ -51,7 +51,7 @@ class Meeting:
 
     @contextlib.contextmanager
     def enter(self) -> Iterator[TCPStore]:
-        """A worker's store. Inside the block the worker is one of those that must not be lost."""
+        """Connect a worker to the store. Inside the block the worker is watched: if it ends, that is an error."""
         store, entry = self._connect(), json.dumps(Owner.here().facts())
         left = threading.Event()
         if not self.here:
@@ -68,7 +68,7 @@ class Meeting:
 
 
 class Attendance:
-    """The workers that entered a meeting, as the process that called it sees them."""
+    """The workers that entered a meeting, watched by the process that opened it."""
 
     def __init__(self, meeting: Meeting, store: TCPStore) -> None:
         self._meeting, self._store = meeting, store
@@ -76,7 +76,7 @@ class Attendance:
         """Worker -> its number of beats, and when that was new, on this machine's clock."""
 
     def lost(self) -> str | None:
-        """What became of the first of them that is gone; None where all are at work."""
+        """A sentence on the first lost worker; None where all are at work."""
         entries = self._store.get(ENTERED).decode().splitlines() if self._store.check([ENTERED]) else []
         for entry in entries:
             owner = Owner(**json.loads(entry))

@@ -1,4 +1,4 @@
-"""Tasks of Prefect's runners that stay with this process for as long as it has work for them."""
+"""Prefect tasks that run for as long as this process has work for them."""
 
 import multiprocessing
 import os
@@ -26,7 +26,7 @@ LOOK_SECONDS = 0.5
 
 
 class Here:
-    """What only this process does. Workers are sent the flow that holds it, and get it empty.
+    """Work that only this process does: workers are sent the flow that holds it, and get it empty.
 
     They could not read all that it needs: threads, and methods of plugins, known where a workspace was opened.
     """
@@ -40,7 +40,7 @@ class Here:
 
 @cache
 def end_with_parent() -> None:
-    """In a process of a pool: end once the process that began it is gone, which kill -9 does not let it tell.
+    """In a process of a pool: end once the parent process is gone, kill -9 included.
 
     Otherwise it would wait for its next task for ever, with all that it has in memory.
     """
@@ -56,7 +56,7 @@ def end_with_parent() -> None:
 
 
 class Staying:
-    """One task per call, on as many workers, in a flow of its own beside what this process does."""
+    """One Prefect task per call, on as many workers, in a flow of its own in the background."""
 
     def __init__(
         self,
@@ -112,7 +112,7 @@ class Staying:
                     self._failed.append(result)
 
     def part(self) -> None:
-        """Wait until all are gone, whatever they ended with; one that is lost is not waited for."""
+        """Wait until all have ended, with or without an error; a lost one is not waited for."""
         while not self._ended.done():
             if self._lost() is not None:
                 # The flow ends, and with it the runner, which ends the others.
@@ -144,7 +144,7 @@ class Staying:
             time.sleep(poll)
 
     def _failure(self) -> BaseException | None:
-        """Why the first of them that failed did, or their flow; None where no runner knows of any."""
+        """The first error of a Prefect task, or of their flow; None where there is none."""
         if not self._failed and self._ended.done():
             return self._ended.exception() or RuntimeError("it was stopped")
         return self._failed[0] if self._failed else None

@@ -57,10 +57,10 @@ _RUNNERS = {"threads": _threads, "processes": _processes, "dask": _dask, "ray": 
 
 
 def missing(name: str) -> InputError:
-    """What is told where the packages of these workers are not installed."""
+    """The error for workers whose packages are not installed."""
     return InputError(f"workers {name} need packages that are not installed: pip install 'espalier[{name}]'")
 
 
 def quiet_ray() -> None:
-    """Keep Ray from telling its makers how it is used; to be called before it is imported."""
+    """Turn off Ray's usage statistics; to be called before it is imported."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"

@@ -1,4 +1,4 @@
-"""Which steps find out how much of each matrix of a variant goes: sensitivities, level errors, a search."""
+"""The steps of an allocation: sensitivities, level errors, a search."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -42,10 +42,10 @@ def allocate(shared: Inputs, recipe: Recipe) -> Artifact | None:
 
 
 def search_allocation(shared: Inputs, recipe: Recipe) -> Artifact | None:
-    """The allocation that a search finds for a variant whose recipe says how to search.
+    """Search the allocation of a variant whose recipe has an evolutionary one.
 
     Raises:
-        InputError: the search would see text that variants are judged on.
+        InputError: the search would see text that variants are evaluated on.
     """
     settings, unit = recipe.allocation, unit_of(recipe.method)
     request = Request(shared.matrices, unit, getattr(recipe.method.pattern, "m", None), target_of(recipe.method))
@@ -69,7 +69,7 @@ def search_allocation(shared: Inputs, recipe: Recipe) -> Artifact | None:
 
 
 def check_held_out(search_text: Artifact | None, evaluation: Artifact | None) -> None:
-    """Raise InputError where a search would be told its result by the text that it is judged on afterwards."""
+    """Raise InputError if the search text shares windows with the evaluation text."""
     if search_text is None or evaluation is None:
         return
     if search_text.facts["text_digest"] == evaluation.facts["text_digest"]:

@@ -1,4 +1,4 @@
-"""Which steps compress the blocks of a variant, one after another."""
+"""The steps that compress the blocks of a variant, one after another."""
 
 from typing import Any
 

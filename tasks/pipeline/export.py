@@ -1,4 +1,4 @@
-"""Which steps make and judge an export: the files, their quality beside the dense model, their speed beside it."""
+"""The steps of an export: write its files, evaluate it, and measure its speed beside the dense model."""
 
 from dataclasses import asdict
 from typing import Any
@@ -16,7 +16,7 @@ from tasks.store.artifact import Artifact
 
 
 def export_record(pipeline: Pipeline, name: str, spec: dict[str, Any]) -> dict[str, Any]:
-    """Make an export of a variant, or of the dense model, judge and measure it; all that is known of it, as JSON."""
+    """Write, evaluate and measure an export of a variant or of the dense model; returns its record as JSON."""
     label, model = label_of(name, spec), pipeline.model(name)
     exported = pipeline.context.run(export, ExportParams(format=spec), {"model": model}, label)
     variant, dense = pipeline.quality(name), pipeline.quality(BASELINE)

@@ -50,7 +50,7 @@ class Inputs:
         return self.calibration_windows(self.settings.calibration, "calibration")
 
     def calibration_windows(self, calibration: Calibration, label: str) -> Artifact:
-        """Windows of a text as calibration draws them, named `label` for people."""
+        """Windows sampled from a text, named `label` for people."""
         sampling = {"sequences": calibration.sequences, "sampling": calibration.sampling, "seed": calibration.seed}
         return self._tokens("calibration", calibration, sampling, label)
 
@@ -89,7 +89,7 @@ class Inputs:
         return {**self.on_device, "batch": self.batch, "states": compute.states, "shards": shards}
 
     def statistics(self, index: int) -> Artifact:
-        """What is known of the inputs of a block of the dense model."""
+        """The statistics of the inputs of a block of the dense model."""
         params = StatisticsParams(block=index, **self.forwards)
         inputs = {"source": self.source, "tokens": self.calibration}
         return self.context.run(statistics, params, inputs, f"statistics of block {index}")

@@ -1,4 +1,4 @@
-"""Which steps ask a variant the tasks of params.yaml: the items of the evaluation text, then the answers."""
+"""The steps of the lm-eval tasks in params.yaml: the items of the evaluation text, then the answers."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ from tasks.store.artifact import Artifact
 
 
 def lm_eval_answers(shared: Inputs, model_of: Callable[[str], Artifact | None], name: str) -> Artifact | None:
-    """A variant's answers; None where params.yaml has no tasks, or the driver only looks and they are not there yet.
+    """A variant's answers to the lm-eval tasks; None without such tasks, or where the driver only looks and has none.
 
     Args:
         model_of: the model of a variant, by its name.
@@ -44,7 +44,7 @@ def lm_eval_answers(shared: Inputs, model_of: Callable[[str], Artifact | None], 
 
 
 def _lm_eval_task_param(shared: Inputs, task: LmEvalTask, files: dict[str, str]) -> dict[str, Any]:
-    """The task as a param: files by their content, with their paths entered in `files`."""
+    """An lm-eval task as a param: files by their content, with their paths entered in `files`."""
     if isinstance(task, DomainTask):
         return {"name": task.name, "few_shot": 0, "limit": None, "data": None, "examples": None}
     digests = {key: _digest(shared, task, key, files) for key in ("data", "examples")}

@@ -21,7 +21,7 @@ def open_pipeline(workspace: Workspace, driver: Driver = direct, store: Store | 
 
 
 def evaluate_variant(pipeline: Pipeline, name: str) -> None:
-    """Make a variant and all that tells its quality; its speed is for when nothing else is at work."""
+    """Compress a variant and evaluate its quality; its speed is measured later, when nothing else runs."""
     pipeline.quality(name)
     pipeline.lm_eval_answers(name)
     pipeline.samples(name)

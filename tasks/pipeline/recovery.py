@@ -1,4 +1,4 @@
-"""Which steps train a compressed variant: its windows, then the training."""
+"""The steps that train a compressed variant: its windows, then the training."""
 
 from pruning_core.settings.recipe import Recipe
 from pruning_core.settings.windows import Calibration

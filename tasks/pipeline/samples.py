@@ -1,4 +1,4 @@
-"""Which steps let a variant go on with the prompts of params.yaml: the dense model first, then the variant."""
+"""The steps of the text samples in params.yaml: the dense model continues the prompts first, then the variant."""
 
 from collections.abc import Callable
 

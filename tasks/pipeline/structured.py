@@ -1,4 +1,4 @@
-"""Which steps make a variant whose channels and heads go: their scores, then ranking, refitting and surgery."""
+"""The steps of structured pruning: scores of channels and heads, then ranking, refitting and surgery."""
 
 from pruning_core.settings.recipe import Recipe
 from tasks.pipeline.inputs import Inputs

@@ -1,4 +1,4 @@
-"""Which steps make a variant, in which order: one wiring for Prefect flows, DVC stages and `explain`.
+"""The steps of a variant in their order: one wiring for Prefect flows, DVC stages and `explain`.
 
 Every step goes through `context.run`; a driver that only looks (explain) returns None for what is not there yet.
 """
@@ -44,7 +44,7 @@ class Pipeline(Inputs):
 
     def beside(self, model: Artifact, label: str) -> Artifact:
         """The quality of a model made before, on the windows that its own tokenizer makes of the evaluation text."""
-        params = self._judging(model)
+        params = self._evaluate_params(model)
         inputs = {"model": model, "tokens": self.evaluation_windows(model, f"{label} evaluation")}
         return self.context.run(evaluate, params, inputs, f"{label} evaluation")
 
@@ -57,7 +57,7 @@ class Pipeline(Inputs):
         return compressed if recipe.recovery is None else recovered_model(self, recipe, compressed)
 
     def compressed_model(self, name: str) -> Artifact:
-        """What a variant is before any recovery; the source where the recipe compresses nothing."""
+        """The model of a variant before any recovery; the source where the recipe compresses nothing."""
         recipe = self.settings.recipe(name)
         if recipe.structured is not None:
             return pruned_model(self, recipe)
@@ -88,22 +88,22 @@ class Pipeline(Inputs):
         inputs = {"model": model, "tokens": self.evaluation}
         if compared:
             inputs |= {"source": self.source, "baseline": self.quality(BASELINE)}
-        return self.context.run(evaluate, self._judging(model), inputs, f"{label} evaluation")
+        return self.context.run(evaluate, self._evaluate_params(model), inputs, f"{label} evaluation")
 
-    def _judging(self, model: Artifact | None) -> EvaluateParams:
+    def _evaluate_params(self, model: Artifact | None) -> EvaluateParams:
         batch = self.settings.evaluation.batch
         return EvaluateParams(batch=batch, trust_remote_code=self.trust, format=_format(model))
 
     def lm_eval_answers(self, name: str) -> Artifact | None:
-        """The answers of a variant to the tasks of params.yaml; None where it has none."""
+        """The answers of a variant to the lm-eval tasks of params.yaml; None where it has none."""
         return lm_eval_answers(self, self.model, name)
 
     def samples(self, name: str) -> Artifact | None:
-        """What a variant writes after the prompts of params.yaml; None where it has none."""
+        """The continuations of the prompts of params.yaml by a variant; None where it has none."""
         return continuations(self, self.model, name)
 
     def figures(self, name: str) -> tuple[Artifact, Artifact, Artifact | None]:
-        """The quality of a variant, that of the dense model, and what the variant answered to tasks where there are."""
+        """The quality of a variant, that of the dense model, and the variant's answers to lm-eval tasks, if any."""
         return self.quality(name), self.quality(BASELINE), self.lm_eval_answers(name)
 
     def speed(self, name: str) -> Artifact:

@@ -1,4 +1,4 @@
-"""Who is champion: the variants of one run judged by the gates, registered, and the best that passes made champion."""
+"""The champion: check the variants of a run by the gates, register them, and promote the best that passes."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -25,7 +25,7 @@ from tasks.workspace.workspace import Workspace
 
 @dataclass(frozen=True)
 class GatedVariant:
-    """A variant with what the gates say of it; `error` where it could not be computed."""
+    """A variant with the verdicts of the gates; `error` where it could not be computed."""
 
     name: str
     variant: Variant | None
@@ -50,7 +50,7 @@ def stored_evaluations(workspace: Workspace) -> dict[str, Artifact | None]:
 
 
 def stored_answers(workspace: Workspace) -> dict[str, Artifact | None]:
-    """ "NAME tasks" -> its answers to the tasks, likewise; empty where there are no tasks."""
+    """ "NAME tasks" -> its answers to the lm-eval tasks, likewise; empty where there are none."""
     if not workspace.settings.evaluation.tasks:
         return {}
     pipeline = open_pipeline(workspace, Look())
@@ -87,7 +87,7 @@ def decide(
     failed: Mapping[str, str],
     pushed: Mapping[str, Any],
 ) -> tuple[Decision, bool]:
-    """Judge, register, move the alias where a variant passes, and write the decision; (it, whether it is new).
+    """Check the gates, register the variants, promote the best, and write the decision; (it, whether it is new).
 
     Of several that pass the one with the lowest loss is champion, the smaller one where two are equal.
 
@@ -101,7 +101,7 @@ def decide(
     keys = {variant.name: variant.evaluation.key for variant in (dense, *variants)} | dict.fromkeys(failed)
     keys |= {name: answers and answers.key for name, answers in stored_answers(workspace).items()}
     key, name = decision_key(workspace, keys), registered_name(workspace)
-    # One at a time: the champion that the variants are judged against is the one that they replace.
+    # One at a time: the champion that the variants are compared with is the one that they replace.
     with locked(workspace.hidden / "locks" / "decision"):
         if standing := find_decision(workspace.root, key):
             return standing, False

@@ -1,4 +1,4 @@
-"""Decisions on who is champion: `.espalier/decisions/<n>.json`, one per new result, and a page for people beside it."""
+"""The log of decisions on the champion: `.espalier/decisions/<n>.json`, one per new result, each with a page."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Gates: what a variant must keep to become the champion, judged on its record, each with its reason."""
+"""Gates: the limits that a variant must keep to become the champion, checked on its record."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,10 +13,10 @@ from tasks.records.variant import Variant
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one gate says of one variant.
+    """The verdict of one gate on one variant.
 
     gate: its key in params.yaml.
-    value: what was measured, None where it is not known; a gate that cannot be judged is not passed.
+    value: what was measured, None where it is not known; a gate that cannot be checked is not passed.
     limit: what is allowed.
     reason: both in words.
     """
@@ -55,7 +55,7 @@ class Champion:
 
 
 def check_gates(gates: Gates, variant: Variant, dense: Variant, champion: Champion | None) -> list[Verdict]:
-    """What every gate that is set says of a variant; the variant passes where all of them do.
+    """The verdicts of all gates that are set on a variant; it passes if all of them do.
 
     champion: None where there is none yet, which its gate lets pass.
     """

@@ -1,4 +1,4 @@
-"""All variants side by side: which may be compared, and the rows of the table."""
+"""The comparison table: which variants may be compared, and their rows."""
 
 from collections.abc import Iterable
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the exports of a variant take, as the store has them; nothing is computed."""
+"""Sizes and labels of exports; nothing is computed."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ EXPORT = "export"
 
 
 def export_size(export: Mapping[str, Any], model: Mapping[str, Any]) -> ExportSize:
-    """What an export takes; bits are per weight of the dense model, as those of variants are.
+    """The size of an export; bits are per weight of the dense model, as those of variants are.
 
     Args:
         export: its facts.

@@ -1,4 +1,4 @@
-"""Which variants are worth a look: those that no other beats in quality and in what they cost, at once.
+"""Pareto fronts: the variants that no other beats in both quality and cost.
 
 Quality is the loss increase over dense, nats per token. Each cost has a front of its own: with all of them together
 nearly every variant would be on the front, for each is the smallest, or measured the fastest, by a hair.
@@ -14,7 +14,7 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class Cost:
-    """What a variant is to have little of.
+    """A cost of a variant; less is better.
 
     Args:
         name: for tables.

@@ -1,4 +1,4 @@
-"""What is known of one finished variant: made and checked once in a run, and read by all that tells of it.
+"""The record of one finished variant: built and checked once in a run, and read by reports and MLflow.
 
 Facts that a variant may lack (a dense model has no recipe, speed may not have been measured) are None or
 empty; a fact of the wrong type is an error. Unknown facts are carried along: a newer manifest stays readable.
@@ -99,7 +99,7 @@ class PairedAnswers(Facts):
 
 
 class LmEvalTaskResult(Facts):
-    """What a model answered to a task; accuracies are shares of the items, `chance` what guessing gives."""
+    """Results of a model on one lm-eval task; accuracies are shares of the items, `chance` what guessing gives."""
 
     items: int
     accuracy: float
@@ -120,7 +120,7 @@ class ExportSize(Facts):
 
 
 class LmEvalResults(Facts):
-    """What a model answered to all tasks of lm-eval."""
+    """Results of a model on all lm-eval tasks."""
 
     tasks: dict[str, LmEvalTaskResult]
     mean_accuracy: float

@@ -1,4 +1,4 @@
-"""Charts that stand still, by matplotlib: equal data give an equal SVG. The interactive ones are in `plots`."""
+"""Static charts by matplotlib: equal data give an equal SVG. The interactive ones are in `plots`."""
 
 import io
 import re
@@ -72,7 +72,7 @@ class LinePanel:
 
 @contextmanager
 def style() -> Iterator[None]:
-    """The style of all charts, which figures are made and written in; what is set outside is as before afterwards."""
+    """Apply the style of all charts inside the block; matplotlib's settings are restored afterwards."""
     import matplotlib
 
     # The settings belong to the process.
@@ -94,7 +94,7 @@ def place(figure: "Figure", left: int, top: int, width: int, height: int) -> "Ax
 
 
 def stack_axes(count: int, height: int = HEIGHT) -> tuple["Figure", list["Axes"]]:
-    """So many axes below each other, each with room for a title, the names of its axes and a legend to the right."""
+    """`count` axes below each other, each with room for a title, the names of its axes and a legend to the right."""
     panel = TOP + height + FOOT
     figure = blank(LEFT + WIDTH + LEGEND, panel * count)
     return figure, [place(figure, LEFT, number * panel + TOP, WIDTH, height) for number in range(count)]

@@ -1,4 +1,4 @@
-"""What is told of each variant by itself: recipe, lineage, ledger, layers and steps."""
+"""The details of each variant: recipe, lineage, ledger, layers and steps."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ def details(variant: Variant) -> dict[str, Any]:
 
 
 def texts(variant: Variant) -> dict[str, str]:
-    """The texts that a variant saw, with their digests."""
+    """The texts that a variant was calibrated, trained and evaluated on, with their digests."""
     return {f"{use} text": f"{text.name}, {text.digest}" for use, text in variant.datasets.items() if text}
 
 

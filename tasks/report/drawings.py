@@ -1,4 +1,4 @@
-"""What artifacts and variants look like, drawn from their data when it is shown: no artifact holds a drawing."""
+"""Charts of artifacts and variants, drawn from their data when they are shown: no artifact holds a drawing."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -37,23 +37,23 @@ def drawings(files: Iterable[Path]) -> dict[str, str]:
 
 
 def draw_allocation(folder: Path) -> str:
-    """The artifact of an allocation as SVG."""
+    """Draw the artifact of an allocation as SVG."""
     return svg(allocation_chart(_facts(folder), _rows(folder)))
 
 
 def draw_profile(folder: Path) -> str:
-    """The artifact of a sensitivity as SVG."""
+    """Draw the artifact of a sensitivity as SVG."""
     return svg(profile_chart(_facts(folder)["name"], json.loads((folder / "profile.json").read_text())))
 
 
 def draw_search(folder: Path) -> str:
-    """The artifact of a search as a page."""
+    """Draw the artifact of a search as a page."""
     search = json.loads((folder / "search.json").read_text())
     return search_page(search, _rows(folder), _facts(folder)["target"])
 
 
 def draw_layers(layers: tuple[LayerFacts, ...]) -> str | None:
-    """The layers of a variant as SVG; None when there are none."""
+    """Draw the layers of a variant as SVG; None when there are none."""
     return svg(layer_chart(layers)) if layers else None
 
 
@@ -103,7 +103,7 @@ def by_kind(values: Iterable[tuple[str, int, float]]) -> dict[str, list[tuple[fl
 
 
 def layer_chart(layers: tuple[LayerFacts, ...]) -> "Figure":
-    """What was done where: one cell per matrix, or per matrix of all experts; blocks left to right."""
+    """Sparsity and loss as heat maps: one cell per matrix, or per matrix of all experts; blocks left to right."""
     layers = experts_together(layers)
     modules = list(dict.fromkeys(layer.place[1] for layer in layers))
     depth = max(layer.place[0] or 0 for layer in layers) + 1

@@ -10,8 +10,8 @@ from pruning_core.settings.recipe import BASELINE
 
 MEGABYTE = 1e6
 SHOWN_FALLBACKS = 20
-JUDGING = ("llama.cpp", "ONNX Runtime")
-"""Engines that run exports of their own to judge them."""
+EVALUATING = ("llama.cpp", "ONNX Runtime")
+"""Engines that evaluate exports of their own format."""
 
 
 def card(record: Mapping[str, Any]) -> str:
@@ -61,7 +61,7 @@ def _quality(record: Mapping[str, Any]) -> Iterator[str]:
     quality = record["quality"]
     rows = [["dense", _number(quality["dense"]["perplexity"]), "", ""]]
     names = {"variant": record["variant"], "export": "this export"}
-    names |= {engine: f"this export, run by {engine}" for engine in JUDGING}
+    names |= {engine: f"this export, run by {engine}" for engine in EVALUATING}
     for key, name in names.items():
         if key not in quality or (key == "variant" and record["variant"] == BASELINE):
             continue

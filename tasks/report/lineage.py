@@ -1,4 +1,4 @@
-"""Where each variant comes from, and what went otherwise than asked for, as the report shows it."""
+"""The lineage and the ledger of each variant, as the report shows them."""
 
 from collections import Counter
 from typing import Any
@@ -53,7 +53,7 @@ def chain(variant: Variant) -> list[dict[str, str]]:
 
 
 def _link(step: dict[str, str]) -> str:
-    """What a step is a part of; the dense model's evaluation, and the windows it read, are not what made a variant."""
+    """The link that a step belongs to; the dense model's evaluation and its windows have links of their own."""
     kind, place = step["kind"], step["place"].split(" > ")
     if kind == "tokens" and place in (["tokens"], ["baseline", "tokens"]):
         return "evaluation tokens"

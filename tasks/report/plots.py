@@ -34,7 +34,7 @@ def dashes(variants: Iterable[Variant]) -> dict[str, str]:
 
 
 def curve(variant: Variant) -> str:
-    """All of a recipe but how much goes: variants that differ in that alone make one curve."""
+    """A recipe without its sparsity: variants that differ in that alone make one curve."""
     recipe = {key: value for key, value in variant.recipe.items() if key != "sparsity"}
     for part, amount in (("structured", "ratio"), ("recovery", "sparsity")):
         if isinstance(recipe.get(part), dict):

@@ -1,4 +1,4 @@
-"""How a search went and what it found, as one self-contained page."""
+"""The convergence and the result of a search, as one self-contained page."""
 
 from collections.abc import Mapping, Sequence
 from html import escape

@@ -1,4 +1,4 @@
-"""The comparison in plain words, made of the figures: what somebody reads who reads nothing else."""
+"""The comparison in plain words: a summary for readers in a hurry."""
 
 from tasks.records.pareto import loss_increase
 from tasks.records.variant import Spread, Variant
@@ -86,7 +86,7 @@ def _closest(compressed: list[Variant]) -> str:
 
 
 def _fastest(dense: Variant, compressed: list[Variant]) -> str:
-    """Whether any variant decodes faster beyond what its quartiles leave open.
+    """Whether any variant decodes faster, beyond what the quartiles leave open.
 
     Of those alone that are stored smaller: what a model that computes the same work gains, it gained by chance.
     """

@@ -1,4 +1,4 @@
-"""What the variants answered to tasks, as the cells of the report's tables."""
+"""The tables of the report on lm-eval tasks, text samples and exports, as text of their cells."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from tasks.records.variant import LmEvalTaskResult, Variant
 
 
 def lm_eval_tables(variants: list[Variant]) -> list[dict[str, Any]]:
-    """A table per task: its name, what guessing gives, and a row per variant that answered it."""
+    """A table per lm-eval task: its name, what guessing gives, and a row per variant that answered it."""
     answers = [(variant, variant.judged.tasks) for variant in variants if variant.judged]
     names = dict.fromkeys(name for _, tasks in answers for name in tasks)
     tables = []
@@ -51,7 +51,7 @@ def _share(value: float | None, error: float | None) -> str:
 
 
 def sample_rows(variants: list[Variant]) -> list[dict[str, Any]]:
-    """Per prompt its text, how the evaluation text goes on, and what each model wrote; [] where nothing was written."""
+    """Per prompt its text, how the evaluation text goes on, and each model's continuation; [] without samples."""
     writers = [variant for variant in variants if variant.samples]
     if not writers:
         return []

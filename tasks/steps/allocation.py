@@ -64,7 +64,7 @@ def allocation(params: AllocationParams, inputs: dict[str, Artifact], out: Path,
 
 
 def write_allocation(allocator: Allocation, request: Request, shares: Shares, out: Path) -> dict[str, Any]:
-    """Check and write what an allocation decided; returns the facts of the artifact.
+    """Check and write the shares of an allocation; returns the facts of the artifact.
 
     Raises:
         ComputationError: it misses the budget that it has to meet.
@@ -78,7 +78,7 @@ def write_allocation(allocator: Allocation, request: Request, shares: Shares, ou
 
 
 def budget_facts(request: Request, shares: Shares) -> dict[str, Any]:
-    """What was wanted and what the shares really remove, in all and per block."""
+    """The target and the weights that the shares really remove, in all and per block."""
     total, removed = sum(request.sizes), shares.removed(request.matrices, request.m)
     return {
         "unit": request.unit,

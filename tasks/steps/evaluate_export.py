@@ -1,4 +1,4 @@
-"""Step: the quality of an export as its own engine runs it, on the windows that the dense model was judged on."""
+"""Step: the quality of an export as its own engine runs it, on the windows that the dense model was evaluated on."""
 
 import importlib
 import importlib.metadata

@@ -1,4 +1,4 @@
-"""Step: a finished variant in a format that people serve, read again and compared weight by weight."""
+"""Step: export a variant for serving, read it again and compare it weight by weight."""
 
 import json
 import shutil
@@ -75,16 +75,16 @@ def export(params: ExportParams, inputs: dict[str, Artifact], out: Path, context
 
 
 def _write(file_format: Format, model: StoredModel, place: Path) -> dict[str, Any]:
-    """What the format tells of the export in `place`, which is finished there, or begun, by whoever was killed."""
+    """Write the export into `place`, or finish what a killed run began there; returns the format's notes."""
     notes = place.with_name("written.json")
     if not place.is_dir():
-        # It was told of one that is gone: it had been moved when the run was killed.
+        # The notes of an export that had been moved when the run was killed.
         notes.unlink(missing_ok=True)
     if notes.is_file():
         return json.loads(notes.read_text(encoding="utf-8"))
     place.mkdir(exist_ok=True)
     if file_format.recognises(place) and not any(place.glob(".*")):
-        # Killed between the last file and what is told of all.
+        # Killed between the last file and the notes.
         shutil.rmtree(place)
         place.mkdir()
     for file in companion_files(model.directory):

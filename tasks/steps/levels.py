@@ -1,4 +1,4 @@
-"""Step: every level of every matrix of one block, from statistics of the dense model."""
+"""Step: compress every matrix of one block at each of its levels, from statistics of the dense model."""
 
 import json
 from collections.abc import Sequence
@@ -71,5 +71,5 @@ def levels(params: LevelsParams, inputs: dict[str, Artifact], out: Path, context
 
 
 def measured_levels(blocks: Sequence[Artifact]) -> list[dict[str, Any]]:
-    """What is known of the levels of every matrix, in the model's order."""
+    """The measured errors of the levels of every matrix, in the model's order."""
     return [matrix for block in blocks for matrix in json.loads((block.path / FACTS).read_text())]

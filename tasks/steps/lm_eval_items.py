@@ -1,4 +1,4 @@
-"""Step: a text becomes items of the task that asks what follows."""
+"""Step: cut a text into items of the lm-eval task that asks which continuation follows."""
 
 import json
 from dataclasses import asdict, dataclass

@@ -1,4 +1,4 @@
-"""Step: one block of one variant, the unit that a killed run resumes at."""
+"""Step: compress one block of one variant; a killed run resumes at the block."""
 
 from dataclasses import dataclass
 from pathlib import Path

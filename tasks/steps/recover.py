@@ -1,4 +1,4 @@
-"""Step: a pruned model is trained back to quality, with its zeros where they were."""
+"""Step: train a pruned model to recover quality; its zeros stay where they are."""
 
 import importlib.metadata
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ DTYPES = ("float32", "bfloat16")
 
 @dataclass(frozen=True, kw_only=True)
 class RecoverParams(OnDevice):
-    """A training.
+    """The training of a model.
 
     Args:
         recovery: as in a recipe.
@@ -92,7 +92,7 @@ def recover(params: RecoverParams, inputs: dict[str, Artifact], out: Path, conte
 
 
 def libraries_of(recovery: dict[str, Any]) -> dict[str, str]:
-    """Versions of the libraries that compute in this method alone, for the step's params: a part of its key."""
+    """Versions of the libraries that only this method uses, for the step's params: a part of its key."""
     return {"peft": importlib.metadata.version("peft")} if recovery.get("name") == "lora" else {}
 
 

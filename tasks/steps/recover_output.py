@@ -1,4 +1,4 @@
-"""A trained model as an artifact: the masks it came with, its weights in the checkpoint's dtype, what is told of it."""
+"""A trained model as an artifact: its masks, its weights in the checkpoint's dtype, and its facts."""
 
 import shutil
 from contextlib import suppress
@@ -125,6 +125,6 @@ def _layers(subject: TrainableModel, recovered: Recovered) -> list[LayerFacts]:
 def _facts(model: Artifact, checkpoint: Checkpoint, layers: list[LayerFacts], zeros: int) -> dict[str, Any]:
     before = {} if model.kind == KIND else model.facts
     if before and not any(layer.removed for layer in layers):
-        # A model that was made smaller has no masks, and its shares and sizes stay what its step told.
+        # A model that was made smaller has no masks, and its shares and sizes stay what its step reported.
         return before | {"parameters": before["parameters"] | {"zeros": zeros}}
     return before | counted(layers, checkpoint, zeros)

@@ -1,4 +1,4 @@
-"""Step: the windows that a recovery learns from and is watched on, none of them text that it is judged on."""
+"""Step: the training and validation windows of a recovery, none of them shared with the evaluation text."""
 
 from dataclasses import dataclass
 from pathlib import Path

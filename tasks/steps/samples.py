@@ -1,4 +1,4 @@
-"""Step: what a model writes after given prompts, beside what the dense model writes after them."""
+"""Step: continue given prompts with a model, and compare with the dense model's continuations."""
 
 import json
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Step: the allocation that a search over stored levels finds; killed at any instant, it goes on at the generation."""
+"""Step: search an allocation over stored levels; a killed search resumes at its last generation."""
 
 import json
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class SearchParams(OnDevice):
         unit: zeros of a matrix, or the n of n:m patterns.
         m: of n:m patterns.
         target: removed fraction.
-        workers: who judges candidates, as in params.yaml.
+        workers: which evaluate candidates, as in params.yaml.
     """
 
     allocation: dict[str, Any]
@@ -103,7 +103,7 @@ def _starts(
     measured: list[dict[str, Any]],
     inputs: dict[str, Artifact],
 ) -> tuple[dict[str, Genome], list[dict[str, Any]]]:
-    """Label -> genome, and what the allocations could not decide."""
+    """Label -> genome of every start, and a ledger of allocations that could not tell matrices apart."""
     starts: dict[str, Genome] = {} if settings.start == "random" else {"uniform": levels.start}
     ledger = []
     for number, (allocation, spec) in enumerate(zip(settings.starts, settings.initial, strict=False)):
@@ -130,7 +130,7 @@ def _profile(artifact: Artifact | None) -> Profile | None:
 
 
 def _repair_errors(measured: list[dict[str, Any]]) -> list[list[float]]:
-    """What repairs go by: the lost share of the outputs, or of the weights where there are no statistics."""
+    """The errors that repairs go by: the lost share of the outputs, or of the weights where there are no statistics."""
     if all(level["loss"] is not None for facts in measured for level in facts["levels"]):
         return level_errors(measured, "relative_output")
     weights = {facts["name"]: 2 / (facts["weight_square"] or 1.0) for facts in measured}

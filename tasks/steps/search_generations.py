@@ -1,4 +1,4 @@
-"""How a search runs: its work cut into pieces for workers, its state written after every generation."""
+"""Run a search: its work is split among workers, and its state is written after every generation."""
 
 import json
 import sys
@@ -35,7 +35,7 @@ PARTS = 8
 
 @dataclass(frozen=True)
 class SearchRun:
-    """A finished search, and what of it this process did: tokens judged, in how many seconds."""
+    """A finished search, with the tokens that this process evaluated and the seconds it took."""
 
     state: State
     tokens: int
@@ -55,7 +55,7 @@ def run_search(
 
     Args:
         running, inputs: of the step `search`.
-        worker_settings: who judges candidates.
+        worker_settings: of the workers that evaluate candidates.
         folder: for the state and the dense model's predictions; survives a kill.
     """
     job = _job(running, inputs, folder, settings, operators)

@@ -1,4 +1,4 @@
-"""What a worker of a search does: it builds its model once, and judges candidates that it is sent as JSON.
+"""The worker of a search: it builds its model once, and evaluates candidates that it is sent as JSON.
 
 Everything else it reads from the artifacts that the job names, so that any process that sees their files can work.
 """

@@ -1,4 +1,4 @@
-"""Step: how sensitive the matrices of a model are, measured once and shared by every allocation that asks for it."""
+"""Step: measure how sensitive the matrices of a model are; every allocation that needs it shares the result."""
 
 from dataclasses import dataclass
 from pathlib import Path

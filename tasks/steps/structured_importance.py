@@ -1,4 +1,4 @@
-"""Step: the scores of a model's channels and heads, which plans of any ratio share."""
+"""Step: score a model's channels and heads; structured pruning at any ratio shares the scores."""
 
 from dataclasses import dataclass
 from pathlib import Path

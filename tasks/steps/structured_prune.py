@@ -1,4 +1,4 @@
-"""Step: a model with fewer channels and heads, as a directory that is really smaller."""
+"""Step: remove channels and heads of a model, and write the smaller model."""
 
 import shutil
 from dataclasses import dataclass

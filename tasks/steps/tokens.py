@@ -1,4 +1,4 @@
-"""Step: a text becomes windows of tokens."""
+"""Step: cut a text into windows of tokens."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What an artifact is: a directory of files, a manifest, and a digest of its content."""
+"""An artifact: a directory of files, a manifest, and a digest of its content."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What happened out of the ordinary in a store, kept for whoever asks later."""
+"""The log of unusual events in a store, such as altered results."""
 
 import json
 import os

@@ -99,11 +99,11 @@ class Store:
         return Artifact(manifest["kind"], key, manifest["digest"], path, hit=True), None
 
     def get_or_compute(self, kind: str, key: str, provenance: dict[str, Any], compute: Compute) -> Artifact:
-        """The artifact of `key`, found, or made by `compute`; see there."""
+        """The artifact of `key`, found or computed; see `compute`."""
         return self.find(key) or self.compute(kind, key, provenance, compute)
 
     def compute(self, kind: str, key: str, provenance: dict[str, Any], compute: Compute) -> Artifact:
-        """The artifact of `key`, which was not found, made by compute(directory), which runs at most once.
+        """Compute the artifact of `key`, which was not found, by compute(directory), which runs at most once.
 
         Processes and threads that ask for one key at the same time wait for the first and share its result.
         When `compute` raises, nothing is published and the exception goes on.

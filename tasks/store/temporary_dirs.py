@@ -1,4 +1,4 @@
-"""Folders for artifacts being written, which disappear when their writer does."""
+"""Temporary folders for artifacts being written; those of a dead writer are removed."""
 
 import contextlib
 import errno

@@ -53,7 +53,7 @@ class UseLock:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Inside the block no other process uses the store, and who wants to waits.
+        """Inside the block no other process uses the store; one that wants to waits.
 
         Raises:
             InputError: some do; which.

@@ -1,4 +1,4 @@
-"""MLflow: a run of its own for a comparison, which shows the report; the same variants never give a second one."""
+"""MLflow: the run of a comparison, which shows the report; the same variants never give a second one."""
 
 from collections.abc import Iterable
 from pathlib import Path

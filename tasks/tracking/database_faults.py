@@ -1,6 +1,6 @@
-"""What is wrong with MLflow's database, in a sentence. No result is lost by it: the store had them before.
+"""Faults of MLflow's database, explained in one sentence. No result is lost by it: the store had them before.
 
-The only module that opens the file itself, and only to see that it can be used; what it says MLflow is asked.
+The only module that opens the file itself, and only to see that it can be used; its content is read through MLflow.
 """
 
 import contextlib

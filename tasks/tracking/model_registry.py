@@ -1,4 +1,4 @@
-"""The registered model: a version per variant that was judged, and the alias `champion` on the one that is in use.
+"""The registered model: a version per variant that passed through the gates, and the alias `champion` on one of them.
 
 A version's source is the artifact's folder, so that `models:/NAME@champion` leads any reader of MLflow to the weights;
 its tags say why it did or did not become the champion.

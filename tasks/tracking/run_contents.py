@@ -1,4 +1,4 @@
-"""What the run of a variant says: parameters, metrics, tags and a description, as plain values.
+"""The content of a variant's MLflow run: parameters, metrics, tags and a description, as plain values.
 
 Few headline metrics with short names, so that the run list reads as a table; the per-layer ones share a
 prefix, which the UI folds into sections of their own.
@@ -94,7 +94,7 @@ def loss_metrics(variant: Variant) -> Iterator[tuple[str, float, int]]:
 
 
 def lm_eval_metrics(variant: Variant) -> dict[str, float]:
-    """Accuracy of each task, and its difference to the dense model's."""
+    """Accuracy on each lm-eval task, and its difference to the dense model's."""
     metrics = {}
     for name, result in (variant.judged.tasks if variant.judged else {}).items():
         metrics[f"accuracy/{name}"] = result.accuracy
@@ -116,13 +116,13 @@ def export_metrics(exports: Iterable[ExportSize]) -> dict[str, float]:
 
 
 def quality(variant: Variant) -> dict[str, float]:
-    """Every metric that is one number: those that variants are compared by, of tasks, of exports, and of samples."""
+    """Every metric that is one number: the headline ones, and those of lm-eval tasks, exports and samples."""
     metrics = headline(variant) | lm_eval_metrics(variant) | export_metrics(variant.exports)
     return metrics | ({"greedy_agreement": float(f"{variant.samples.agreement:.6g}")} if variant.samples else {})
 
 
 def tags(variant: Variant, workspace: Path) -> dict[str, str]:
-    """What the run is found by and where everything came from; what is not known is left out."""
+    """The tags that identify the run and its origins; what is not known is left out."""
     values = {
         **identity(variant),
         "role": "baseline" if variant.is_baseline else "variant",

@@ -1,4 +1,4 @@
-"""Small files of an MLflow run as text: how a variant was made, for `espalier reproduce`, and what it wrote."""
+"""Small text files of an MLflow run: settings and lineage, for `espalier reproduce`, and the text samples."""
 
 import json
 from collections.abc import Iterable

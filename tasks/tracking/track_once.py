@@ -1,4 +1,4 @@
-"""MLflow: runs beside those of variants, of which there is one for each thing that they are about."""
+"""MLflow: runs that are not of variants, one for each comparison or export."""
 
 import time
 from collections.abc import Callable

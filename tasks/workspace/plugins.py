@@ -1,4 +1,4 @@
-"""Methods of a workspace's own: the files that `plugins` in params.yaml names are run, and register what they define.
+"""Plugins: Python files of a workspace, listed under `plugins` in params.yaml, that register methods of their own.
 
 They are modules of a package without a folder, so that a file called statistics.py hides nobody else's module and only
 what is listed can be imported. A process has the files of one workspace; those of another, or a changed file, take
