@@ -17,7 +17,7 @@ from pruning_core.errors import ComputationError, InputError
 from tasks.engine.step_log import StepLog
 from tasks.orchestration import temporary_servers
 from tasks.orchestration.step_tasks import prefect_driver
-from tasks.parallel.resident_tasks import Here, end_with_parent
+from tasks.parallel.resident_tasks import LocalWork, end_with_parent
 from tasks.parallel.task_runners import task_runner
 from tasks.pipeline.open_pipeline import evaluate_variant, open_pipeline
 from tasks.store.temporary_dirs import full_disk
@@ -50,7 +50,7 @@ def make_variants(workspace: Workspace, names: list[str], log: StepLog, axes: Ax
             else:
                 log.add(result)
 
-    here = Here(make_all)
+    here = LocalWork(make_all)
 
     @flow(name="variants side by side", task_runner=task_runner(workers), persist_result=False)
     def side_by_side() -> None:

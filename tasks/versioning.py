@@ -95,7 +95,7 @@ def place_figures(
         "top1_agreement": metrics["top1_agreement"],
     }
     if answers is not None:
-        headline["accuracy"] = {task: result["accuracy"] for task, result in answers.facts["tasks"].items()}
+        headline["accuracy"] = {name: result["accuracy"] for name, result in answers.facts["tasks"].items()}
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["window", "dense_loss", "loss_increase"])

@@ -45,7 +45,7 @@ def collect(keep_statistics: bool, older_than: float, dry_run: bool, yes: bool, 
         if removes:
             done = bars.waiting("removing")
             remove(store, plan.goes)
-            _builds(workspace).sweep()
+            _builds(workspace).remove_abandoned()
             done()
     kept = {why: {"artifacts": len(items), "bytes": _size(items)} for why, items in plan.kept.items()}
     return {

@@ -30,25 +30,25 @@ def search_variant(name: str, overrides: list[str] | None, quiet: bool) -> dict[
         None where unknown), forwards_saved, ledger, path and page.
     """
     workspace = Workspace.open(None, overrides)
-    recipe = searching(workspace.settings.recipe(name), workspace.settings.compute.target)
+    recipe = with_search(workspace.settings.recipe(name), workspace.settings.compute.target)
     settings = replace(workspace.settings, variants={**workspace.settings.variants, name: recipe})
     pipeline = open_pipeline(replace(workspace, settings=settings))
     with show_bars(quiet):
         artifact = allocate(pipeline, recipe)
     page = write_page(artifact, workspace.hidden / PAGES / f"search-{name}.html")
-    return search_facts(name, artifact, pace(pipeline.context, artifact)) | {"page": str(page)}
+    return search_facts(name, artifact, tokens_per_second(pipeline.context, artifact)) | {"page": str(page)}
 
 
-def searching(recipe: Recipe, device: str) -> Recipe:
+def with_search(recipe: Recipe, device: str) -> Recipe:
     """The recipe itself where its allocation is a search, otherwise with a search of the default settings."""
     if recipe.allocation is not None and recipe.allocation.name == EVOLUTIONARY:
         return recipe
     return parse_recipe(recipe.name, {**recipe.spec, "allocation": {"name": EVOLUTIONARY}}, device)
 
 
-def pace(context: Context, artifact: Artifact) -> float | None:
+def tokens_per_second(context: Context, artifact: Artifact) -> float | None:
     """Tokens evaluated per second by the process that finished a search."""
-    seen = [event for event in context.store.events.everyones() if event["event"] == EVENT]
+    seen = [event for event in context.store.events.of_all_processes() if event["event"] == EVENT]
     events = [event for event in seen if event["key"] == artifact.key and float(event["seconds"]) > 0]
     return int(events[-1]["tokens"]) / float(events[-1]["seconds"]) if events else None
 

@@ -27,20 +27,20 @@ class Bars:
 
     def start(self, label: str, total: int) -> Callable[[int], None]:
         """Begin a bar of `total` units."""
-        task = self._bars.add_task(label, total=total)
+        bar = self._bars.add_task(label, total=total)
 
         def update(done: int) -> None:
             with self._lock:
-                self._bars.update(task, completed=done)
+                self._bars.update(bar, completed=done)
                 if done >= total:
-                    self._bars.remove_task(task)
+                    self._bars.remove_task(bar)
 
         return update
 
     def waiting(self, label: str) -> Callable[[], None]:
         """A bar for work of unknown length; call the result when it is over."""
-        task = self._bars.add_task(label, total=None)
-        return lambda: self._bars.remove_task(task)
+        bar = self._bars.add_task(label, total=None)
+        return lambda: self._bars.remove_task(bar)
 
 
 @contextmanager

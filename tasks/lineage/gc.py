@@ -118,7 +118,7 @@ def reachable(manifests: dict[str, dict[str, Any]], roots: Iterable[Root], dropp
 def remove(store: Store, goes: Iterable[Item]) -> None:
     """Remove these items; to be called while no other process has used the store since they were planned."""
     # Renamed away at once, deleted at leisure: at no instant is there half an artifact, and a kill leaves what the next
-    # one sweeps. What dead writers left in tmp goes as the trash is begun.
+    # one removes. What dead writers left in tmp goes as the trash is begun.
     with store.builds.begin("garbage") as trash:
         for item in goes:
             if item.place == "objects":

@@ -122,7 +122,9 @@ def _crash(client: "SyncPrefectClient", run_id: UUID, message: str) -> list[str]
     if run.state is None or run.state.is_final():
         return []
     unfinished = TaskRunFilter(state={"type": {"any_": ["PENDING", "RUNNING"]}})
-    for task in client.read_task_runs(flow_run_filter=FlowRunFilter(id={"any_": [run_id]}), task_run_filter=unfinished):
-        client.set_task_run_state(task.id, Crashed(message=message), force=True)
+    for task_run in client.read_task_runs(
+        flow_run_filter=FlowRunFilter(id={"any_": [run_id]}), task_run_filter=unfinished
+    ):
+        client.set_task_run_state(task_run.id, Crashed(message=message), force=True)
     client.set_flow_run_state(run_id, Crashed(message=message), force=True)
     return [run.name]

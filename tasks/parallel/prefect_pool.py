@@ -17,8 +17,8 @@ from prefect.cache_policies import NO_CACHE
 from torch.distributed import TCPStore
 
 from pruning_core.settings.compute import Workers
-from tasks.parallel.rendezvous import Attendance, Meeting
-from tasks.parallel.resident_tasks import Staying, end_with_parent
+from tasks.parallel.rendezvous import Rendezvous, WorkerWatch
+from tasks.parallel.resident_tasks import ResidentTasks, end_with_parent
 from tasks.parallel.submit import Future, Submit
 
 POLL_SECONDS = 0.002
@@ -29,10 +29,10 @@ STOP = "null"
 
 
 @task(name="search worker", task_run_name="search worker {number}", cache_policy=NO_CACHE, persist_result=False)
-def work(meeting: Meeting, number: int) -> None:
+def work(rendezvous: Rendezvous, number: int) -> None:
     """The Prefect task of a worker: do pieces of work that no other worker has taken, until there are no more."""
     end_with_parent()
-    with meeting.enter() as store:
+    with rendezvous.enter() as store:
         while True:
             piece = store.add(TAKEN, 1) - 1
             store.wait([_request_key(piece)], PATIENCE)
@@ -51,9 +51,9 @@ def worker_processes(settings: Workers) -> Iterator[Submit]:
         InputError: Dask or Ray is not installed.
         ComputationError: of a result, where a worker ended, killed or with an error.
     """
-    meeting, store = Meeting.call(here=settings.address is None)
-    calls = [(meeting, number) for number in range(settings.number)]
-    held = Staying("search workers", settings, work, calls, Attendance(meeting, store).lost)
+    rendezvous, store = Rendezvous.open(here=settings.address is None)
+    calls = [(rendezvous, number) for number in range(settings.number)]
+    held = ResidentTasks("search workers", settings, work, calls, WorkerWatch(rendezvous, store).lost)
     pieces = count()
 
     def submit(function: Callable[..., Any], *arguments: Any) -> Future:
@@ -76,7 +76,7 @@ def worker_processes(settings: Workers) -> Iterator[Submit]:
 class _Piece:
     """The future of a piece of work."""
 
-    def __init__(self, store: TCPStore, held: Staying, number: int) -> None:
+    def __init__(self, store: TCPStore, held: ResidentTasks, number: int) -> None:
         self.store, self.held, self.number = store, held, number
 
     def result(self) -> Any:

@@ -28,7 +28,7 @@ SILENCE_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class Meeting:
+class Rendezvous:
     """The address of the process's torch.distributed store.
 
     Args:
@@ -40,7 +40,7 @@ class Meeting:
     here: bool
 
     @classmethod
-    def call(cls, here: bool) -> tuple["Meeting", TCPStore]:
+    def open(cls, here: bool) -> tuple["Rendezvous", TCPStore]:
         """Open a store in this process; returns its address and the store.
 
         Workers that are not `here` find it under the address of its host name, or under that of MASTER_ADDR.
@@ -67,11 +67,11 @@ class Meeting:
         return TCPStore(self.host, self.port, is_master=False, timeout=PATIENCE)
 
 
-class Attendance:
-    """The workers that entered a meeting, watched by the process that opened it."""
+class WorkerWatch:
+    """The workers that entered a rendezvous, watched by the process that opened it."""
 
-    def __init__(self, meeting: Meeting, store: TCPStore) -> None:
-        self._meeting, self._store = meeting, store
+    def __init__(self, rendezvous: Rendezvous, store: TCPStore) -> None:
+        self._rendezvous, self._store = rendezvous, store
         self._beats: dict[str, tuple[int, float]] = {}
         """Worker -> its number of beats, and when that was new, on this machine's clock."""
 
@@ -80,9 +80,9 @@ class Attendance:
         entries = self._store.get(ENTERED).decode().splitlines() if self._store.check([ENTERED]) else []
         for entry in entries:
             owner = Owner(**json.loads(entry))
-            if self._meeting.here and owner.is_gone():
+            if self._rendezvous.here and owner.is_gone():
                 return f"{owner} was terminated abruptly"
-            if not self._meeting.here and self._silent(entry):
+            if not self._rendezvous.here and self._silent(entry):
                 return f"{owner} was not heard of for {SILENCE_SECONDS:g} seconds"
         return None
 

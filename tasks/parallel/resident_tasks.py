@@ -25,7 +25,7 @@ LOOK_SECONDS = 0.5
 """Between two looks at whether all workers are there."""
 
 
-class Here:
+class LocalWork:
     """Work that only this process does: workers are sent the flow that holds it, and get it empty.
 
     They could not read all that it needs: threads, and methods of plugins, known where a workspace was opened.
@@ -34,8 +34,8 @@ class Here:
     def __init__(self, work: Callable[[], None] | None = None) -> None:
         self.work = work
 
-    def __reduce__(self) -> tuple[type["Here"], tuple[()]]:
-        return Here, ()
+    def __reduce__(self) -> tuple[type["LocalWork"], tuple[()]]:
+        return LocalWork, ()
 
 
 @cache
@@ -55,7 +55,7 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-class Staying:
+class ResidentTasks:
     """One Prefect task per call, on as many workers, in a flow of its own in the background."""
 
     def __init__(
@@ -80,7 +80,7 @@ class Staying:
         self._failed: list[BaseException] = []
         self._lost = lost
         self._done: SimpleQueue[PrefectFuture | None] = SimpleQueue()
-        here = Here(lambda: self._hold(task, calls))
+        here = LocalWork(lambda: self._hold(task, calls))
 
         @flow(name=name, task_runner=task_runner(workers), persist_result=False)
         def holding() -> None:

@@ -115,7 +115,7 @@ def decide(
         best = _best(gated)
         moved = best is not None and (before is None or versions[best.name].version != before.version)
         if moved:
-            model_registry.crown(workspace.root, name, versions[best.name])
+            model_registry.promote(workspace.root, name, versions[best.name])
         after = versions[best.name] if best else before
         decision = {
             "key": key,

@@ -40,7 +40,7 @@ class Artifact:
         return self.manifest["facts"]
 
     def reference(self) -> dict[str, str]:
-        """The artifact as JSON, for task parameters and results."""
+        """The artifact as JSON, for parameters and results of Prefect tasks."""
         return {"kind": self.kind, "key": self.key, "digest": self.digest, "path": str(self.path)}
 
     @classmethod

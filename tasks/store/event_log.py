@@ -29,7 +29,7 @@ class Events(list[Event]):
         finally:
             os.close(handle)
 
-    def everyones(self, since: str = "") -> list[Event]:
+    def of_all_processes(self, since: str = "") -> list[Event]:
         """The events of all processes and drivers, from the time `since` (as in an event's "time") on."""
         if not self.path.is_file():
             return []

@@ -2,7 +2,7 @@
 
 root/objects/<key>/     files, manifest.json, run.json (host, times: outside every digest); never modified
 root/signatures/        stat signatures taken at publication: unchanged ones need no second hashing
-root/tmp/               artifacts being written, each with a locked .owner file; swept when it is dead
+root/tmp/               artifacts being written, each with a locked .owner file; removed when it is dead
 root/altered/           what was found incomplete or changed, moved aside
 root/scratch/<name>/    checkpoints of steps under way; they survive a kill
 root/locks/             flock files, never unlinked

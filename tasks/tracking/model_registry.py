@@ -86,7 +86,7 @@ def register(workspace: Path, name: str, variant: Variant, tags: Mapping[str, st
         return Version(str(created.version), all_tags)
 
 
-def crown(workspace: Path, name: str, version: Version) -> None:
+def promote(workspace: Path, name: str, version: Version) -> None:
     """Move the alias to this version."""
     with connect(workspace) as client:
         client.set_registered_model_alias(name, ALIAS, version.version)
