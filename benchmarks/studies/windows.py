@@ -51,5 +51,5 @@ class OneDraw(Pipeline):
     @cached_property
     def calibration(self) -> Artifact:
         chosen = self.settings.calibration
-        whole = self.sampled(replace(chosen, sequences=self.drawn), "calibration")
+        whole = self.calibration_windows(replace(chosen, sequences=self.drawn), "calibration")
         return self.context.run(some, SomeParams(windows=chosen.sequences), {"tokens": whole}, "calibration windows")
