@@ -98,7 +98,7 @@ def test_slow_libraries_are_imported_when_they_are_needed_only():
     for file in (*OWNERS["mlflow"], *OWNERS["dvc"]):
         roots = {name.partition(".")[0] for name in imports(at_import(ast.parse((ROOT / file).read_bytes())))}
         assert not roots & {"mlflow", "dvc", "prefect"}
-    light = {"json", "os", "sys", "pathlib", "typing", "typer", "flows.commands"}
+    light = {"collections.abc", "json", "os", "sys", "pathlib", "typing", "typer", "flows.commands"}
     commands = sorted((ROOT / "flows" / "commands").glob("*.py"))
     for file in (ROOT / "flows" / "cli.py", *commands):
         roots = {name for name in imports(at_import(tree_of(file))) if not name.startswith("flows.commands.")}

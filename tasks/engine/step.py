@@ -36,7 +36,8 @@ from tasks.store.store import Store
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "numba", "safetensors")
 
-StepFunction = Callable[[Any, dict[str, Artifact], Path, "Context"], dict[str, Any] | None]
+StepFunction = Callable[..., dict[str, Any] | None]
+"""function(params, inputs: dict[str, Artifact], out: Path, context: Context) -> facts, or None."""
 Driver = Callable[["Context", "Call"], Any]
 """driver(context, call) -> Artifact: how a step is run. A driver that only looks returns None for what is not there."""
 
@@ -120,18 +121,11 @@ def direct(context: "Context", call: Call, missed: bool = False) -> Artifact:
     inputs = {name: artifact for name, artifact in call.inputs.items() if artifact is not None}
     if call.key is None:
         raise ComputationError(f"{call.label} needs {', '.join(call.inputs.keys() - inputs.keys())}, not computed yet")
-    within = replace(context, key=call.key)
-
-    def compute(out: Path) -> dict[str, Any] | None:
-        _require_intact(context.store, inputs)
-        facts = call.step.function(call.step.parse_params(call.params), dict(inputs), out, within)
-        # Once more: what was altered under the step's hands may have been read.
-        _require_intact(context.store, inputs)
-        return facts
-
+    params, within = call.step.parse_params(call.params), replace(context, key=call.key)
+    work = functools.partial(call.step.function, params, dict(inputs), context=within)
     provenance = {name: value for name, value in call.ingredients.items() if name != "step"}
-    make = context.store.compute if missed else context.store.get_or_compute
-    artifact = make(call.step.name, call.key, provenance, compute)
+    compute = context.store.compute if missed else context.store.get_or_compute
+    artifact = compute(call.step.name, call.key, provenance, work, inputs)
     if not artifact.hit:
         context.store.discard_scratch(call.key)
     return artifact
@@ -216,17 +210,6 @@ def _own_version() -> str:
         version: str = tomllib.loads(project.read_text())["project"]["version"]
         return version
     return importlib.metadata.version("espalier")
-
-
-def _require_intact(store: Store, inputs: dict[str, Artifact]) -> None:
-    """Stop before a result is made of an input that was altered since it was found; sizes, times and inodes tell."""
-    for name, artifact in inputs.items():
-        _, problem = store.check(artifact.key)
-        if problem:
-            raise ComputationError(
-                f"the stored {artifact.kind} {artifact.path}, {name} of a step, was altered during the run "
-                f"({problem}); run the same command again: it is then computed anew"
-            )
 
 
 def _input_facts(artifact: Artifact | None) -> dict[str, str] | None:

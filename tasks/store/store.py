@@ -18,9 +18,10 @@ import secrets
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pruning_core.checkpoint.durable_files import file_sha256, flush_one
@@ -42,6 +43,8 @@ from tasks.store.temporary_dirs import Builds, explain_full_disk
 from tasks.store.use_lock import UseLock
 
 Compute = Callable[[Path], dict[str, Any] | None]
+Inputs = Mapping[str, Artifact]
+NO_INPUTS: Inputs = MappingProxyType({})
 
 
 class Store:
@@ -98,11 +101,15 @@ class Store:
             return None, problem
         return Artifact(manifest["kind"], key, manifest["digest"], path, hit=True), None
 
-    def get_or_compute(self, kind: str, key: str, provenance: dict[str, Any], compute: Compute) -> Artifact:
+    def get_or_compute(
+        self, kind: str, key: str, provenance: dict[str, Any], compute: Compute, inputs: Inputs = NO_INPUTS
+    ) -> Artifact:
         """The artifact of `key`, found or computed; see `compute`."""
-        return self.find(key) or self.compute(kind, key, provenance, compute)
+        return self.find(key) or self.compute(kind, key, provenance, compute, inputs)
 
-    def compute(self, kind: str, key: str, provenance: dict[str, Any], compute: Compute) -> Artifact:
+    def compute(
+        self, kind: str, key: str, provenance: dict[str, Any], compute: Compute, inputs: Inputs = NO_INPUTS
+    ) -> Artifact:
         """Compute the artifact of `key`, which was not found, by compute(directory), which runs at most once.
 
         Processes and threads that ask for one key at the same time wait for the first and share its result.
@@ -114,10 +121,12 @@ class Store:
                 depends on.
             provenance: JSON for the manifest: params, inputs, source, versions.
             compute: writes plain files below the directory given, and returns facts (JSON) or None.
+            inputs: name -> artifact that `compute` reads.
 
         Raises:
             InputError: the disk is full.
-            ComputationError: compute wrote a link, or a file with a name that the store needs.
+            ComputationError: compute wrote a link, or a file with a name that the store needs; or an input was
+                altered since it was found, or while `compute` read it.
         """
         self.use.enter()
         with locked(self._lock(key), on_wait=lambda holder: self._waiting(kind, key, holder)):
@@ -126,10 +135,23 @@ class Store:
                 return artifact
             with explain_full_disk(self.root), self.builds.begin(key) as build:
                 begun, clock = datetime.now(UTC), time.monotonic()
+                self._require_intact(inputs)
                 facts = compute(build)
+                # Once more: what was altered while it was read may have been read.
+                self._require_intact(inputs)
                 refuse_reserved_names(build)
                 write_json(build / RUN, run_facts(begun, time.monotonic() - clock))
                 return self._publish(build, {**provenance, "kind": kind, "key": key, "facts": facts or {}})
+
+    def _require_intact(self, inputs: Inputs) -> None:
+        for name, artifact in inputs.items():
+            # Sizes, times and inodes tell.
+            _, problem = self.check(artifact.key)
+            if problem:
+                raise ComputationError(
+                    f"the stored {artifact.kind} {artifact.path}, {name} of a step, was altered during the run "
+                    f"({problem}); run the same command again: it is then computed anew"
+                )
 
     def materialize(self, artifact: Artifact, destination: Path) -> None:
         """Make `destination` a copy of the artifact: its files and manifest.json, new inodes, nothing else.
