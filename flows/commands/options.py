@@ -1,10 +1,12 @@
 """The application, the options that many commands share, and how commands print. Imports nothing heavy."""
 
 import json
-from collections.abc import Callable
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 app = typer.Typer(
     name="espalier",
@@ -34,7 +36,7 @@ def say(text: str) -> None:
     typer.echo(text)
 
 
-def print_result(result: Any, json_: bool, for_people: Callable[[Any], None]) -> None:
+def print_result(result: Any, json_: bool, for_people: "Callable[[Any], None]") -> None:
     """Print a result as JSON, or as `for_people` does."""
     if json_:
         as_json(result)

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from pruning_core.errors import InputError
-from tasks.machine.open_files import holders
 from tasks.progress import current
 from tasks.store.locks import locked_at_once, share, unlock
+from tasks.store.open_files import holders
 
 SHOWN_USERS = 4
 

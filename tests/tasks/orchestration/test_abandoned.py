@@ -15,11 +15,11 @@ from tasks.machine.process_identity import Owner
 from tasks.orchestration import flow_runs
 from tasks.tracking import connection, runs
 
-# Says of which run it is, as `owned_run` does, and stops in the middle of it.
+# Says of which run it is, as `record_owner` does, and stops in the middle of it.
 KILLED = """
 import os, signal, sys
 from prefect import flow, task
-from tasks.orchestration.flow_runs import owned_run
+from tasks.orchestration.flow_runs import record_owner
 
 @task
 def work():
@@ -27,7 +27,7 @@ def work():
 
 @flow
 def run(root):
-    with owned_run(root):
+    with record_owner(root):
         work()
 
 run(sys.argv[1])

@@ -31,7 +31,7 @@ def work():
 
 if __name__ == "__main__":
     os.environ["COMMAND"] = str(os.getpid())
-    with temporary_servers.shared():
+    with temporary_servers.share_server():
         found = work()
     assert all(process != os.getpid() for process, _ in found), found
     print("servers", *(count for _, count in found))

@@ -132,10 +132,10 @@ import os, sys
 from pathlib import Path
 from tasks.engine.step import direct
 from tasks.engine.step_log import StepLog, listening
-from tasks.pipeline.open_pipeline import opened
+from tasks.pipeline.open_pipeline import open_pipeline
 from tasks.workspace.workspace import Workspace
 
-pipeline = opened(Workspace.open(Path(sys.argv[1])), StepLog(direct))
+pipeline = open_pipeline(Workspace.open(Path(sys.argv[1])), StepLog(direct))
 with listening(lambda record: print(record["label"], record["state"], flush=True)):
     print(pipeline.model("sparsegpt-50").digest, flush=True)
 """
