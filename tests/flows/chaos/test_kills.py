@@ -141,7 +141,8 @@ def test_a_sweep_killed_again_and_again_ends_with_the_same_bits(
     assert digests(root) == undisturbed.digests and not left_over(root)
     figures(
         "kill-chain",
-        f"{len(lives)} kills in a row before one life sufficed, 0 digests differ; work lost in all {sum(lost):.1f} s",
+        f"{len(lives)} kills in a row before a run reached its end, 0 digests differ; "
+        f"work lost in all {sum(lost):.1f} s",
         lives=[round(life, 1) for life in lives],
         lost=round(sum(lost), 2),
     )
