@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def _run_alone_or_together() -> None:
-    """The command, in the first of the processes that `torchrun` started; the others follow it."""
+    """Run the command; of the processes that `torchrun` started only the first does, and the others follow it."""
     if os.environ.get("WORLD_SIZE", "1") == "1":
         app(standalone_mode=True)
         return
@@ -56,7 +56,7 @@ def _run_alone_or_together() -> None:
 
 
 def _was_interrupted(error: BaseException | None) -> bool:
-    """Whether `error` came up on the way out of a Ctrl-C."""
+    """Whether `error` was raised while a Ctrl-C was handled."""
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__context__
     return error is not None

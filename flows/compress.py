@@ -1,4 +1,4 @@
-"""The flows: compress one variant, or all of them side by side; every step is a cached Prefect task."""
+"""The flows `compress` (one variant) and `compare` (all variants); every step is a cached Prefect task."""
 
 from pathlib import Path
 
@@ -9,9 +9,9 @@ from pruning_core.errors import ComputationError
 from pruning_core.settings.recipe import BASELINE
 from tasks.engine.step_log import StepLog
 from tasks.lineage.collect_record import small_files, variant_record
-from tasks.orchestration.flow_runs import owned_run
+from tasks.orchestration.flow_runs import record_owner
 from tasks.orchestration.step_tasks import prefect_driver
-from tasks.pipeline.opened import judge, opened
+from tasks.pipeline.open_pipeline import evaluate_variant, open_pipeline
 from tasks.pipeline.variant import Pipeline
 from tasks.progress import progress
 from tasks.records.variant import Variant
@@ -43,7 +43,7 @@ def compress(variant: str, root: str = ".", overrides: list[str] | None = None) 
         overrides: "a.b=value" on top of it.
     """
     workspace = Workspace.open(Path(root), overrides)
-    with owned_run(workspace.root):
+    with record_owner(workspace.root):
         return run_variants(workspace, [variant])
 
 
@@ -56,7 +56,7 @@ def compare(root: str = ".", overrides: list[str] | None = None) -> list[Variant
         overrides: "a.b=value" on top of it.
     """
     workspace = Workspace.open(Path(root), overrides)
-    with owned_run(workspace.root):
+    with record_owner(workspace.root):
         records = run_variants(workspace, list(workspace.settings.variants))
         page = write_report(records, workspace.hidden / REPORT, workspace.root)
         track_comparison(workspace.root, page, records)
@@ -64,7 +64,7 @@ def compare(root: str = ".", overrides: list[str] | None = None) -> list[Variant
 
 
 def run_variants(workspace: Workspace, names: list[str], failed: dict[str, str] | None = None) -> list[Variant]:
-    """Make, evaluate, measure, version and track variants; their records, the baseline first.
+    """Compress, evaluate, measure, version and track variants; returns their records, the baseline first.
 
     Args:
         failed: where given, a variant that cannot be computed is entered here with the reason and left out, instead
@@ -73,8 +73,8 @@ def run_variants(workspace: Workspace, names: list[str], failed: dict[str, str] 
     for name in names:
         workspace.settings.recipe(name)
     log = StepLog(prefect_driver)
-    pipeline = opened(workspace, log)
-    judge(pipeline, BASELINE)
+    pipeline = open_pipeline(workspace, log)
+    evaluate_variant(pipeline, BASELINE)
     if workspace.settings.compute.variants is not None and len(names) > 1:
         broken = make_variants(workspace, names, log)
         if broken and failed is None:
@@ -84,7 +84,7 @@ def run_variants(workspace: Workspace, names: list[str], failed: dict[str, str] 
         if name in (failed or {}):
             continue
         try:
-            judge(pipeline, name)
+            evaluate_variant(pipeline, name)
         except ComputationError as error:
             if failed is None:
                 raise
@@ -93,7 +93,7 @@ def run_variants(workspace: Workspace, names: list[str], failed: dict[str, str] 
     everything = [BASELINE, *names]
     # Speeds are measured one after another, when nothing else of this run is at work.
     for name in everything:
-        pipeline.measured(name)
+        pipeline.speed(name)
     if is_repository(workspace.root) and not workspace.overrides:
         _version(workspace, pipeline, names)
     records = [variant_record(workspace, pipeline, name, log.about(name)) for name in everything]
@@ -110,11 +110,11 @@ def run_variants(workspace: Workspace, names: list[str], failed: dict[str, str] 
 def _version(workspace: Workspace, pipeline: Pipeline, names: list[str]) -> None:
     """Record the results as outputs of the DVC stages; with overrides they would not be those of params.yaml."""
     outputs: list[StageOutput] = tokens_outputs(pipeline.calibration, pipeline.evaluation)
-    outputs.append(evaluation_output(BASELINE, pipeline.evaluated(BASELINE)))
+    outputs.append(evaluation_output(BASELINE, pipeline.quality(BASELINE)))
     for name in names:
         outputs += [
             model_output(name, pipeline.model(name)),
-            evaluation_output(name, pipeline.evaluated(name)),
+            evaluation_output(name, pipeline.quality(name)),
         ]
     place(workspace.root, workspace.store, outputs)
     for name in (BASELINE, *names):

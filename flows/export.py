@@ -1,4 +1,4 @@
-"""The flow that exports: a deployable directory of a variant with its model card, judged and measured."""
+"""The flow `export`: write a variant for serving with its model card, evaluate it and measure its speed."""
 
 import json
 import shutil
@@ -13,10 +13,10 @@ from flows.compress import run_variants
 from pruning_core.errors import InputError
 from pruning_core.settings.recipe import BASELINE
 from tasks.engine.step_log import StepLog
-from tasks.orchestration.flow_runs import owned_run
+from tasks.orchestration.flow_runs import record_owner
 from tasks.orchestration.step_tasks import prefect_driver
 from tasks.pipeline.export import export_record
-from tasks.pipeline.opened import opened
+from tasks.pipeline.open_pipeline import open_pipeline
 from tasks.report.export_card import card
 from tasks.store.directories import MANIFEST, RUN
 from tasks.tracking.export_run import track_export
@@ -30,7 +30,7 @@ CARD, FACTS = "README.md", "export.json"
 def export(
     variant: str, format: dict[str, Any], to: str | None = None, root: str = ".", overrides: list[str] | None = None
 ) -> dict[str, Any]:
-    """Make, export, verify, evaluate, measure and track one variant; returns the record of the export.
+    """Compress, export, verify, evaluate, measure and track one variant; returns the record of the export.
 
     Args:
         variant: its name in params.yaml, or `dense`.
@@ -41,8 +41,8 @@ def export(
     """
     workspace = Workspace.open(Path(root), overrides)
     target = target_of(workspace, variant, format, to)
-    with owned_run(workspace.root):
-        pipeline = opened(workspace, StepLog(prefect_driver))
+    with record_owner(workspace.root):
+        pipeline = open_pipeline(workspace, StepLog(prefect_driver))
         # Tracked too, so that the run of the export has that of its variant above it.
         run_variants(workspace, [] if variant == BASELINE else [variant])
         record = export_record(pipeline, variant, format)
@@ -57,7 +57,7 @@ def export(
 
 
 def target_of(workspace: Workspace, variant: str, format: dict[str, Any], to: str | None) -> Path:
-    """Where the export goes.
+    """The directory of the export.
 
     Raises:
         InputError: something else lies there.
@@ -70,7 +70,7 @@ def target_of(workspace: Workspace, variant: str, format: dict[str, Any], to: st
 
 
 def place(source: Path, target: Path, record: dict[str, Any]) -> None:
-    """Copy an export and write its card; the directory appears whole, in place of an earlier export."""
+    """Copy an export and write its card; the complete directory replaces an earlier export in one step."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as folder:
         new = Path(folder) / "new"

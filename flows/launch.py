@@ -1,4 +1,4 @@
-"""Starting a flow from the command line: Prefect's settings, a running server if there is one, progress."""
+"""Start a flow from the command line: Prefect's settings, a running server if there is one, progress."""
 
 import contextlib
 import importlib
@@ -11,8 +11,8 @@ from typing import Any
 
 import httpx
 
-from flows.console.progress_bars import shown_bars
-from flows.sweep_variants import swept
+from flows.console.progress_bars import show_bars
+from flows.sweep_variants import expand_sweep
 from pruning_core.errors import ComputationError, InputError
 from pruning_core.settings.recipe import BASELINE
 from tasks.engine.step_log import CACHED, listening
@@ -36,8 +36,8 @@ def run_flow(name: str, quiet: bool, overrides: list[str] | None, **parameters: 
     # Bad settings are told before a server is started.
     workspace = open_scheduled(None, overrides) if name == "scheduled" else Workspace.open(None, overrides)
     if "axes" in parameters:
-        workspace, _ = swept(workspace, parameters["axes"])
-    with prepared(workspace, _named(workspace, name, parameters), FLOWS[name], quiet) as module:
+        workspace, _ = expand_sweep(workspace, parameters["axes"])
+    with prepare_flow(workspace, _variant_names(workspace, name, parameters), FLOWS[name], quiet) as module:
         try:
             return getattr(module, name)(root=str(workspace.root), overrides=overrides or [], **parameters)
         except httpx.HTTPError as error:
@@ -51,11 +51,11 @@ def run_flow(name: str, quiet: bool, overrides: list[str] | None, **parameters: 
 
 
 class ServerLost(ComputationError):
-    """The flow cannot go on without its server."""
+    """Prefect's server was lost during the flow."""
 
 
-def _named(workspace: Workspace, flow: str, parameters: dict[str, Any]) -> list[str]:
-    """The variants that a flow makes."""
+def _variant_names(workspace: Workspace, flow: str, parameters: dict[str, Any]) -> list[str]:
+    """The variants that a flow compresses."""
     if parameters.get("variant") == BASELINE:
         return []
     if "variant" in parameters:
@@ -76,16 +76,16 @@ def open_scheduled(root: Path | None, overrides: list[str] | None) -> Workspace:
 
 
 @contextlib.contextmanager
-def prepared(workspace: Workspace, named: list[str], module: str, quiet: bool) -> Iterator[ModuleType]:
-    """Inside the block a flow of these variants may run: there is a server and room, and each step is shown.
+def prepare_flow(workspace: Workspace, named: list[str], module: str, quiet: bool) -> Iterator[ModuleType]:
+    """Prepare the run of a flow: check memory and disk, start a server, and show each step inside the block.
 
-    What killed processes left RUNNING is told to be Crashed first. Yields the flow's imported module.
+    Flow runs that killed processes left RUNNING are set to Crashed first. Yields the flow's imported module.
     """
     prefect_settings.apply(workspace.root)
     temporary_servers.stop_orphans()
     process_identity.claim()
     _use_running_server(workspace.root)
-    with shown_bars(quiet) as (console, bars):
+    with show_bars(quiet) as (console, bars):
         ready = bars.waiting("starting Prefect")
         begun = [ready]
 
@@ -131,7 +131,7 @@ def _use_running_server(root: Path) -> None:
 
 
 def reconcile(workspace: Path, server: Thread | None = None) -> list[str]:
-    """Mark the flow runs and the MLflow runs whose process is gone; a sentence for each.
+    """Mark flow runs and MLflow runs whose process is gone as ended; returns a sentence for each.
 
     Those of living processes and of other machines are left alone. MLflow is asked while Prefect's `server` starts,
     for importing it takes seconds.

@@ -1,4 +1,4 @@
-"""The scheduled flow: what a new checkpoint gives is compressed, judged by the gates, and may become the champion."""
+"""The flow `scheduled`: compress a new checkpoint, check the gates, and promote the best variant to champion."""
 
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,10 @@ from flows.launch import open_scheduled
 from flows.plan.fit import check_room
 from pruning_core.errors import ComputationError, InputError
 from tasks.engine.step_log import CACHED, listening
-from tasks.orchestration.flow_runs import owned_run
+from tasks.orchestration.flow_runs import record_owner
 from tasks.orchestration.step_tasks import prefect_driver
-from tasks.pipeline.opened import opened
-from tasks.promotion.decide import decide, known_decision, scheduled_names
+from tasks.pipeline.open_pipeline import open_pipeline
+from tasks.promotion.decide import decide, scheduled_names, standing_decision
 from tasks.promotion.decision_log import Decision, markdown, reasons, sentence
 from tasks.versioning import is_repository, push
 from tasks.workspace.workspace import Workspace
@@ -24,7 +24,7 @@ from tasks.workspace.workspace import Workspace
 
 @flow(name="scheduled", persist_result=False)
 def scheduled(root: str = ".", overrides: list[str] | None = None) -> State:
-    """Look for a new source checkpoint, settings or code; make, judge and register what they give.
+    """Check for a new source checkpoint, settings or code; compress, evaluate and register the variants.
 
     Returns:
         {"new": whether there was anything to do, "decision": the one that was made or stands}.
@@ -42,21 +42,21 @@ def scheduled(root: str = ".", overrides: list[str] | None = None) -> State:
 
     try:
         workspace = open_scheduled(Path(root), overrides)
-        with owned_run(workspace.root), listening(tell):
+        with record_owner(workspace.root), listening(tell):
             decision, new = _look_and_run(workspace)
     except (InputError, ComputationError) as error:
         # Told in the one sentence that it is, not as a traceback.
         return Failed(message=str(error), data=error)
-    told = sentence(decision) if new else f"nothing new; decision {decision['number']} stands: {sentence(decision)}"
-    log.info("%s", told)
+    message = sentence(decision) if new else f"nothing new; decision {decision['number']} stands: {sentence(decision)}"
+    log.info("%s", message)
     for line in reasons(decision) if new else []:
         log.info("%s", line)
-    return Completed(message=told, data={"new": new, "decision": decision})
+    return Completed(message=message, data={"new": new, "decision": decision})
 
 
 def _look_and_run(workspace: Workspace) -> tuple[Decision, bool]:
-    if known := known_decision(workspace):
-        return known, False
+    if standing := standing_decision(workspace):
+        return standing, False
     names = scheduled_names(workspace)
     check_room(workspace, names, evaluates=True)
     failed: dict[str, str] = {}
@@ -64,7 +64,7 @@ def _look_and_run(workspace: Workspace) -> tuple[Decision, bool]:
     if len(failed) == len(names):
         raise ComputationError("; ".join(f"{name}: {reason}" for name, reason in failed.items()))
     pushed = _push(workspace, [name for name in names if name not in failed])
-    decision, new = decide(workspace, opened(workspace, prefect_driver), records, failed, pushed)
+    decision, new = decide(workspace, open_pipeline(workspace, prefect_driver), records, failed, pushed)
     if new:
         create_markdown_artifact(markdown(decision), key="decision", description=sentence(decision))
     return decision, new

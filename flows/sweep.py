@@ -1,4 +1,4 @@
-"""The flow of a sweep: many variants over shared statistics, one after another, and none of them stops the others."""
+"""The flow `sweep`: many variants over shared statistics; a failed variant does not stop the others."""
 
 from pathlib import Path
 from typing import Any
@@ -6,13 +6,13 @@ from typing import Any
 from prefect import flow
 
 from flows.parallel_variants import make_variants, reason
-from flows.sweep_variants import Axes, swept
+from flows.sweep_variants import Axes, expand_sweep
 from pruning_core.settings.recipe import BASELINE
 from tasks.engine.step_log import StepLog
 from tasks.lineage.collect_record import small_files, variant_record
-from tasks.orchestration.flow_runs import owned_run
+from tasks.orchestration.flow_runs import record_owner
 from tasks.orchestration.step_tasks import prefect_driver
-from tasks.pipeline.opened import judge, opened
+from tasks.pipeline.open_pipeline import evaluate_variant, open_pipeline
 from tasks.pipeline.variant import Pipeline
 from tasks.records.variant import Variant
 from tasks.report.page import write_report
@@ -25,7 +25,7 @@ REPORT = Path("reports") / "sweep.html"
 
 @flow(name="sweep")
 def sweep(root: str = ".", overrides: list[str] | None = None, axes: Axes | None = None) -> dict[str, Any]:
-    """Make every combination of the axes; each is evaluated, measured and tracked as soon as it is made.
+    """Compress every combination of the axes; each is evaluated, measured and tracked at once.
 
     Args:
         root: the folder of params.yaml.
@@ -35,11 +35,11 @@ def sweep(root: str = ".", overrides: list[str] | None = None, axes: Axes | None
     Returns:
         records (the baseline first), skipped [(combination, reason)], failed {name: reason}, report (its path).
     """
-    workspace, skipped = swept(Workspace.open(Path(root), overrides), axes or {})
-    with owned_run(workspace.root):
+    workspace, skipped = expand_sweep(Workspace.open(Path(root), overrides), axes or {})
+    with record_owner(workspace.root):
         log = StepLog(prefect_driver)
-        pipeline = opened(workspace, log)
-        records = [_finished(workspace, pipeline, log, BASELINE)]
+        pipeline = open_pipeline(workspace, log)
+        records = [_finish(workspace, pipeline, log, BASELINE)]
         names = list(workspace.settings.variants)
         side_by_side = workspace.settings.compute.variants is not None and len(names) > 1
         failed = make_variants(workspace, names, log, axes or {}) if side_by_side else {}
@@ -47,8 +47,8 @@ def sweep(root: str = ".", overrides: list[str] | None = None, axes: Axes | None
         # A run of its own for each variant: whatever ends it, Prefect keeps the state and the sweep goes on.
         @flow(name="variant of a sweep", flow_run_name="{name}", persist_result=False)
         def variant(name: str) -> None:
-            with owned_run(workspace.root):
-                records.append(_finished(workspace, pipeline, log, name))
+            with record_owner(workspace.root):
+                records.append(_finish(workspace, pipeline, log, name))
 
         for name in [name for name in names if name not in failed]:
             state = variant(name, return_state=True)
@@ -59,10 +59,10 @@ def sweep(root: str = ".", overrides: list[str] | None = None, axes: Axes | None
     return {"records": records, "skipped": skipped, "failed": failed, "report": str(report)}
 
 
-def _finished(workspace: Workspace, pipeline: Pipeline, log: StepLog, name: str) -> Variant:
-    """Make a variant and all that is known of it; its speed is measured while nothing else of the sweep is at work."""
-    judge(pipeline, name)
-    pipeline.measured(name)
+def _finish(workspace: Workspace, pipeline: Pipeline, log: StepLog, name: str) -> Variant:
+    """Compress, evaluate, measure and track one variant; its speed is measured while nothing else of the sweep runs."""
+    evaluate_variant(pipeline, name)
+    pipeline.speed(name)
     record = variant_record(workspace, pipeline, name, log.about(name))
     run = track_variant(workspace.root, record, small_files(pipeline, name))
     return record.model_copy(update={"run_id": run.run_id})

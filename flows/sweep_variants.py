@@ -1,4 +1,4 @@
-"""A sweep before it runs: its axes from params.yaml and the command line, and the variants that they come to."""
+"""The variants of a sweep, from its axes in params.yaml and on the command line."""
 
 from dataclasses import asdict, replace
 from typing import Any
@@ -13,8 +13,8 @@ from tasks.workspace.workspace import Workspace
 Axes = dict[str, list[Any]]
 
 
-def swept(workspace: Workspace, axes: Axes) -> tuple[Workspace, list[tuple[str, str]]]:
-    """The workspace with the variants of the sweep in the place of its own, and what was left out with the reason.
+def expand_sweep(workspace: Workspace, axes: Axes) -> tuple[Workspace, list[tuple[str, str]]]:
+    """The workspace with the variants of the sweep instead of its own, and the skipped combinations with the reason.
 
     Args:
         axes: those of the command line; each takes the place of the one in params.yaml.
@@ -28,9 +28,9 @@ def swept(workspace: Workspace, axes: Axes) -> tuple[Workspace, list[tuple[str, 
             "there is nothing to sweep: give --sparsities, --patterns, --bits or --methods, or a section `sweep` in "
             "params.yaml"
         )
-    chosen = parse_sweep({**asdict(settings.sweep or Sweep()), **axes})
-    found = expanded(chosen, settings.variants, settings.compute.target)
-    return replace(workspace, settings=replace(settings, variants=found.recipes)), found.skipped
+    sweep = parse_sweep({**asdict(settings.sweep or Sweep()), **axes})
+    expansion = expanded(sweep, settings.variants, settings.compute.target)
+    return replace(workspace, settings=replace(settings, variants=expansion.recipes)), expansion.skipped
 
 
 def axes_of(
@@ -77,9 +77,9 @@ def _pattern(text: str) -> dict[str, Any]:
     if not text.lstrip().startswith("{"):
         return {"name": text}
     try:
-        found = yaml.safe_load(text)
+        pattern = yaml.safe_load(text)
     except yaml.YAMLError:
-        found = None
-    if not isinstance(found, dict):
+        pattern = None
+    if not isinstance(pattern, dict):
         raise InputError(f"--patterns {text!r} is not a pattern; write 2:4, a name, or {{name: ..., ...}}")
-    return found
+    return pattern

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PretrainedConfig, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from pruning_core.checkpoint.durable_files import file_sha256
@@ -136,7 +136,7 @@ def _check_complete(source: SourceModel) -> None:
         )
 
 
-def load_model(path: Path | str, dtype: str = "float32", *, trust_remote_code: bool = False) -> nn.Module:
+def load_model(path: Path | str, dtype: str = "float32", *, trust_remote_code: bool = False) -> PreTrainedModel:
     """The causal language model on the CPU, in eval mode, use_cache off; every weight is the file's.
 
     Args:
@@ -176,7 +176,7 @@ def load_model(path: Path | str, dtype: str = "float32", *, trust_remote_code: b
     _check_report(path, report)
     _check_finite(path, model)
     model.config.get_text_config().use_cache = False
-    evaluated: nn.Module = model.eval()
+    evaluated: PreTrainedModel = model.eval()
     return evaluated
 
 

@@ -1,4 +1,4 @@
-"""Where steps tell how far they are. Silent unless a driver (the command line) reports to a sink."""
+"""Progress of steps. Silent unless a driver (the command line) reports to a sink."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -50,12 +50,12 @@ def progress(label: str) -> Progress:
     """
     sink = current()
     update: Callable[[int], None] | None = None
-    known = 0
+    bar_total = 0
 
     def report(done: int, total: int) -> None:
-        nonlocal update, known
-        if update is None or total != known:
-            update, known = sink.start(label, total), total
+        nonlocal update, bar_total
+        if update is None or total != bar_total:
+            update, bar_total = sink.start(label, total), total
         update(done)
         if done >= total:
             # That bar is gone.

@@ -95,12 +95,12 @@ def place_figures(
         "top1_agreement": metrics["top1_agreement"],
     }
     if answers is not None:
-        headline["accuracy"] = {task: told["accuracy"] for task, told in answers.facts["tasks"].items()}
+        headline["accuracy"] = {name: result["accuracy"] for name, result in answers.facts["tasks"].items()}
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["window", "dense_loss", "loss_increase"])
     pairs = zip(losses_of(baseline).tolist(), losses_of(evaluation).tolist(), strict=True)
-    writer.writerows([window, dense, own - dense] for window, (dense, own) in enumerate(pairs))
+    writer.writerows([window, dense, loss - dense] for window, (dense, loss) in enumerate(pairs))
     _replace(workspace / OUTPUTS / "metrics" / f"{name}.json", json.dumps(headline, indent=1) + "\n")
     _replace(workspace / OUTPUTS / "plots" / f"{name}.csv", table.getvalue())
 
@@ -142,7 +142,7 @@ def _commit(workspace: Path, stages: list[str], progress: Progress) -> None:
 
 
 def _patiently(work: Callable[[], Any]) -> Any:
-    """What `work` gives; another DVC, which may be computing a stage, is waited for, where DVC itself would give up."""
+    """The result of `work`, retried while another DVC process holds the lock; DVC itself would give up."""
     from dvc.lock import LockError
 
     deadline = time.monotonic() + WAIT_SECONDS

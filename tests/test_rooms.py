@@ -138,7 +138,7 @@ def test_branches_of_the_pipeline_import_no_variant():
         one for one in graph() if "tasks.pipeline.variant" in graph()[one] and one.startswith("tasks.pipeline.")
     ] == [
         "tasks.pipeline.export",
-        "tasks.pipeline.opened",
+        "tasks.pipeline.open_pipeline",
     ]
 
 

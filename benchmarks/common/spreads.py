@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from tasks.report.charts import WIDTH, legend, level, logarithmic, stacked, style
+from tasks.report.charts import WIDTH, legend, level, logarithmic, stack_axes, style
 from tasks.report.palette import COLOURS
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def doublings(numbers: Iterable[int]) -> dict[str, float]:
 def spread_plot(panels: Sequence[SpreadPanel]) -> "Figure":
     """The panels below each other, each with at least one value."""
     with style():
-        figure, frames = stacked(len(panels), HEIGHT)
+        figure, frames = stack_axes(len(panels), HEIGHT)
         for axes, panel in zip(frames, panels, strict=True):
             _draw(axes, panel)
     return figure

@@ -39,7 +39,7 @@ def quality(
     ] = None,
 ) -> None:
     """Compress, judge, and write the section."""
-    selected = chosen(groups(read_params(PAPERS)["variants"]), only)
+    selected = select_groups(groups(read_params(PAPERS)["variants"]), only)
     overrides = [f"@{settings.resolve()}", *(set_ or [])]
     bench = Bench(Path.cwd(), overrides, [entry for group in selected for entry in group.entries])
     results = measured(bench, selected, lambda line: typer.echo(line, err=True))
@@ -53,7 +53,7 @@ def quality(
     typer.echo(f"page       {out}")
 
 
-def chosen(every_group: list[Group], only: list[str] | None) -> list[Group]:
+def select_groups(every_group: list[Group], only: list[str] | None) -> list[Group]:
     """The groups whose name begins with one of the words; all without words.
 
     Raises:

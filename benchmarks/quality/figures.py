@@ -100,7 +100,7 @@ class Bench:
         params = EvaluateParams(batch=home.settings.evaluation.batch, trust_remote_code=home.trust)
         inputs = {"model": self.model(entry), "tokens": home.evaluation}
         if self.divergence:
-            inputs |= {"source": home.source, "baseline": home.evaluated(BASELINE)}
+            inputs |= {"source": home.source, "baseline": home.quality(BASELINE)}
         return self.context.run(evaluate, params, inputs, f"{entry.name} evaluation")
 
     def figures(self, entry: Entry) -> Figures:
@@ -123,14 +123,14 @@ class Bench:
 
     def dense(self) -> Figures:
         """The dense model, beside itself."""
-        quality = self.home.evaluated(BASELINE)
+        quality = self.home.quality(BASELINE)
         nothing = Entry(BASELINE, "dense", {})
         return Figures(nothing, losses_of(quality), quality.facts["perplexity"], 0.0, 1.0, 0.0, self._dense_bits(), {})
 
     def settings(self) -> dict[str, Any]:
         """What the figures hold for, with digests."""
         home = self.home
-        evaluation = home.evaluated(BASELINE)
+        evaluation = home.quality(BASELINE)
         calibration = home.settings.calibration
         return {
             "sequences": calibration.sequences,

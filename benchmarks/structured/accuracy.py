@@ -75,10 +75,10 @@ def ways(ratios: list[float] | tuple[float, ...]) -> list[Way]:
 
 def measured(bench: Bench, entries: Mapping[tuple[Way, int], Entry]) -> dict[str, Any]:
     """The figures as JSON; the section is made of them alone."""
-    dense = bench.home.task_evaluated(BASELINE).facts
+    dense = bench.home.lm_eval_answers(BASELINE).facts
     runs: dict[Way, list[dict[str, Any]]] = {}
     for (way, seed), entry in entries.items():
-        scores = bench.pipeline(entry).task_evaluated(entry.name).facts["tasks"][DOMAIN]
+        scores = bench.pipeline(entry).lm_eval_answers(entry.name).facts["tasks"][DOMAIN]
         runs.setdefault(way, []).append({"seed": seed} | scores)
         typer.echo(f"{entry.name:52} {scores['accuracy']:.4f}", err=True)
     return {

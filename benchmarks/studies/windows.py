@@ -51,7 +51,7 @@ class OneDraw(Pipeline):
     @cached_property
     def calibration(self) -> Artifact:
         calibration = self.settings.calibration
-        whole = self.sampled(replace(calibration, sequences=self.drawn), "calibration")
+        whole = self.calibration_windows(replace(calibration, sequences=self.drawn), "calibration")
         return self.context.run(
             some, SomeParams(windows=calibration.sequences), {"tokens": whole}, "calibration windows"
         )

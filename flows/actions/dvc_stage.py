@@ -1,8 +1,8 @@
-"""What dvc.yaml runs: the same steps through the same store, without an orchestrator."""
+"""The stages of dvc.yaml: the same steps through the same store, without Prefect."""
 
 from typing import Any
 
-from flows.console.progress_bars import shown_bars
+from flows.console.progress_bars import show_bars
 from flows.plan.fit import check_room
 from pruning_core.errors import InputError
 from pruning_core.settings.recipe import BASELINE
@@ -10,7 +10,7 @@ from tasks.engine.step import direct
 from tasks.engine.step_log import StepLog
 from tasks.machine import process_identity
 from tasks.orchestration import prefect_settings
-from tasks.pipeline.opened import opened
+from tasks.pipeline.open_pipeline import open_pipeline
 from tasks.pipeline.variant import Pipeline
 from tasks.versioning import StageOutput, evaluation_output, model_output, place, place_figures, tokens_outputs
 from tasks.workspace.workspace import Workspace
@@ -35,13 +35,13 @@ def run_stage(name: str, variant: str | None, overrides: list[str] | None) -> li
     if name == "prune" and variant != BASELINE:
         check_room(workspace, [variant], evaluates=False)
     log = StepLog(direct)
-    pipeline = opened(workspace, log)
-    with shown_bars():
+    pipeline = open_pipeline(workspace, log)
+    with show_bars():
         place(workspace.root, workspace.store, _outputs(name, variant, pipeline))
         if name == "evaluate":
             place_figures(workspace.root, variant, *pipeline.figures(variant))
             # No output of the stage: kept in the store, where a flow finds it.
-            pipeline.written(variant)
+            pipeline.samples(variant)
     return [f"{_state(record)} {record['label']}" for record in log.records]
 
 
@@ -52,7 +52,7 @@ def _outputs(name: str, variant: str | None, pipeline: Pipeline) -> list[StageOu
         if variant == BASELINE:
             raise InputError(f"{BASELINE!r} is the uncompressed model; there is nothing to prune")
         return [model_output(variant, pipeline.model(variant))]
-    return [evaluation_output(variant, pipeline.evaluated(variant))]
+    return [evaluation_output(variant, pipeline.quality(variant))]
 
 
 def _state(record: dict[str, Any]) -> str:

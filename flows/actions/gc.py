@@ -1,4 +1,4 @@
-"""`espalier gc`: remove what nothing names any more, after saying what that is and why the rest stays."""
+"""`espalier gc`: remove stored results that nothing refers to any more; show them first, and why the rest stays."""
 
 from contextlib import nullcontext
 from dataclasses import asdict, replace
@@ -7,14 +7,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from flows.console.progress_bars import shown_bars
-from flows.sweep_variants import swept
+from flows.console.progress_bars import show_bars
+from flows.sweep_variants import expand_sweep
 from pruning_core.errors import InputError
 from pruning_core.settings.recipe import BASELINE
 from tasks.engine.look import Look
-from tasks.lineage.gc import Item, planned, remove
+from tasks.lineage.gc import Item, plan_collection, remove
 from tasks.lineage.gc_roots import Root, roots
-from tasks.pipeline.opened import judge, opened
+from tasks.pipeline.open_pipeline import evaluate_variant, open_pipeline
 from tasks.store.temporary_dirs import Builds
 from tasks.workspace.workspace import Workspace
 
@@ -23,7 +23,7 @@ MB = 1e6
 
 
 def collect(keep_statistics: bool, older_than: float, dry_run: bool, yes: bool, quiet: bool) -> dict[str, Any]:
-    """Find what may go, and remove it where that was asked for.
+    """Find the results that may be removed, and remove them if `yes` is set.
 
     Returns:
         goes (items), kept {why: {"artifacts", "bytes"}}, bytes (that go, or went), removed (items; None: only looked).
@@ -36,16 +36,16 @@ def collect(keep_statistics: bool, older_than: float, dry_run: bool, yes: bool, 
         raise InputError(f"--older-than is a number of days, 0 or more, got {older_than:g}")
     workspace = Workspace.open(None)
     store, removes = workspace.store, yes and not dry_run
-    # Whoever comes after this waits, and whoever ended before has told of its results in what is read below.
-    with store.use.alone() if removes else nullcontext(), shown_bars(quiet) as (_, bars):
+    # Processes that start later wait; those that ended before have recorded their results, which are read below.
+    with store.use.alone() if removes else nullcontext(), show_bars(quiet) as (_, bars):
         done = bars.waiting("finding out what is named")
-        named, scratch = _wanted(workspace)
-        plan = planned(store, [*roots(workspace.root), *named], scratch, keep_statistics, older_than)
+        named, scratch = _params_roots(workspace)
+        plan = plan_collection(store, [*roots(workspace.root), *named], scratch, keep_statistics, older_than)
         done()
         if removes:
             done = bars.waiting("removing")
             remove(store, plan.goes)
-            _builds(workspace).sweep()
+            _builds(workspace).remove_abandoned()
             done()
     kept = {why: {"artifacts": len(items), "bytes": _size(items)} for why, items in plan.kept.items()}
     return {
@@ -56,19 +56,19 @@ def collect(keep_statistics: bool, older_than: float, dry_run: bool, yes: bool, 
     }
 
 
-def print_collection(found: dict[str, Any]) -> None:
-    """What goes, by kind, and why the rest stays."""
+def print_collection(collection: dict[str, Any]) -> None:
+    """Print what is removed, by kind, and why the rest stays."""
     console = Console()
     groups: dict[str, list[dict[str, Any]]] = {}
-    for item in found["goes"]:
+    for item in collection["goes"]:
         groups.setdefault(item["kind"] or item["place"], []).append(item)
-    table = _table("goes" if found["removed"] is None else "went")
+    table = _table("goes" if collection["removed"] is None else "went")
     for kind, items in sorted(groups.items()):
         table.add_row(kind, str(len(items)), _mb(sum(item["size"] for item in items)))
-    table.add_row("total", str(len(found["goes"])), _mb(found["bytes"]), style="bold")
+    table.add_row("total", str(len(collection["goes"])), _mb(collection["bytes"]), style="bold")
     console.print(table)
     table = _table("stays because of")
-    reasons = sorted(found["kept"].items(), key=lambda entry: -entry[1]["bytes"])
+    reasons = sorted(collection["kept"].items(), key=lambda entry: -entry[1]["bytes"])
     for why, held in reasons[:SHOWN_REASONS]:
         table.add_row(why, str(held["artifacts"]), _mb(held["bytes"]))
     rest = [held for _, held in reasons[SHOWN_REASONS:]]
@@ -78,27 +78,27 @@ def print_collection(found: dict[str, Any]) -> None:
     console.print("", table, sep="\n")
 
 
-def require_consent(found: dict[str, Any], dry_run: bool) -> None:
-    """Raise InputError where something would go, and nobody said that it may."""
-    if found["goes"] and found["removed"] is None and not dry_run:
+def require_consent(collection: dict[str, Any], dry_run: bool) -> None:
+    """Raise InputError if something would be removed and neither --yes nor --dry-run was given."""
+    if collection["goes"] and collection["removed"] is None and not dry_run:
         raise InputError("nothing was removed; add --yes to remove what goes, or --dry-run to look only")
 
 
-def _wanted(workspace: Workspace) -> tuple[list[Root], set[str]]:
-    """What the variants of params.yaml and of its sweep are made of, and the keys that would be computed next."""
+def _params_roots(workspace: Workspace) -> tuple[list[Root], set[str]]:
+    """The stored results behind the variants of params.yaml and its sweep, and the keys that are not computed yet."""
     variants = workspace.settings.variants
     if workspace.settings.sweep is not None:
-        variants = variants | swept(workspace, {})[0].settings.variants
-    look, found = Look(), []
-    pipeline = opened(replace(workspace, settings=replace(workspace.settings, variants=variants)), look)
+        variants = variants | expand_sweep(workspace, {})[0].settings.variants
+    look, variant_roots = Look(), []
+    pipeline = open_pipeline(replace(workspace, settings=replace(workspace.settings, variants=variants)), look)
     for name in (BASELINE, *variants):
         begun = len(look.lookups)
-        judge(pipeline, name)
-        pipeline.measured(name)
+        evaluate_variant(pipeline, name)
+        pipeline.speed(name)
         keys = [lookup.call.key for lookup in look.lookups[begun:] if lookup.call.key]
-        found.append(Root(f"params.yaml: {name}", tuple(dict.fromkeys(keys))))
+        variant_roots.append(Root(f"params.yaml: {name}", tuple(dict.fromkeys(keys))))
     missing = {lookup.call.key for lookup in look.lookups if lookup.call.key and lookup.artifact is None}
-    return found, missing
+    return variant_roots, missing
 
 
 def _builds(workspace: Workspace) -> Builds:

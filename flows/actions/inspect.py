@@ -1,4 +1,4 @@
-"""Commands that look: evaluate any model, explain what would run, trace where a variant comes from."""
+"""Commands that inspect: evaluate any model, explain what would run, trace where a variant comes from."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from flows.console.progress_bars import shown_bars
+from flows.console.progress_bars import show_bars
 from flows.plan.fit import model_directory
 from pruning_core.checkpoint.model_files import read_config
 from pruning_core.errors import InputError
@@ -19,7 +19,7 @@ from tasks.engine.explain import explanation
 from tasks.engine.look import Look
 from tasks.lineage.collect_record import texts_of
 from tasks.lineage.provenance import Lineage
-from tasks.pipeline.opened import judge, opened
+from tasks.pipeline.open_pipeline import evaluate_variant, open_pipeline
 from tasks.store.artifact import Artifact
 from tasks.workspace.workspace import Workspace
 
@@ -30,11 +30,11 @@ def evaluate_directory(path: Path, overrides: list[str] | None, quiet: bool) -> 
         raise InputError(f"there is no model directory {path}; give the folder that holds its config.json")
     given = [*(overrides or []), f"model={json.dumps(str(path.resolve()))}"]
     workspace = Workspace.open(None, given)
-    pipeline = opened(workspace)
-    with shown_bars(quiet):
-        quality = pipeline.evaluated(BASELINE)
-        answers = pipeline.task_evaluated(BASELINE)
-        speed = pipeline.measured(BASELINE)
+    pipeline = open_pipeline(workspace)
+    with show_bars(quiet):
+        quality = pipeline.quality(BASELINE)
+        answers = pipeline.lm_eval_answers(BASELINE)
+        speed = pipeline.speed(BASELINE)
     metrics = {name: quality.facts[name] for name in ("perplexity", "mean_loss", "standard_error", "windows", "tokens")}
     return {
         "model": str(pipeline.source.path),
@@ -49,8 +49,8 @@ def evaluate_directory(path: Path, overrides: list[str] | None, quiet: bool) -> 
 def explain_variant(name: str, overrides: list[str] | None) -> list[dict[str, Any]]:
     """Per step of a variant: label, cached, reason; nothing is computed or changed."""
     workspace, look = Workspace.open(None, overrides), Look()
-    pipeline = opened(workspace, look)
-    judge(pipeline, name)
+    pipeline = open_pipeline(workspace, look)
+    evaluate_variant(pipeline, name)
     lookups = {lookup.call.label: lookup for lookup in look.lookups}
     return [explanation(pipeline.context.store, lookup) for lookup in lookups.values()]
 
@@ -68,8 +68,8 @@ def lineage_of(name: str, overrides: list[str] | None) -> dict[str, Any]:
             f"run: espalier {'compare' if name == BASELINE else f'compress {name}'}"
         )
     workspace = Workspace.open(None, overrides)
-    pipeline = opened(workspace)
-    model, quality = pipeline.model(name), pipeline.evaluated(name)
+    pipeline = open_pipeline(workspace)
+    model, quality = pipeline.model(name), pipeline.quality(name)
     lineage = Lineage(workspace.store, quality)
     chain = [_link("source checkpoint", pipeline.source)]
     if name != BASELINE:
@@ -83,17 +83,17 @@ def lineage_of(name: str, overrides: list[str] | None) -> dict[str, Any]:
         chain += [_link("recovery tokens", texts["recovery"])] if "recovery" in texts else []
         chain.append(_link("variant", model))
     chain += [_link("evaluation tokens", pipeline.evaluation), _link("evaluation", quality)]
-    if (answers := pipeline.task_evaluated(name)) is not None:
+    if (answers := pipeline.lm_eval_answers(name)) is not None:
         chain.append(_link("tasks", answers))
-    if (continuations := pipeline.written(name)) is not None:
+    if (continuations := pipeline.samples(name)) is not None:
         chain.append(_link("samples", continuations))
-    made = quality if name == BASELINE else model
+    result = quality if name == BASELINE else model
     return {
         "variant": name,
         "recipe": {} if name == BASELINE else pipeline.settings.recipe(name).spec,
         "chain": chain,
-        "code": made.manifest["source"],
-        "versions": made.manifest["versions"],
+        "code": result.manifest["source"],
+        "versions": result.manifest["versions"],
         "git_commit": workspace.git_commit(),
         "run_id": _run_id(workspace, model, quality),
     }
@@ -106,8 +106,8 @@ def _link(what: str, artifact: Artifact) -> dict[str, str]:
 def _run_id(workspace: Workspace, model: Artifact, quality: Artifact) -> str | None:
     from tasks.tracking.runs import find_runs
 
-    found = find_runs(workspace.root, {"variant_key": model.key, "evaluation_key": quality.key})
-    return found[0]["run_id"] if found else None
+    runs = find_runs(workspace.root, {"variant_key": model.key, "evaluation_key": quality.key})
+    return runs[0]["run_id"] if runs else None
 
 
 def groups_of_model(families: list[str] | None, overrides: list[str] | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""From an MLflow run back to the exact variant: made again from what the run says, and compared step by step."""
+"""Reproduce the variant of an MLflow run from the settings recorded there, and compare the digests of every step."""
 
 import contextlib
 import json
@@ -9,13 +9,13 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from flows.console.progress_bars import shown_bars
+from flows.console.progress_bars import show_bars
 from flows.plan.fit import check_room
 from pruning_core.errors import ComputationError, InputError
 from pruning_core.settings.recipe import BASELINE
 from tasks.lineage.provenance import Lineage
-from tasks.lineage.reproduction import changed_since, compared
-from tasks.pipeline.opened import opened
+from tasks.lineage.reproduction import changed_since, compare_lineages
+from tasks.pipeline.open_pipeline import open_pipeline
 from tasks.store.store import Store
 from tasks.store.temporary_dirs import Builds
 from tasks.tracking.comparison_run import COMPARISON, KIND
@@ -29,17 +29,17 @@ SHOWN_MODULES = 5
 
 
 def reproduce_run(prefix: str, from_cache: bool, quiet: bool) -> dict[str, Any]:
-    """Make the variant of a run again, in a store of its own that goes afterwards, and compare digests.
+    """Compute the variant of a run again, in a temporary store, and compare digests.
 
     Args:
         prefix: of the run's id, long enough to be the only one.
-        from_cache: use the workspace's store instead; what is stored is then found, not computed.
+        from_cache: use the workspace's store instead, so that stored results are not computed again.
 
     Returns:
         run_id, variant, changed (see `changed_since`), identical, first, steps (see `compared`).
 
     Raises:
-        InputError: no such run, or one that does not say what it was made with.
+        InputError: no such run, or one without recorded settings.
     """
     root = Path.cwd().resolve()
     run = _run(root, prefix)
@@ -62,58 +62,61 @@ def reproduce_run(prefix: str, from_cache: bool, quiet: bool) -> dict[str, Any]:
     if not from_cache:
         names = list(workspace.settings.variants) if variant == BASELINE else [variant]
         check_room(workspace, names[:1], evaluates=True)
-    with shown_bars(quiet) as (console, _), _store(workspace, from_cache) as store:
+    with show_bars(quiet) as (console, _), _store(workspace, from_cache) as store:
         for line in _change_lines(changed):
             console.print(line, highlight=False, markup=False)
-        now = Lineage(store, opened(workspace, store=store).evaluated(variant)).facts()
-    return {"run_id": run["run_id"], "variant": variant, "changed": changed, **compared(then, now)}
+        now = Lineage(store, open_pipeline(workspace, store=store).quality(variant)).facts()
+    return {"run_id": run["run_id"], "variant": variant, "changed": changed, **compare_lineages(then, now)}
 
 
-def print_reproduction(found: dict[str, Any]) -> None:
-    """What came out."""
+def print_reproduction(reproduction: dict[str, Any]) -> None:
+    """Print the changes since the run, and which steps gave the same digest."""
     console = Console()
 
     def show(text: str) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    show(f"run        {found['run_id']}")
-    show(f"variant    {found['variant']}")
-    for line in _change_lines(found["changed"]) or ["changed    nothing: commit, code and libraries are those of then"]:
+    show(f"run        {reproduction['run_id']}")
+    show(f"variant    {reproduction['variant']}")
+    for line in _change_lines(reproduction["changed"]) or [
+        "changed    nothing: commit, code and libraries are those of then"
+    ]:
         show(line)
-    same = sum(step["then"] == step["now"] for step in found["steps"])
-    show(f"steps      {same} of {len(found['steps'])} with the digest of then")
-    for step in found["steps"]:
+    same = sum(step["then"] == step["now"] for step in reproduction["steps"])
+    show(f"steps      {same} of {len(reproduction['steps'])} with the digest of then")
+    for step in reproduction["steps"]:
         if step["then"] != step["now"]:
             then = (step["then"] or "not there")[:12]
             show(f"           {step['place']} ({step['kind']}): {then} -> {step['now'][:12]}")
-    if found["identical"]:
+    if reproduction["identical"]:
         show("identical")
 
 
-def require_identical(found: dict[str, Any]) -> None:
-    """Raise ComputationError where another model or evaluation came out."""
-    if not found["identical"]:
-        first = found["first"]
+def require_identical(reproduction: dict[str, Any]) -> None:
+    """Raise ComputationError if the model or its evaluation has another digest than in the run."""
+    if not reproduction["identical"]:
+        first = reproduction["first"]
         raise ComputationError(
-            f"{found['variant']} came out otherwise than in run {found['run_id'][:12]}: the first step with another "
-            f"digest is {first['place']} ({first['kind']}), {first['then'][:12]} then and {first['now'][:12]} now"
+            f"{reproduction['variant']} came out otherwise than in run {reproduction['run_id'][:12]}: "
+            f"the first step with another digest is {first['place']} ({first['kind']}), {first['then'][:12]} then and "
+            f"{first['now'][:12]} now"
         )
 
 
 def _run(root: Path, prefix: str) -> Run:
     runs = find_runs(root)
-    found = [run for run in runs if run["run_id"].startswith(prefix.lower())]
-    if len(found) == 1 and prefix:
-        return found[0]
-    if not found:
+    matching = [run for run in runs if run["run_id"].startswith(prefix.lower())]
+    if len(matching) == 1 and prefix:
+        return matching[0]
+    if not matching:
         raise InputError(
             f"there is no finished MLflow run {prefix!r} in {root}; `espalier lineage VARIANT` names that of a variant"
         )
-    raise InputError(f"{len(found)} runs begin with {prefix!r}; give more digits of the run's id")
+    raise InputError(f"{len(matching)} runs begin with {prefix!r}; give more digits of the run's id")
 
 
 def _as_it_was(root: Path, run: Run) -> tuple[Workspace, dict[str, Any]]:
-    """The workspace with the settings of the run, and the lineage that came of them."""
+    """The workspace with the settings of the run, and the lineage recorded there."""
     folder = artifact_folder(root, run)
     if not all((folder / name).is_file() for name in (SETTINGS, LINEAGE)):
         raise InputError(

@@ -1,4 +1,4 @@
-"""`espalier serve`: the scheduled flow on its cron from this machine, or once; stopping it leaves nothing behind."""
+"""`espalier serve`: run the scheduled flow on its cron from this machine until stopped; no process is left behind."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,7 @@ from tasks.machine import process_identity
 from tasks.machine.process_identity import Owner
 from tasks.orchestration import prefect_settings
 from tasks.store.canonical_json import digest_of, write_json
-from tasks.store.locks import FileLock
+from tasks.store.locks import locked_at_once
 from tasks.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -30,12 +30,12 @@ LOGS = {"PREFECT_LOGGING_LOGGERS_PREFECT_FLOW_RUNS_LEVEL": "INFO"}
 Tell = Callable[[str], None]
 
 
-def print_decision(found: dict[str, Any], tell: Tell) -> None:
-    """The decision and its reasons, line by line."""
+def print_decision(outcome: dict[str, Any], tell: Tell) -> None:
+    """Print the decision and its reasons, line by line."""
     from tasks.promotion.decision_log import DECISIONS, reasons, sentence
 
-    decision = found["decision"]
-    tell(f"{sentence(decision)}." if found["new"] else f"Nothing new: {sentence(decision)}.")
+    decision = outcome["decision"]
+    tell(f"{sentence(decision)}." if outcome["new"] else f"Nothing new: {sentence(decision)}.")
     for line in reasons(decision):
         tell(line)
     tell(f"\ndecision   {Path.cwd() / DECISIONS / str(decision['number'])}.html")
@@ -61,7 +61,8 @@ def serve(overrides: list[str] | None, every: float | None, tell: Tell) -> None:
         signal.signal(sign, signal.default_int_handler)
     os.environ.update(LOGS)
     prefect_settings.apply(workspace.root)
-    with _alone(workspace), _server(workspace) as address:
+    lock = _state(workspace).with_name("serve.lock")
+    with locked_at_once(lock, _already_served), _server(workspace) as address:
         os.environ["PREFECT_API_URL"] = address
         process_identity.claim()
         when = f"every {every:g} s" if every is not None else f"on {schedule.cron} ({schedule.timezone})"
@@ -72,26 +73,18 @@ def serve(overrides: list[str] | None, every: float | None, tell: Tell) -> None:
         finally:
             _ignore_further_stops()
             process_identity.stop_owned(Owner.here())
-            _told_crashed(workspace, tell)
+            _tell_crashed(workspace, tell)
     tell("stopped; what was done is stored, and the next run goes on from there")
 
 
-@contextlib.contextmanager
-def _alone(workspace: Workspace) -> Iterator[None]:
-    """Inside the block nobody else serves this workspace."""
-    lock = FileLock(_state(workspace).with_name("serve.lock"))
-    if not lock.acquire(timeout=0):
-        holder = lock.path.read_text() or "another process"
-        raise InputError(f"this workspace is served already, by {holder}; stop that one first")
-    try:
-        yield
-    finally:
-        lock.release()
+def _already_served(lock: Path) -> InputError:
+    holder = lock.read_text() or "another process"
+    return InputError(f"this workspace is served already, by {holder}; stop that one first")
 
 
 @contextlib.contextmanager
 def _server(workspace: Workspace) -> Iterator[str]:
-    """The address of a Prefect server; one that was started for serving, by a killed process too, is stopped again."""
+    """Yield the address of a Prefect server; one started for serving, also by a killed process, is stopped again."""
     root, state = workspace.root, _state(workspace)
     if given := os.environ.get("PREFECT_API_URL"):
         yield given
@@ -117,7 +110,7 @@ def _state(workspace: Workspace) -> Path:
 
 
 def _runner(workspace: Workspace, schedule: Schedule, every: float | None, tell: Tell) -> "Runner":
-    """What starts a process for each run when its time has come; runs that a kill left behind are cleared away."""
+    """A Prefect runner that starts a process per scheduled run; runs left by a killed process are cleared first."""
     from prefect.flows import EntrypointType
     from prefect.runner import Runner
     from prefect.schedules import Cron, Interval
@@ -127,7 +120,7 @@ def _runner(workspace: Workspace, schedule: Schedule, every: float | None, tell:
 
     # Two workspaces may share a server.
     name = f"{workspace.root.name}-{digest_of(str(workspace.root))[:6]}"
-    _told_crashed(workspace, tell)
+    _tell_crashed(workspace, tell)
     for run in clear_deployment(f"{scheduled.name}/{name}"):
         tell(f"flow run {run} never began: Crashed")
     deployment = scheduled.to_deployment(
@@ -143,7 +136,7 @@ def _runner(workspace: Workspace, schedule: Schedule, every: float | None, tell:
 
 
 async def _until_stopped(runner: "Runner") -> None:
-    """Run until a signal comes; then nothing that was started here goes on."""
+    """Run until a signal arrives, then stop everything that was started here."""
     serving = asyncio.ensure_future(runner.start())
     # The runner sets a handler of its own as its first step; it is replaced here.
     await asyncio.sleep(0)
@@ -160,7 +153,7 @@ async def _until_stopped(runner: "Runner") -> None:
         await serving
 
 
-def _told_crashed(workspace: Workspace, tell: Tell) -> None:
+def _tell_crashed(workspace: Workspace, tell: Tell) -> None:
     from flows.launch import reconcile
 
     for left in reconcile(workspace.root):

@@ -1,4 +1,4 @@
-"""`espalier verify`: every byte in the store against what was written, also where no size, time or inode changed.
+"""`espalier verify`: hash every stored file, also those whose size, time and inode are unchanged.
 
 Every use of a stored result compares sizes, times and inodes, which no ordinary write keeps, and hashes what differs.
 A disk that returns other bytes than were written changes none of them: that takes reading everything.
@@ -7,7 +7,7 @@ A disk that returns other bytes than were written changes none of them: that tak
 from collections.abc import Callable
 from typing import Any
 
-from flows.console.progress_bars import shown_bars
+from flows.console.progress_bars import show_bars
 from pruning_core.errors import ComputationError
 from tasks.lineage.gc import size_of
 from tasks.progress import progress
@@ -17,7 +17,7 @@ MB = 1e6
 
 
 def verify_store(quiet: bool) -> dict[str, Any]:
-    """Read everything that is stored, and set aside what was altered.
+    """Hash everything that is stored, and set altered results aside.
 
     Returns:
         intact and altered {"artifacts", "bytes"}; altered also "found": [{"key", "problem", "moved_to"}].
@@ -26,7 +26,7 @@ def verify_store(quiet: bool) -> dict[str, Any]:
     keys = sorted(path.name for path in store.objects.glob("*"))
     intact = {"artifacts": 0, "bytes": 0}
     altered: dict[str, Any] = {"artifacts": 0, "bytes": 0, "found": []}
-    with shown_bars(quiet):
+    with show_bars(quiet):
         shown = progress("reading what is stored")
         for done, key in enumerate(keys):
             shown(done, len(keys))
@@ -42,20 +42,20 @@ def verify_store(quiet: bool) -> dict[str, Any]:
     return {"intact": intact, "altered": altered}
 
 
-def print_verification(found: dict[str, Any], say: Callable[[str], None]) -> None:
-    """How much is as it was written, and what is not."""
-    for one in found["altered"]["found"]:
+def print_verification(verification: dict[str, Any], say: Callable[[str], None]) -> None:
+    """Print how much is intact, and what was altered."""
+    for one in verification["altered"]["found"]:
         say(f"altered    {one['key'][:12]}  {one['problem']}; now {one['moved_to']}")
-    intact = found["intact"]
+    intact = verification["intact"]
     say(f"intact     {intact['artifacts']} artifacts, {intact['bytes'] / MB:,.1f} MB")
 
 
-def require_intact(found: dict[str, Any]) -> None:
-    """Raise ComputationError where something was altered."""
-    count = found["altered"]["artifacts"]
+def require_intact(verification: dict[str, Any]) -> None:
+    """Raise ComputationError if something was altered."""
+    count, intact = verification["altered"]["artifacts"], verification["intact"]["artifacts"]
     if count:
         raise ComputationError(
-            f"{count} of {count + found['intact']['artifacts']} stored results are not what was written, and are set "
+            f"{count} of {count + intact} stored results are not what was written, and are set "
             "aside; the next command that needs them computes them anew"
         )
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from flows.commands.options import JsonOption, app, as_json, say
+from flows.commands.options import JsonOption, app, print_result, say
 
 
 @app.command(epilog="Example: `espalier reproduce 3f9d2c1a`")
@@ -18,12 +18,9 @@ def reproduce(
     """Make the variant of an MLflow run again, list what has changed, compare digests; exit code 1 if they differ."""
     from flows.actions.reproduce import print_reproduction, reproduce_run, require_identical
 
-    found = reproduce_run(run_id, from_cache, json_)
-    if json_:
-        as_json(found)
-    else:
-        print_reproduction(found)
-    require_identical(found)
+    reproduction = reproduce_run(run_id, from_cache, json_)
+    print_result(reproduction, json_, print_reproduction)
+    require_identical(reproduction)
 
 
 @app.command(epilog="Example: `espalier verify`")
@@ -31,12 +28,9 @@ def verify(json_: JsonOption = False) -> None:
     """Read every stored byte; altered results are set aside and computed again when needed; exit code 1 if any."""
     from flows.actions.verify import print_verification, require_intact, verify_store
 
-    found = verify_store(json_)
-    if json_:
-        as_json(found)
-    else:
-        print_verification(found, say)
-    require_intact(found)
+    verification = verify_store(json_)
+    print_result(verification, json_, lambda verification: print_verification(verification, say))
+    require_intact(verification)
 
 
 @app.command(epilog="Example: `espalier gc --dry-run`")
@@ -54,12 +48,9 @@ def gc(
     """Remove stored results that params.yaml, DVC and MLflow do not refer to, directly or through other results."""
     from flows.actions.gc import collect, print_collection, require_consent
 
-    found = collect(keep_statistics, older_than, dry_run, yes, json_)
-    if json_:
-        as_json(found)
-    else:
-        print_collection(found)
-    require_consent(found, dry_run)
+    collection = collect(keep_statistics, older_than, dry_run, yes, json_)
+    print_result(collection, json_, print_collection)
+    require_consent(collection, dry_run)
 
 
 @app.command(epilog="Example: `espalier up`, then open the addresses it prints")
@@ -68,10 +59,7 @@ def up(json_: JsonOption = False) -> None:
     from flows.actions.servers import print_started, start_servers
 
     state = start_servers(json_)
-    if json_:
-        as_json(state)
-    else:
-        print_started(state, say)
+    print_result(state, json_, lambda state: print_started(state, say))
 
 
 @app.command(epilog="Example: `espalier down`")
@@ -80,7 +68,4 @@ def down(json_: JsonOption = False) -> None:
     from flows.actions.servers import print_stopped, stop_servers
 
     was_running = stop_servers()
-    if json_:
-        as_json(was_running)
-    else:
-        print_stopped(was_running, say)
+    print_result(was_running, json_, lambda was_running: print_stopped(was_running, say))

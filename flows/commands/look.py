@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from flows.commands.options import JsonOption, RecipeArgument, SetOption, VariantArgument, app, as_json, say
+from flows.commands.options import JsonOption, RecipeArgument, SetOption, VariantArgument, app, print_result, say
 
 
 @app.command(epilog="Example: `espalier evaluate artifacts/models/wanda-50`")
@@ -19,10 +19,7 @@ def evaluate(
     from flows.console.tables import print_facts
 
     facts = evaluate_directory(path, set_, json_)
-    if json_:
-        as_json(facts)
-    else:
-        print_facts(facts)
+    print_result(facts, json_, print_facts)
 
 
 @app.command(epilog="Example: `espalier explain sparsegpt-50`")
@@ -32,10 +29,7 @@ def explain(variant: VariantArgument, set_: SetOption = None, json_: JsonOption 
     from flows.console.tables import print_explanation
 
     steps = explain_variant(variant, set_)
-    if json_:
-        as_json(steps)
-    else:
-        print_explanation(variant, steps)
+    print_result(steps, json_, lambda steps: print_explanation(variant, steps))
 
 
 @app.command(epilog="Example: `espalier lineage sparsegpt-50 --json`")
@@ -44,11 +38,8 @@ def lineage(variant: VariantArgument, set_: SetOption = None, json_: JsonOption 
     from flows.actions.inspect import lineage_of
     from flows.console.tables import print_lineage
 
-    found = lineage_of(variant, set_)
-    if json_:
-        as_json(found)
-    else:
-        print_lineage(found)
+    facts = lineage_of(variant, set_)
+    print_result(facts, json_, print_lineage)
 
 
 @app.command(epilog="Example: `espalier groups --families mlp`")
@@ -60,11 +51,8 @@ def groups(
     """Show the channels and heads that structured pruning removes together, from the model's configuration alone."""
     from flows.actions.inspect import groups_of_model
 
-    found = groups_of_model(families, set_)
-    if json_:
-        as_json(found["sites"])
-    else:
-        say(found["table"])
+    tables = groups_of_model(families, set_)
+    print_result(tables["sites"], json_, lambda _: say(tables["table"]))
 
 
 @app.command(epilog="Example: `espalier plan sparsegpt-50 --set calibration.sequences=128`")
@@ -82,10 +70,7 @@ def plan(
     from flows.plan.table import print_plan
     from pruning_core.errors import InputError
 
-    found = plan_variant(variant, set_, rate)
-    if json_:
-        as_json(found)
-    else:
-        print_plan(found)
-    if found["refused"]:
-        raise InputError(found["refused"])
+    estimate = plan_variant(variant, set_, rate)
+    print_result(estimate, json_, print_plan)
+    if estimate["refused"]:
+        raise InputError(estimate["refused"])

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from flows.commands.options import JsonOption, RecipeArgument, SetOption, app, as_json, say
+from flows.commands.options import JsonOption, RecipeArgument, SetOption, app, as_json, print_result, say
 
 
 @app.command(epilog="Example: `espalier sweep --sparsities 0.5,0.6,0.7 --patterns 2:4 --bits none,4`")
@@ -26,12 +26,9 @@ def sweep(
     from flows.launch import run_flow
     from flows.sweep_variants import axes_of
 
-    found = run_flow("sweep", json_, set_, axes=axes_of(methods, sparsities, patterns, bits))
-    if json_:
-        as_json(found)
-    else:
-        print_sweep(found)
-    require_all(found)
+    outcome = run_flow("sweep", json_, set_, axes=axes_of(methods, sparsities, patterns, bits))
+    print_result(outcome, json_, print_sweep)
+    require_all(outcome)
 
 
 @app.command(epilog="Example: `espalier export sparsegpt-50 --format sparse --option encoding=bitmask`")
@@ -53,11 +50,8 @@ def export(
 
     spec = format_spec(format_, option or [])
     require_expressible(variant, spec, set_)
-    found = run_flow("export", json_, set_, variant=variant, format=spec, to=str(to) if to else None)
-    if json_:
-        as_json(found)
-    else:
-        print_export(found)
+    record = run_flow("export", json_, set_, variant=variant, format=spec, to=str(to) if to else None)
+    print_result(record, json_, print_export)
 
 
 @app.command(epilog="Example: `espalier serve`, or once and at once: `espalier serve --now --json`")
@@ -80,11 +74,8 @@ def serve(
         return
     if every is not None:
         raise InputError("--now runs once, and --every again and again; give one of them")
-    found = run_flow("scheduled", json_, set_)
-    if json_:
-        as_json(found)
-    else:
-        print_decision(found, say)
+    outcome = run_flow("scheduled", json_, set_)
+    print_result(outcome, json_, lambda outcome: print_decision(outcome, say))
 
 
 @app.command(epilog="Example: `espalier compress sparsegpt-50 --set variants.sparsegpt-50.sparsity=0.6`")
@@ -121,11 +112,8 @@ def search(variant: RecipeArgument, set_: SetOption = None, json_: JsonOption = 
     """Find how much of each matrix to remove; a stopped search resumes where it was."""
     from flows.actions.search import print_search, search_variant
 
-    found = search_variant(variant, set_, json_)
-    if json_:
-        as_json(found)
-    else:
-        print_search(found)
+    facts = search_variant(variant, set_, json_)
+    print_result(facts, json_, print_search)
 
 
 @app.command(epilog="Example: `espalier step prune wanda-50` (what dvc.yaml runs)")

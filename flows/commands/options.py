@@ -1,6 +1,7 @@
 """The application, the options that many commands share, and how commands print. Imports nothing heavy."""
 
 import json
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -33,6 +34,14 @@ def say(text: str) -> None:
     typer.echo(text)
 
 
+def print_result(result: Any, json_: bool, for_people: Callable[[Any], None]) -> None:
+    """Print a result as JSON, or as `for_people` does."""
+    if json_:
+        as_json(result)
+    else:
+        for_people(result)
+
+
 def as_json(value: Any) -> None:
-    """Print a value for machines; records say themselves what they are as JSON."""
+    """Print a value as JSON; records are converted by their `as_json`."""
     typer.echo(json.dumps(value, indent=1, sort_keys=True, default=lambda record: record.as_json()))

@@ -1,4 +1,4 @@
-"""Tables that no terminal is too narrow for: columns that do not fit beside each other go on below."""
+"""Tables for narrow terminals: columns that do not fit beside each other continue below."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,26 +34,26 @@ class Columns:
         """
         names, *others = self.cells
         needed = {title: GAP + self._width(title) for title in others}
-        own = self._width(names)
-        room = max(width - own, min(max(needed.values(), default=0), width - NAME))
+        name_width = self._width(names)
+        room = max(width - name_width, min(max(needed.values(), default=0), width - NAME))
         block: list[str] = []
         for title in others:
             if block and sum(needed[one] for one in (*block, title)) > room:
-                yield self._table(block, min(own, width - room))
+                yield self._table(block, min(name_width, width - room))
                 block = []
             block.append(title)
-        yield self._table(block, min(own, width - room))
+        yield self._table(block, min(name_width, width - room))
 
     def print(self, console: Console) -> None:
-        """All blocks, with an empty line between two."""
+        """Print all blocks, with an empty line between two."""
         for place, table in enumerate(self.blocks(console.width)):
             console.print(*[""] * bool(place), table, sep="\n")
 
-    def _table(self, block: list[str], own: int) -> Table:
+    def _table(self, block: list[str], name_width: int) -> Table:
         names = next(iter(self.cells))
         table = Table(box=None, pad_edge=False, header_style="bold")
         # Otherwise words that are wrapped would take from the names too.
-        table.add_column(names, overflow="fold", min_width=own)
+        table.add_column(names, overflow="fold", min_width=name_width)
         for title in block:
             wraps = title in self.words
             table.add_column(title, justify="left" if wraps else "right", no_wrap=not wraps)

@@ -19,7 +19,7 @@ from tasks.progress import reporting
 
 
 class Bars:
-    """A progress sink that draws one bar for each piece of work, gone when it is done."""
+    """A progress sink that draws one bar for each piece of work and removes it when the work is done."""
 
     def __init__(self, bars: Progress) -> None:
         self._bars = bars
@@ -27,24 +27,24 @@ class Bars:
 
     def start(self, label: str, total: int) -> Callable[[int], None]:
         """Begin a bar of `total` units."""
-        task = self._bars.add_task(label, total=total)
+        bar = self._bars.add_task(label, total=total)
 
         def update(done: int) -> None:
             with self._lock:
-                self._bars.update(task, completed=done)
+                self._bars.update(bar, completed=done)
                 if done >= total:
-                    self._bars.remove_task(task)
+                    self._bars.remove_task(bar)
 
         return update
 
     def waiting(self, label: str) -> Callable[[], None]:
         """A bar for work of unknown length; call the result when it is over."""
-        task = self._bars.add_task(label, total=None)
-        return lambda: self._bars.remove_task(task)
+        bar = self._bars.add_task(label, total=None)
+        return lambda: self._bars.remove_task(bar)
 
 
 @contextmanager
-def shown_bars(quiet: bool = False) -> Iterator[tuple[Console, Bars]]:
+def show_bars(quiet: bool = False) -> Iterator[tuple[Console, Bars]]:
     """Show progress on standard error inside the block; yields the console that prints above the bars."""
     console = Console(file=sys.stderr, quiet=quiet)
     columns = (

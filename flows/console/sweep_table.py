@@ -1,4 +1,4 @@
-"""A sweep for the terminal: what each variant costs and keeps, and which of them no other beats."""
+"""The table of a sweep for the terminal: loss and cost of each variant, and the Pareto fronts."""
 
 from typing import Any
 
@@ -17,13 +17,13 @@ NOTE = (
 )
 
 
-def print_sweep(found: dict[str, Any]) -> None:
-    """The table, what was left out, and where the report is.
+def print_sweep(outcome: dict[str, Any]) -> None:
+    """Print the table, the skipped and failed variants, and the path of the report.
 
     Args:
-        found: what the flow returned.
+        outcome: what the flow returned.
     """
-    variants = comparable(found["records"])
+    variants = comparable(outcome["records"])
     on = fronts(variants)
     cells = [[*_cells(row(variant)), ", ".join(on[variant.name])] for variant in variants]
     columns = dict(zip(TITLES, zip(*cells, strict=True), strict=True))
@@ -31,39 +31,39 @@ def print_sweep(found: dict[str, Any]) -> None:
     styles = ["" if on[variant.name] else "dim" for variant in variants]
     Columns(columns, frozenset({"front"}), styles).print(console)
     console.print(f"\n{NOTE}", style="dim")
-    for title, entries in (("skipped", found["skipped"]), ("failed", found["failed"].items())):
+    for title, entries in (("skipped", outcome["skipped"]), ("failed", outcome["failed"].items())):
         for what, why in entries:
             console.print(f"{title:10} {what}: {why}", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"report     {found['report']}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"report     {outcome['report']}", highlight=False, markup=False, soft_wrap=True)
 
 
-def require_all(found: dict[str, Any]) -> None:
-    """Raise ComputationError where variants failed: the command's last word, after the table."""
-    failed, made = found["failed"], len(found["records"]) - 1
+def require_all(outcome: dict[str, Any]) -> None:
+    """Raise ComputationError if variants failed; called after the table was printed."""
+    failed, done = outcome["failed"], len(outcome["records"]) - 1
     if failed:
         raise ComputationError(
-            f"{len(failed)} of {made + len(failed)} variants failed ({', '.join(failed)}); the others are stored, and "
+            f"{len(failed)} of {done + len(failed)} variants failed ({', '.join(failed)}); the others are stored, and "
             "the same command goes on with what is missing"
         )
 
 
-def _cells(known: dict[str, Any]) -> list[str]:
+def _cells(figures: dict[str, Any]) -> list[str]:
     return [
-        known["name"],
-        _number(known["perplexity"], ".2f"),
-        _difference(known),
-        "-" if known["sparsity"] is None else f"{100 * known['sparsity']:.1f} %",
-        _number(known["size_bytes"] and known["size_bytes"] / 1e6, ",.2f"),
-        _number(known["packed_bytes"] and known["packed_bytes"] / 1e6, ",.2f"),
-        _number(known["decode_tokens_per_second"], ",.0f"),
+        figures["name"],
+        _number(figures["perplexity"], ".2f"),
+        _difference(figures),
+        "-" if figures["sparsity"] is None else f"{100 * figures['sparsity']:.1f} %",
+        _number(figures["size_bytes"] and figures["size_bytes"] / 1e6, ",.2f"),
+        _number(figures["packed_bytes"] and figures["packed_bytes"] / 1e6, ",.2f"),
+        _number(figures["decode_tokens_per_second"], ",.0f"),
     ]
 
 
-def _difference(known: dict[str, Any]) -> str:
-    if known["baseline"] or known["loss_increase"] is None:
+def _difference(figures: dict[str, Any]) -> str:
+    if figures["baseline"] or figures["loss_increase"] is None:
         return "-"
-    error = known["loss_increase_error"]
-    return f"{known['loss_increase']:+.3f}" + (f" ± {error:.3f}" if error is not None else "")
+    error = figures["loss_increase_error"]
+    return f"{figures['loss_increase']:+.3f}" + (f" ± {error:.3f}" if error is not None else "")
 
 
 def _number(value: float | None, form: str) -> str:

@@ -17,7 +17,7 @@ NOTE = (
 
 
 def print_comparison(variants: list[Variant]) -> None:
-    """All variants, the dense model first."""
+    """Print all variants, the dense model first."""
     rows = comparison_table(variants)
     columns = {
         "variant": [row["name"] for row in rows],
@@ -34,15 +34,15 @@ def print_comparison(variants: list[Variant]) -> None:
         del columns["tasks"]
     console = Console()
     Columns(columns).print(console)
-    found = {variant.name: variant.facts.allocation for variant in variants}
-    lines = [f"{name} by allocation {allocation}" for name, allocation in found.items() if allocation]
+    allocations = {variant.name: variant.facts.allocation for variant in variants}
+    lines = [f"{name} by allocation {allocation}" for name, allocation in allocations.items() if allocation]
     if lines:
         console.print("", *lines, sep="\n", highlight=False)
     console.print(f"\n{NOTE}", style="dim")
 
 
 def print_facts(facts: dict[str, Any]) -> None:
-    """Quality, size and speed of one model."""
+    """Print quality, size and speed of one model."""
     quality, size, speed = facts["quality"], facts["size"], facts["speed"]
     rows = {
         "model": facts["model"],
@@ -55,14 +55,14 @@ def print_facts(facts: dict[str, Any]) -> None:
         "decode": _rate(speed["decode"]),
         "protocol": quality["protocol"]["digest"][:16],
     }
-    for name, told in facts["tasks"].items():
-        guessing = f", guessing gives {_percent(told['chance'])}" if told["chance"] else ""
-        rows[name] = f"{_percent(told['accuracy'])} of {told['items']} items right{guessing}"
+    for name, result in facts["tasks"].items():
+        guessing = f", guessing gives {_percent(result['chance'])}" if result["chance"] else ""
+        rows[name] = f"{_percent(result['accuracy'])} of {result['items']} items right{guessing}"
     _print_rows(rows)
 
 
 def print_explanation(variant: str, steps: list[dict[str, Any]]) -> None:
-    """Per step: cached or not, and why."""
+    """Print for each step whether it is cached, and why not."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("step", "state", "why"):
         table.add_column(title)
@@ -74,20 +74,20 @@ def print_explanation(variant: str, steps: list[dict[str, Any]]) -> None:
     Console().print(f"{variant}: {len(steps) - waiting} of {len(steps)} steps cached", style="bold")
 
 
-def print_lineage(found: dict[str, Any]) -> None:
-    """The chain of a variant."""
+def print_lineage(lineage: dict[str, Any]) -> None:
+    """Print the chain of results behind a variant."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("link", "digest", "where"):
         table.add_column(title, no_wrap=title != "where", overflow="fold")
-    for link in found["chain"]:
+    for link in lineage["chain"]:
         table.add_row(link["what"], link["digest"][:16], link["path"])
     Console().print(table)
-    versions = ", ".join(f"{name} {version}" for name, version in sorted(found["versions"].items()))
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(lineage["versions"].items()))
     _print_rows(
         {
-            "code": found["code"][:16],
-            "git commit": found["git_commit"] or "not in git",
-            "MLflow run": found["run_id"] or "not tracked",
+            "code": lineage["code"][:16],
+            "git commit": lineage["git_commit"] or "not in git",
+            "MLflow run": lineage["run_id"] or "not tracked",
             "versions": versions,
         }
     )
@@ -124,7 +124,7 @@ def _percent(value: float | None) -> str:
 
 
 def print_export(record: dict[str, Any]) -> None:
-    """Dense, variant and export: quality and bytes; dense and export: speed and memory."""
+    """Print quality and bytes of dense model, variant and export, and speed and memory of dense model and export."""
     console, quality, sizes = Console(), record["quality"], record["sizes"]
     names = {"dense": "dense", "variant": record["variant"], "export": record["facts"]["format"]["name"]}
     shown = [key for key in names if key != "variant" or record["variant"] != "dense"]
@@ -134,7 +134,7 @@ def print_export(record: dict[str, Any]) -> None:
     Columns(
         {
             "": [names[key] for key in shown],
-            "ppl": [_perplexity(told["perplexity"]) for told, _, _ in rows],
+            "ppl": [_perplexity(metrics["perplexity"]) for metrics, _, _ in rows],
             "loss vs dense": [
                 "-" if key == "dense" else f"{quality[key]['difference_to_dense']['mean']:+.4f}" for key in shown
             ],
@@ -144,10 +144,10 @@ def print_export(record: dict[str, Any]) -> None:
             "peak MB": ["-" if speed is None else f"{speed['peak_bytes'] / 1e6:,.0f}" for _, _, speed in rows],
         }
     ).print(console)
-    found, zeros = record["facts"]["verified"], record["facts"]["verified"]["zeros"]
+    verification, zeros = record["facts"]["verified"], record["facts"]["verified"]["zeros"]
     kept = f"; {zeros['after']:,} of {zeros['before']:,} zeros are zeros still" if zeros["before"] else ""
     console.print(
-        f"\n{found['equal']} of {found['tensors']} tensors come back bit for bit{kept}; "
+        f"\n{verification['equal']} of {verification['tensors']} tensors come back bit for bit{kept}; "
         f"{record['facts']['bits_per_weight']:.2f} bits per stored weight",
         highlight=False,
     )

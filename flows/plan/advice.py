@@ -1,4 +1,4 @@
-"""What would make a run that does not fit smaller, by the phase that does not."""
+"""Advice on how to make a run fit, by the phase that needs too much memory."""
 
 from pruning_core.plan.estimate import ResourceEstimate
 from pruning_core.settings.recipe import Recipe, Settings
@@ -7,7 +7,7 @@ LARGER = "use a larger machine"
 
 
 def advice(settings: Settings, plan: ResourceEstimate, phase: str) -> str:
-    """Half a sentence.
+    """What to change, as half a sentence.
 
     Args:
         phase: the one of `plan.memory` that needs most.
@@ -19,17 +19,17 @@ def advice(settings: Settings, plan: ResourceEstimate, phase: str) -> str:
         return LARGER
     if phase == "validation":
         smaller = [f"a smaller evaluation.batch than {settings.evaluation.batch}"] * (settings.evaluation.batch > 1)
-        return _joined([*smaller, f"else {LARGER}: the model and the dense one are compared in float32"])
+        return _join([*smaller, f"else {LARGER}: the model and the dense one are compared in float32"])
     if phase == "recovery":
-        return _joined(_of_recovery(recipe, settings))
+        return _join(_of_recovery(recipe, settings))
     if phase in ("importance", "least squares"):
-        return _joined(_of_structured(recipe, settings, plan, phase))
+        return _join(_of_structured(recipe, settings, plan, phase))
     if not recipe.reads_calibration_text:
         return LARGER
-    return _joined(_of_calibration(recipe, settings, plan))
+    return _join(_of_calibration(recipe, settings, plan))
 
 
-def _joined(ways: list[str]) -> str:
+def _join(ways: list[str]) -> str:
     return f"try {', '.join(ways)}" if ways else LARGER
 
 
@@ -48,14 +48,14 @@ def _of_windows(settings: Settings, plan: ResourceEstimate) -> list[str]:
 
 
 def _of_structured(recipe: Recipe, settings: Settings, plan: ResourceEstimate, phase: str) -> list[str]:
-    wanted = recipe.structured
+    structured = recipe.structured
     if phase == "importance":
-        if "whole" in wanted.importance.needs:
+        if "whole" in structured.importance.needs:
             return [f"a smaller calibration.length than {settings.calibration.length}", "importance: {name: column}"]
-        return _of_windows(settings, plan) if "tokens" in wanted.importance.needs else []
+        return _of_windows(settings, plan) if "tokens" in structured.importance.needs else []
     return [
         *_of_windows(settings, plan),
-        *(["reconstruction.form: static"] if wanted.reconstruction.form == "absorbing" else []),
+        *(["reconstruction.form: static"] if structured.reconstruction.form == "absorbing" else []),
     ]
 
 

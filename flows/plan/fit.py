@@ -1,4 +1,4 @@
-"""What a run would take, told beforehand; and a run that cannot fit refused before anything is loaded."""
+"""Estimate what a run needs, and refuse one that cannot fit before anything is loaded."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from pruning_core.errors import InputError
 from pruning_core.export import FORMATS
 from pruning_core.plan.estimate import Planner, ResourceEstimate
 from pruning_core.plan.machine_speed import measured_speed
-from pruning_core.plan.preview import foreseen
+from pruning_core.plan.preview import previewed
 from pruning_core.settings.recipe import BASELINE
 from tasks.machine import free_resources
 from tasks.versioning import is_repository
@@ -54,7 +54,7 @@ def plan_variant(name: str, overrides: list[str] | None, rate: float | None = No
 
 
 def check_room(workspace: Workspace, names: list[str], evaluates: bool) -> None:
-    """Refuse what cannot fit, from the configuration alone.
+    """Refuse a run that cannot fit, from the configuration alone.
 
     Args:
         names: variants.
@@ -79,11 +79,11 @@ def _planner(workspace: Workspace) -> Planner:
     directory = model_directory(workspace)
     config = read_config(directory, trust_remote_code=settings.trust_remote_code)
     copies = 2 if is_repository(workspace.root) else 1
-    return Planner(config, settings, stored=_stored(directory), copies=copies)
+    return Planner(config, settings, stored=_bytes_per_weight(directory), copies=copies)
 
 
 def model_directory(workspace: Workspace) -> Path:
-    """The model's directory, which needs no weights for this."""
+    """The model's directory; the configuration is enough, weights need not be there."""
     settings = workspace.settings
     local = workspace.root / Path(settings.model).expanduser()
     if local.is_dir():
@@ -95,7 +95,7 @@ def model_directory(workspace: Workspace) -> Path:
     return snapshot(settings.model, with_code=settings.trust_remote_code)[0]
 
 
-def _stored(directory: Path) -> float | None:
+def _bytes_per_weight(directory: Path) -> float | None:
     """Mean bytes of a weight in the files, by their headers; None where there are no files."""
     if not any((directory / name).is_file() for name in (SINGLE_FILE, INDEX_FILE)):
         return None
@@ -105,8 +105,8 @@ def _stored(directory: Path) -> float | None:
 
 
 def _available(workspace: Workspace, plan: ResourceEstimate) -> dict[str, int]:
-    found = {"ram": free_resources.free_memory(), "disk": free_resources.free_disk(workspace.hidden)}
-    return found | ({"vram": free_resources.free_device_memory()} if plan.device == "cuda" else {})
+    free = {"ram": free_resources.free_memory(), "disk": free_resources.free_disk(workspace.hidden)}
+    return free | ({"vram": free_resources.free_device_memory()} if plan.device == "cuda" else {})
 
 
 def _memory_shortfall(workspace: Workspace, plan: ResourceEstimate) -> str | None:
@@ -133,7 +133,7 @@ def _evaluation_shortfall(plan: ResourceEstimate) -> str | None:
 
 
 def _side_by_side_shortfall(workspace: Workspace, plans: list[ResourceEstimate]) -> str | None:
-    """Variants that are made at the same time on this machine need their memory at the same time."""
+    """As `_memory_shortfall`, of variants that are compressed in parallel on this machine."""
     workers = workspace.settings.compute.variants
     if workers is None or workers.address is not None:
         return None
@@ -151,7 +151,7 @@ def _disk_shortfall(workspace: Workspace, plans: list[ResourceEstimate]) -> str 
     # Statistics of the dense model are shared, and states and checkpoints go when a variant is done.
     need = sum(plan.disk.kept - plan.disk.statistics for plan in plans)
     need += max(plan.disk.statistics for plan in plans) + max(plan.disk.passing for plan in plans)
-    need -= _written(workspace)
+    need -= _stored_bytes(workspace)
     free = free_resources.free_disk(workspace.hidden)
     if need <= free:
         return None
@@ -166,8 +166,8 @@ def _needs(plan: ResourceEstimate, need: int, phase: str, what: str, free: int) 
     return f"{plan.variant} needs {_gb(need)} of {what} ({phase}), and {_gb(free)} are there"
 
 
-def _written(workspace: Workspace) -> int:
-    """Bytes that are in the store already, a part of this variant perhaps: a run that resumes must not be refused."""
+def _stored_bytes(workspace: Workspace) -> int:
+    """Bytes already in the store, perhaps of this variant: a resumed run must not be refused."""
     objects = workspace.hidden / "objects"
     return sum(file.stat().st_size for file in objects.glob("*/*") if file.is_file())
 
@@ -177,7 +177,7 @@ def _gb(size: float) -> str:
 
 
 def require_expressible(variant: str, format: dict[str, Any], overrides: list[str] | None) -> None:
-    """Compute nothing and write nothing.
+    """Check that an export format can express a variant, before anything is computed.
 
     Args:
         format: {name, options}.
@@ -188,4 +188,4 @@ def require_expressible(variant: str, format: dict[str, Any], overrides: list[st
     workspace = Workspace.open(None, overrides)
     recipe = None if variant == BASELINE else workspace.settings.recipe(variant)
     trust = workspace.settings.trust_remote_code
-    FORMATS.build(format, "format").foresee(foreseen(model_directory(workspace), recipe, trust_remote_code=trust))
+    FORMATS.build(format, "format").foresee(previewed(model_directory(workspace), recipe, trust_remote_code=trust))

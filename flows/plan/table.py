@@ -16,7 +16,7 @@ KINDS = {
 
 
 def print_plan(plan: dict[str, Any]) -> None:
-    """Memory by phase, work and time by kind, disk."""
+    """Print memory by phase, work and time by kind, and disk."""
     console = Console()
     console.print(
         f"[bold]{plan['variant']}[/]: {plan['blocks']} blocks, {plan['parameters'] / 1e6:,.1f} M parameters, "

@@ -1,4 +1,4 @@
-"""A server as a process of its own: started apart from this one, recognised again later, really stopped."""
+"""A server as a detached process: start it, recognise it later, and stop it with its children."""
 
 import contextlib
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from tasks.machine.process_identity import position, started
+from tasks.machine.process_identity import position, start_time
 
 TERM_SECONDS = (10.0, 4.0)
 KILL_SECONDS = 5.0
@@ -33,7 +33,7 @@ class ServiceProcess:
         """Whether that very process runs: not a zombie, and not another one that was given its number."""
         try:
             process = psutil.Process(self.pid)
-            return started(process) == self.created and process.status() != psutil.STATUS_ZOMBIE
+            return start_time(process) == self.created and process.status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return False
 
@@ -45,13 +45,13 @@ class ServiceProcess:
         """
         if psutil.pid_exists(self.pid) and not self.alive() and not self._zombie():
             return []
-        found = []
+        processes = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
-                younger = position(started(process)) >= position(self.created)
+                younger = position(start_time(process)) >= position(self.created)
                 if os.getsid(process.pid) == self.pid and younger:
-                    found.append(process)
-        return [process for process in found if process.is_running()]
+                    processes.append(process)
+        return [process for process in processes if process.is_running()]
 
     def stop(self) -> bool:
         """Ask twice, then kill; False when nothing was running.
@@ -96,7 +96,7 @@ def launch(arguments: list[str], environment: dict[str, str], log: Path, port: i
         ],
         setsid=True,
     )
-    return ServiceProcess(pid, started(psutil.Process(pid)), port)
+    return ServiceProcess(pid, start_time(psutil.Process(pid)), port)
 
 
 def wait_until(condition: Callable[[], bool], seconds: float, every: float = 0.25) -> bool:

@@ -1,4 +1,4 @@
-"""The two servers that a person looks at: Prefect's (flows) and MLflow's (variants), on 127.0.0.1 only.
+"""The servers of the two UIs: Prefect's (flows) and MLflow's (variants), on 127.0.0.1 only.
 
 They run apart from the command that started them; `.espalier/services/` holds what is needed to find them
 again: process, start time, port and log.
@@ -81,7 +81,7 @@ def start(workspace: Path, names: Iterable[str] = tuple(SERVICES)) -> dict[str, 
         ComputationError: one did not come up; those started here are stopped again, the sentence names its log.
         InputError: there is no server of that name.
     """
-    workspace, names = Path(workspace).absolute(), _known(names)
+    workspace, names = Path(workspace).absolute(), _check_names(names)
     with locked(_folder(workspace) / "services.lock"):
         running = {name: _read(workspace, name) for name in names}
         new = [name for name, process in running.items() if not (process and _healthy(name, process))]
@@ -117,7 +117,7 @@ def stop(workspace: Path, names: Iterable[str] = tuple(SERVICES)) -> dict[str, b
     """
     workspace = Path(workspace).absolute()
     with locked(_folder(workspace) / "services.lock"):
-        return {name: _stop(workspace, name) for name in _known(names)}
+        return {name: _stop(workspace, name) for name in _check_names(names)}
 
 
 def api_url(workspace: Path) -> str | None:
@@ -168,19 +168,19 @@ def _healthy(name: str, process: ServiceProcess) -> bool:
 
 
 def _compare_page(process: ServiceProcess) -> str:
-    """The part of MLflow's address that opens the table of the variants, sorted by perplexity; asked of its server.
+    """The path of MLflow's table of variants, sorted by perplexity; the server tells the experiment's id.
 
     Asking the database instead would take importing mlflow, which is seconds.
     """
-    found = _answer(process, f"/api/2.0/mlflow/experiments/get-by-name?experiment_name={run_index.EXPERIMENT}")
-    if found is None:
+    answer = _answer(process, f"/api/2.0/mlflow/experiments/get-by-name?experiment_name={run_index.EXPERIMENT}")
+    if answer is None:
         return "/"
-    experiment = json.loads(found)["experiment"]["experiment_id"]
+    experiment = json.loads(answer)["experiment"]["experiment_id"]
     return f"/#/experiments/{experiment}/runs?workflowType=machine_learning&viewStateShareKey={run_index.VIEW}"
 
 
 def _answer(process: ServiceProcess, path: str) -> bytes | None:
-    """What a server answers, None where it does not, or refuses."""
+    """The body of a server's answer; None if there is none or it is an error."""
     # A proxy from the environment must not be asked for an address of this machine.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
@@ -212,7 +212,7 @@ def _free_port(preferred: int) -> int:
     raise ComputationError(f"no free port is left on {HOST}")
 
 
-def _known(names: Iterable[str]) -> list[str]:
+def _check_names(names: Iterable[str]) -> list[str]:
     names = list(dict.fromkeys(names))
     if unknown := [name for name in names if name not in SERVICES]:
         raise InputError(f"there is no server {unknown[0]!r}; choose from {', '.join(SERVICES)}")

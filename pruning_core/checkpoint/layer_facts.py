@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from pruning_core.errors import InputError
+from pruning_core.errors import InputError, required
 
 if TYPE_CHECKING:
     from pruning_core.checkpoint.checkpoint import Checkpoint
@@ -63,6 +63,16 @@ class LayerFacts:
         """The entry, as manifests hold it: of a matrix that kept its size without the size before."""
         entry = asdict(self).items()
         return {key: value for key, value in entry if value is not None or not key.startswith("dense_")}
+
+    @property
+    def code_bits(self) -> int:
+        """`bits` of a quantized matrix."""
+        return required(self.bits, f"the bits of the codes of {self.name}")
+
+    @property
+    def code_groups(self) -> int:
+        """`groups` of a quantized matrix."""
+        return required(self.groups, f"the number of grids of {self.name}")
 
     @property
     def size(self) -> int:

@@ -15,7 +15,7 @@ from pruning_core.checkpoint.checkpoint import Checkpoint
 from pruning_core.checkpoint.file_names import CODES, MASKS
 from pruning_core.checkpoint.layer_facts import LayerFacts
 from pruning_core.checkpoint.model_files import read_config
-from pruning_core.errors import InputError
+from pruning_core.errors import InputError, required
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,10 @@ class StoredModel:
         if self._masks is None:
             return None
         return unpack_mask(self._masks.load(matrix.name), matrix.columns)
+
+    def quantized_grid(self, matrix: LayerFacts) -> StoredGrid:
+        """The codes and grids of a matrix that has them."""
+        return required(self.grid(matrix), f"the codes of {matrix.name}")
 
     def grid(self, matrix: LayerFacts) -> StoredGrid | None:
         """The codes of a matrix; None where it is not quantized.

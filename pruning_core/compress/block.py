@@ -1,6 +1,6 @@
 """Compression of one block: the unit of work that a run can be killed and resumed at."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -171,7 +171,7 @@ def compress_block(
 def compress_block_from(
     decoder: Decoder,
     index: int,
-    statistics: list[tuple[InputGroup, LayerStatistics | None]],
+    statistics: Sequence[tuple[InputGroup, LayerStatistics | None]],
     method: Method,
     shares: Shares | None = None,
 ) -> BlockOutcome:

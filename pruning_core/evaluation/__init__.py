@@ -1,1 +1,1 @@
-"""What a model is worth: quality against the dense model, size and speed."""
+"""Evaluation: quality against the dense model, size and speed."""

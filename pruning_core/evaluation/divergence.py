@@ -1,10 +1,11 @@
-"""How far a compressed model's predictions are from the dense model's, token by token."""
+"""KL divergence of a compressed model's predictions from the dense model's, token by token."""
 
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from pruning_core.errors import ComputationError, InputError
 from pruning_core.evaluation.forward import (
@@ -59,8 +60,8 @@ class Divergence:
 
 
 def kl_to_dense(
-    model: nn.Module,
-    dense: nn.Module,
+    model: PreTrainedModel,
+    dense: PreTrainedModel,
     windows: Tensor,
     batch: int = 16,
     progress: Progress = ignore_progress,
@@ -71,8 +72,8 @@ def kl_to_dense(
 
 @torch.no_grad()
 def compare_to_dense(
-    model: nn.Module,
-    dense: nn.Module,
+    model: PreTrainedModel,
+    dense: PreTrainedModel,
     windows: Tensor,
     batch: int = 16,
     progress: Progress = ignore_progress,

@@ -3,16 +3,18 @@
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from pruning_core.errors import InputError
 from pruning_core.model.context_length import check_fits
+from pruning_core.model.vocabulary import vocabulary_size
 
 LOGITS_BYTES = 2**30
 CHUNK_NUMBERS = 2**24
 
 
-def check_windows(model: nn.Module, windows: Tensor, batch: int) -> None:
+def check_windows(model: PreTrainedModel, windows: Tensor, batch: int) -> None:
     """Refuse what cannot give a meaningful number.
 
     Args:
@@ -29,25 +31,26 @@ def check_windows(model: nn.Module, windows: Tensor, batch: int) -> None:
     if model.training:
         raise InputError("the model is in training mode, where dropout makes results random; call model.eval()")
     check_fits(model.config, windows.shape[1])
-    known = model.get_input_embeddings().num_embeddings
+    vocabulary = vocabulary_size(model)
     low, high = int(windows.min()), int(windows.max())
-    if low < 0 or high >= known:
+    if low < 0 or high >= vocabulary:
         raise InputError(
-            f"the windows hold token {high if high >= known else low}, the model knows 0 to {known - 1};"
+            f"the windows hold token {high if high >= vocabulary else low}, the model knows 0 to {vocabulary - 1};"
             " use the tokenizer that belongs to the model"
         )
 
 
-def window_batches(model: nn.Module, windows: Tensor, batch: int, models: int = 1) -> Iterator[Tensor]:
+def window_batches(model: PreTrainedModel, windows: Tensor, batch: int, models: int = 1) -> Iterator[Tensor]:
     """The windows in batches of at most `batch`: fewer where the float32 logits would exceed 1 GiB."""
-    row_bytes = windows.shape[1] * model.get_input_embeddings().num_embeddings * 4 * models
+    row_bytes = windows.shape[1] * vocabulary_size(model) * 4 * models
     yield from windows.split(max(1, min(batch, LOGITS_BYTES // row_bytes)))
 
 
-def next_token_logits(model: nn.Module, rows: Tensor) -> Tensor:
+def next_token_logits(model: PreTrainedModel, rows: Tensor) -> Tensor:
     """[rows, length - 1, vocabulary] logits of the tokens from the second on, in the model's dtype."""
     device = next(model.parameters()).device
-    return model(input_ids=rows.to(device), use_cache=False).logits[:, :-1]
+    logits: Tensor = model(input_ids=rows.to(device), use_cache=False).logits[:, :-1]
+    return logits
 
 
 def position_chunks(*logits: Tensor) -> Iterator[tuple[slice, tuple[Tensor, ...]]]:

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pruning_core.errors import ComputationError, InputError
 from pruning_core.evaluation.protocol import Agreement
 from pruning_core.model.context_length import context_length
+from pruning_core.model.vocabulary import vocabulary_size
 from pruning_core.progress import Progress, ignore_progress
+from pruning_core.text.tokenized.windows import decoded
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class SampleProtocol(Agreement):
 
 @torch.no_grad()
 def continue_greedily(
-    model: nn.Module, prompts: Sequence[Sequence[int]], new_tokens: int, progress: Progress = ignore_progress
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], new_tokens: int, progress: Progress = ignore_progress
 ) -> list[list[int]]:
     """The tokens that follow each prompt, each the most likely one after all before it; no other rule of generation.
 
@@ -58,16 +59,17 @@ def continue_greedily(
     places: dict[int, list[int]] = {}
     for place, prompt in enumerate(prompts):
         places.setdefault(len(prompt), []).append(place)
-    ends, found, done = end_tokens(model), [[] for _ in prompts], 0
+    continuations: list[list[int]] = [[] for _ in prompts]
+    ends, done = end_tokens(model), 0
     for same in places.values():
         for place, tokens in zip(same, _continued(model, [prompts[p] for p in same], new_tokens, ends), strict=True):
-            found[place] = tokens
+            continuations[place] = tokens
         done += len(same)
         progress(done, len(prompts))
-    return found
+    return continuations
 
 
-def end_tokens(model: nn.Module) -> frozenset[int]:
+def end_tokens(model: PreTrainedModel) -> frozenset[int]:
     """Ids of the tokens that end what the model writes."""
     ends = getattr(model, "generation_config", model.config).eos_token_id
     return frozenset([ends] if isinstance(ends, int) else ends or ())
@@ -92,10 +94,10 @@ def parts(
 
     A character whose bytes are spread over several tokens belongs to the part where it ends.
     """
-    whole = _decoded(tokenizer, [*prompt, *tokens])
+    whole = decoded(tokenizer, [*prompt, *tokens])
 
     def edge(count: int) -> int:
-        return shared_start(_decoded(tokenizer, [*prompt, *tokens[:count]]), whole)
+        return shared_start(decoded(tokenizer, [*prompt, *tokens[:count]]), whole)
 
     begin, leaves = edge(0), edge(shared)
     further = (edge(count) for count in range(shared + 1, len(tokens) + 1))
@@ -104,10 +106,10 @@ def parts(
 
 
 def _continued(
-    model: nn.Module, prompts: list[Sequence[int]], new_tokens: int, ends: frozenset[int]
+    model: PreTrainedModel, prompts: list[Sequence[int]], new_tokens: int, ends: frozenset[int]
 ) -> list[list[int]]:
     tokens = torch.tensor([list(prompt) for prompt in prompts], device=next(model.parameters()).device)
-    cache, columns = None, []
+    cache, columns = None, list[list[int]]()
     ended = [False] * len(prompts)
     while len(columns) < new_tokens and not all(ended):
         output = model(input_ids=tokens, past_key_values=cache, use_cache=True)
@@ -127,17 +129,14 @@ def _until(tokens: list[int], ends: frozenset[int]) -> list[int]:
     return tokens[: next((place + 1 for place, token in enumerate(tokens) if token in ends), len(tokens))]
 
 
-def _decoded(tokenizer: PreTrainedTokenizerBase, tokens: list[int]) -> str:
-    return tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-
-
-def _check(model: nn.Module, prompts: Sequence[Sequence[int]], new_tokens: int) -> None:
+def _check(model: PreTrainedModel, prompts: Sequence[Sequence[int]], new_tokens: int) -> None:
     if not prompts or not all(prompts) or new_tokens < 1:
         raise InputError("samples need at least one prompt of at least one token, and at least one new token")
-    known = model.get_input_embeddings().num_embeddings
-    if strange := next((token for prompt in prompts for token in prompt if not 0 <= token < known), None):
+    vocabulary = vocabulary_size(model)
+    if strange := next((token for prompt in prompts for token in prompt if not 0 <= token < vocabulary), None):
         raise InputError(
-            f"a prompt holds token {strange}, the model knows 0 to {known - 1}; use the tokenizer that belongs to it"
+            f"a prompt holds token {strange}, the model knows 0 to {vocabulary - 1}; "
+            "use the tokenizer that belongs to it"
         )
     longest, limit = max(map(len, prompts)), context_length(model.config)
     if limit is not None and longest + new_tokens > limit:

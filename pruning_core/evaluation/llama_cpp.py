@@ -164,5 +164,7 @@ def _type_of(path: Path) -> str:
     from gguf import LlamaFileType
 
     number = read_gguf_header(path).keys.get("general.file_type")
-    known = {int(kind): kind.name.lower().removeprefix("mostly_").removeprefix("all_") for kind in LlamaFileType}
-    return known.get(number, "unknown")
+    names: dict[object, str] = {
+        int(kind): kind.name.lower().removeprefix("mostly_").removeprefix("all_") for kind in LlamaFileType
+    }
+    return names.get(number, "unknown")

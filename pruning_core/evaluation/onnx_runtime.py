@@ -52,8 +52,8 @@ def step(session: "InferenceSession", tokens: np.ndarray[Any, Any], past: Past) 
     from onnxruntime import OrtValue
 
     # Values of the runtime's own: the cache is not copied to numpy and back at every token.
-    given = {"input_ids": OrtValue.ortvalue_from_numpy(tokens), **past}
-    logits, *present = session.run_with_ort_values(None, given)
+    feeds = {"input_ids": OrtValue.ortvalue_from_numpy(tokens), **past}
+    logits, *present = session.run_with_ort_values(None, feeds)
     return logits.numpy(), dict(zip(past, present, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""Whether two models differ in accuracy, judged on the same items."""
+"""Paired comparison of two models on the same items: McNemar's test, bootstrap interval, paired loss difference."""
 
 import dataclasses
 import math
@@ -78,7 +78,8 @@ def mcnemar(gained: int, lost: int) -> float:
     tail = sum(math.comb(discordant, count) for count in range(fewer + 1))
     # Whole numbers up to the division, which Python rounds correctly however many digits they have: the last bit is in
     # the digest of an evaluation. That of scipy's binomtest, a sum of rounded densities, differs for two in five pairs.
-    return min(1.0, 2 * tail / 2**discordant)
+    both_tails: float = 2 * tail / 2**discordant
+    return min(1.0, both_tails)
 
 
 def bootstrap_interval(

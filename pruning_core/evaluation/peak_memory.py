@@ -1,4 +1,4 @@
-"""The most memory that this process has had at once since a moment of its own choice."""
+"""Peak memory: the most that this process has had at once since a chosen moment."""
 
 import contextlib
 import sys

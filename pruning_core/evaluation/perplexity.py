@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from pruning_core.errors import ComputationError
 from pruning_core.evaluation.forward import (
@@ -59,7 +60,7 @@ class Perplexity:
 
 @torch.no_grad()
 def perplexity(
-    model: nn.Module,
+    model: PreTrainedModel,
     windows: Tensor,
     batch: int = 16,
     progress: Progress = ignore_progress,

@@ -1,4 +1,4 @@
-"""What two numbers must share to be comparable."""
+"""Evaluation protocols: what two numbers must share to be comparable."""
 
 import dataclasses
 import hashlib
@@ -76,11 +76,11 @@ class Protocol(Agreement):
 
 @dataclass(frozen=True)
 class TaskProtocol(Agreement):
-    """How accuracies on tasks were measured.
+    """How accuracies on lm-eval tasks were measured.
 
     Args:
-        tasks: per task its version, few_shot, limit (None: all items), items, and hex digests: of the data it was
-            given, and of the prompts with their answers as the model was given them.
+        tasks: per lm-eval task its version, few_shot, limit (None: all items), items, and hex digests: of the data it
+            was given, and of the prompts with their answers as the model was given them.
         lm_eval: version of the harness.
         length: tokens the model takes at once; what is longer loses its beginning.
         dtype: what the model computed in.

@@ -79,15 +79,15 @@ def measure_served(
     Raises:
         ComputationError: a process failed.
     """
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in models}
+    measurements: dict[str, list[dict[str, Any]]] = {name: [] for name in models}
     total = load.rounds * len(models)
     for turn in range(load.rounds):
         for number, (name, served) in enumerate(models.items()):
-            found[name].append(_in_a_process(served, load))
+            measurements[name].append(_in_a_process(served, load))
             progress(turn * len(models) + number + 1, total)
     return [
         _row(name, models[name].engine, batch, load, rounds)
-        for name, rounds in found.items()
+        for name, rounds in measurements.items()
         for batch in load.batches
         # Some engines run one sequence at a time.
         if str(batch) in rounds[0]["seconds"]
@@ -126,7 +126,8 @@ def _in_a_process(served: Served, load: Load) -> dict[str, Any]:
         raise ComputationError(
             f"{served.path} could not be run: {(done.stderr.strip().splitlines() or ['killed'])[-1]}"
         )
-    return json.loads(done.stdout.splitlines()[-1])
+    report: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return report
 
 
 def _measure(job: dict[str, Any]) -> dict[str, Any]:

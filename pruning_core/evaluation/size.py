@@ -1,4 +1,4 @@
-"""What a stored model takes, counted on the files themselves.
+"""Size of a stored model, counted on the files themselves.
 
 Zeros are counted, not credited: a matrix stored dense is as large with zeros as without.
 """
@@ -45,12 +45,12 @@ def model_size(
     tensor_bytes = sum(checkpoint.bytes(name) for name in checkpoint.names())
     packed = tensor_bytes - sum(checkpoint.bytes(name) for name in counts)
     stored = _total(counts, counts)
-    known = parameters if parameters is not None else (stored["parameters"] if packed == 0 else None)
+    count = parameters if parameters is not None else (stored["parameters"] if packed == 0 else None)
     size = {
         "file_bytes": sum(file.stat().st_size for file in checkpoint.files),
         "tensor_bytes": tensor_bytes,
         "packed_bytes": packed,
-        "bits_per_weight": 8 * tensor_bytes / known if known else None,
+        "bits_per_weight": 8 * tensor_bytes / count if count else None,
         **stored,
     }
     if prunable is not None:

@@ -1,4 +1,4 @@
-"""How fast a model runs here and now: facts of a run, not of the model."""
+"""Throughput of a model on this machine: facts of a run, not of the model."""
 
 import statistics
 import time
@@ -7,10 +7,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from pruning_core.errors import InputError
 from pruning_core.model.context_length import context_length
+from pruning_core.model.vocabulary import vocabulary_size
 from pruning_core.progress import Progress, ignore_progress
 
 
@@ -55,7 +57,7 @@ class Speed:
 
 
 def measure_speed(
-    model: nn.Module,
+    model: PreTrainedModel,
     *,
     prompt: int = 128,
     generated: int = 32,
@@ -92,7 +94,7 @@ def measure_speed(
 
 @torch.inference_mode()
 def timed_runs(
-    model: nn.Module,
+    model: PreTrainedModel,
     *,
     prompt: int,
     generated: int,
@@ -114,14 +116,14 @@ def counted(
     run: Callable[[], tuple[float, float]], repeats: int, warmup: int, progress: Progress
 ) -> tuple[list[float], list[float]]:
     """(seconds of prefill, seconds of decoding) of each `run` after the warm-up."""
-    found = []
+    seconds = []
     for number in range(warmup + repeats):
-        found.append(run())
+        seconds.append(run())
         progress(number + 1, warmup + repeats)
-    return [first for first, _ in found[warmup:]], [rest for _, rest in found[warmup:]]
+    return [prefill for prefill, _ in seconds[warmup:]], [decoding for _, decoding in seconds[warmup:]]
 
 
-def _check(model: nn.Module, prompt: int, generated: int, batch: int, repeats: int, warmup: int) -> None:
+def _check(model: PreTrainedModel, prompt: int, generated: int, batch: int, repeats: int, warmup: int) -> None:
     wrong = [
         f"{name} must be at least {least}, got {value}"
         for name, value, least in [
@@ -140,12 +142,12 @@ def _check(model: nn.Module, prompt: int, generated: int, batch: int, repeats: i
         raise InputError(f"speed: {wrong[0]}")
 
 
-def _prompt(model: nn.Module, length: int, device: torch.device) -> Tensor:
+def _prompt(model: PreTrainedModel, length: int, device: torch.device) -> Tensor:
     # What the tokens are does not change the work.
-    return torch.arange(length, device=device) % model.get_input_embeddings().num_embeddings
+    return torch.arange(length, device=device) % vocabulary_size(model)
 
 
-def _timed_run(model: nn.Module, tokens: Tensor, generated: int) -> tuple[float, float]:
+def _timed_run(model: PreTrainedModel, tokens: Tensor, generated: int) -> tuple[float, float]:
     """Seconds of the prefill and of the decoding."""
     began = _now(tokens.device)
     output = model(input_ids=tokens, use_cache=True)

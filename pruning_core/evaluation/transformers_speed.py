@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from torch import nn
+from transformers import PreTrainedModel
 
 from pruning_core.evaluation.serving import Load
 from pruning_core.evaluation.speed import timed_runs
@@ -14,7 +14,16 @@ def timed(path: Path, load: Load, trust_remote_code: bool) -> dict[int, tuple[li
     return timed_batches(load_model(path, trust_remote_code=trust_remote_code), load)
 
 
-def timed_batches(model: nn.Module, load: Load) -> dict[int, tuple[list[float], list[float]]]:
+def timed_batches(model: PreTrainedModel, load: Load) -> dict[int, tuple[list[float], list[float]]]:
     """The same of a model that is loaded."""
-    runs = {"prompt": load.prompt, "generated": load.generated, "repeats": load.repeats, "warmup": load.warmup}
-    return {batch: timed_runs(model, batch=batch, **runs) for batch in load.batches}
+    return {
+        batch: timed_runs(
+            model,
+            prompt=load.prompt,
+            generated=load.generated,
+            batch=batch,
+            repeats=load.repeats,
+            warmup=load.warmup,
+        )
+        for batch in load.batches
+    }

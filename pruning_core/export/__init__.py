@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pruning_core.checkpoint.stored_model import StoredModel
 from pruning_core.errors import InputError
-from pruning_core.export.stored.previewed_model import ForeseenModel
+from pruning_core.export.stored.previewed_model import PreviewedModel
 from pruning_core.progress import Progress
 from pruning_core.registry import Registry
 
@@ -46,7 +46,7 @@ class Format(Protocol):
     native: ClassVar[bool]
     """Whether transformers' `from_pretrained` loads it."""
 
-    def foresee(self, model: ForeseenModel) -> None:
+    def foresee(self, model: PreviewedModel) -> None:
         """Look before the model is made.
 
         Raises:

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from pruning_core.export.packing.linears import other_linears
 from pruning_core.export.packing.packed_matrices import packed_matrix, write_packed
 from pruning_core.export.packing.quantization_config import quantization_config, set_quantization_config
 from pruning_core.export.packing.stored_grids import DENSE_FORMATS, Grids, common_grids, whole_matrices
-from pruning_core.export.stored.previewed_model import ForeseenModel
+from pruning_core.export.stored.previewed_model import PreviewedModel
 from pruning_core.model.widths import structure_of
 from pruning_core.progress import Progress
 
@@ -32,6 +32,7 @@ class CompressedTensors:
     scale_dtype: of the scales in the file; float32 keeps every weight bit for bit.
     """
 
+    name: ClassVar[str]
     scale_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
     native = True
@@ -42,7 +43,7 @@ class CompressedTensors:
     def exact(self) -> bool:
         return self.scale_dtype == "float32"
 
-    def foresee(self, model: ForeseenModel) -> None:
+    def foresee(self, model: PreviewedModel) -> None:
         self.check(model)
 
     def check(self, model: StoredModel) -> None:
@@ -55,17 +56,17 @@ class CompressedTensors:
         def make(name: str) -> tuple[Any, ...]:
             if name not in matrices:
                 return (model.load(name),)
-            grid = model.grid(matrices[name])
+            grid = model.quantized_grid(matrices[name])
             scale = self._scale(grid, name)
             return packed_matrix(_parts(name.removesuffix("weight"), grid, scale, grids.symmetric), scale, grid.scale)
 
-        told = write_packed(model, out, make, progress)
+        packing = write_packed(model, out, make, progress)
         set_quantization_config(out, _config(grids, other_linears(model)))
-        return {"scale_dtype": self.scale_dtype, **told}
+        return {"scale_dtype": self.scale_dtype, **packing}
 
     def recognises(self, directory: Path) -> bool:
-        found = quantization_config(directory)
-        return found.get("quant_method") == METHOD and found.get("format") == "pack-quantized"
+        config = quantization_config(directory)
+        return config.get("quant_method") == METHOD and config.get("format") == "pack-quantized"
 
     def read(self, directory: Path) -> "PackedWeights":
         return PackedWeights(directory)
@@ -111,7 +112,7 @@ def _fault(model: StoredModel, grids: Grids) -> str:
             f" the quantizer, or use {DENSE_FORMATS}"
         )
     # compressed-tensors 0.20 takes zero points that fit into one word per group for contiguous, and fails.
-    narrow = [one.name for one in model.quantized if one.rows * 4 <= WORD and one.groups > 1]
+    narrow = [one.name for one in model.quantized if one.rows * 4 <= WORD and one.code_groups > 1]
     if narrow and grids.bits == 4 and not grids.symmetric:
         return (
             f"{narrow[0]} has so few outputs that compressed-tensors cannot unpack its zero points; add symmetric: true"
@@ -207,7 +208,8 @@ class PackedWeights:
         codes = unpack_bits(words, bits, columns).float().unflatten(1, (groups, -1))
         integers = codes - self._zero(name, rows, groups)[..., None]
         # The consumers multiply in the dtype of the scale.
-        return (scale[..., None] * integers.to(scale.dtype)).float().flatten(1)
+        weight: Tensor = scale[..., None] * integers.to(scale.dtype)
+        return weight.float().flatten(1)
 
     def _zero(self, name: str, rows: int, groups: int) -> Tensor:
         """[rows, groups] float32."""
@@ -222,12 +224,12 @@ class PackedWeights:
 
 def _weight_args(directory: Path) -> dict[str, Any]:
     groups = quantization_config(directory).get("config_groups")
-    found = [group.get("weights") for group in groups.values()] if isinstance(groups, dict) else []
-    args = found[0] if len(found) == 1 and isinstance(found[0], dict) else {}
+    weights = [group.get("weights") for group in groups.values()] if isinstance(groups, dict) else []
+    args = weights[0] if len(weights) == 1 and isinstance(weights[0], dict) else {}
     bits, symmetric = args.get("num_bits"), args.get("symmetric")
     if args.get("type") != "int" or type(bits) is not int or not 1 <= bits <= 8 or type(symmetric) is not bool:
         raise InputError(
             f"{directory / 'config.json'} does not tell of one group of packed integers of 1 to 8 bits:"
-            f" {json.dumps(found)[:200]}"
+            f" {json.dumps(weights)[:200]}"
         )
     return args

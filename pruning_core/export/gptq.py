@@ -4,7 +4,7 @@ import json
 import math
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from pruning_core.export.packing.linears import other_linears
 from pruning_core.export.packing.packed_matrices import packed_matrix, write_packed
 from pruning_core.export.packing.quantization_config import quantization_config, set_quantization_config
 from pruning_core.export.packing.stored_grids import DENSE_FORMATS, Grids, common_grids, whole_matrices
-from pruning_core.export.stored.previewed_model import ForeseenModel
+from pruning_core.export.stored.previewed_model import PreviewedModel
 from pruning_core.progress import Progress
 
 BITS = (2, 3, 4, 8)
@@ -34,6 +34,7 @@ class Gptq:
         stores it as it is. Absent: gptq for symmetric grids, gptq_v2 for others, which is what GPTQModel loads.
     """
 
+    name: ClassVar[str]
     checkpoint_format: Literal["gptq", "gptq_v2"] | None = None
 
     exact = False
@@ -41,7 +42,7 @@ class Gptq:
     library = "gptqmodel"
     shell = False
 
-    def foresee(self, model: ForeseenModel) -> None:
+    def foresee(self, model: PreviewedModel) -> None:
         self.check(model)
 
     def check(self, model: StoredModel) -> None:
@@ -55,15 +56,15 @@ class Gptq:
         def make(name: str) -> tuple[Any, ...]:
             if name not in matrices:
                 return (model.load(name),)
-            grid = model.grid(matrices[name])
+            grid = model.quantized_grid(matrices[name])
             parts = _parts(name, grid, layout)
             return packed_matrix(parts, parts[f"{name.removesuffix('weight')}scales"].T, grid.scale)
 
-        told = write_packed(model, out, make, progress)
+        packing = write_packed(model, out, make, progress)
         config = _config(grids, layout, other_linears(model))
         set_quantization_config(out, config)
         (out / SIDE_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        return {"checkpoint_format": layout, **told}
+        return {"checkpoint_format": layout, **packing}
 
     def recognises(self, directory: Path) -> bool:
         return quantization_config(directory).get("quant_method") == "gptq"
@@ -146,12 +147,13 @@ class GptqWeights:
     def __init__(self, directory: Path) -> None:
         self.checkpoint = Checkpoint(directory)
         config = quantization_config(directory)
-        self._bits, layout = config.get("bits"), config.get("checkpoint_format", "gptq")
-        if self._bits not in BITS or layout not in ("gptq", "gptq_v2"):
+        bits, layout = config.get("bits"), config.get("checkpoint_format", "gptq")
+        if not isinstance(bits, int) or bits not in BITS or layout not in ("gptq", "gptq_v2"):
             raise InputError(
-                f"{directory / 'config.json'} tells of {self._bits!r} bits in the layout {layout!r}; readable are"
+                f"{directory / 'config.json'} tells of {bits!r} bits in the layout {layout!r}; readable are"
                 f" {', '.join(map(str, BITS))} bits in gptq and gptq_v2"
             )
+        self._bits = bits
         self._less = 1 if layout == "gptq" else 0
         self._stems = {name.removesuffix("qweight") for name in self.checkpoint.names() if name.endswith(".qweight")}
 

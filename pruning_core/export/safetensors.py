@@ -14,7 +14,7 @@ from pruning_core.checkpoint.stored_model import StoredModel
 from pruning_core.checkpoint.streamed_writer import write_streamed
 from pruning_core.export import FORMATS
 from pruning_core.export.packing.quantization_config import quantization_config
-from pruning_core.export.stored.previewed_model import ForeseenModel
+from pruning_core.export.stored.previewed_model import PreviewedModel
 from pruning_core.progress import Progress
 
 
@@ -33,7 +33,7 @@ class PlainSafetensors:
     library = "transformers"
     shell = False
 
-    def foresee(self, model: ForeseenModel) -> None:
+    def foresee(self, model: PreviewedModel) -> None:
         pass
 
     def check(self, model: StoredModel) -> None:

@@ -11,10 +11,10 @@ from pruning_core.checkpoint.stored_model import StoredModel
 from pruning_core.checkpoint.streamed_writer import write_streamed
 from pruning_core.errors import InputError
 from pruning_core.export import FORMATS
-from pruning_core.export.stored.previewed_model import ForeseenModel
+from pruning_core.export.stored.previewed_model import PreviewedModel
 from pruning_core.progress import Progress
 from pruning_core.sparse_container import INDEX
-from pruning_core.sparse_container.choice import Encoding, candidates, smallest
+from pruning_core.sparse_container.choice import Encoding, Pattern, candidates, smallest
 from pruning_core.sparse_container.entry import Entry, Matrix
 from pruning_core.sparse_container.n_of_m import GROUPS
 from pruning_core.sparse_container.reader import SparseContainer
@@ -52,13 +52,13 @@ class Sparse:
     def _pattern_is_whole(self) -> "Sparse":
         if (self.n is None) != (self.m is None):
             raise ValueError("n and m go together: give both or neither")
-        if self.n is not None and self.n >= self.m:
+        if self.n is not None and self.m is not None and self.n >= self.m:
             raise ValueError(f"n:m keeps n of every m inputs, so n must be below m, got {self.n}:{self.m}")
         if self.n is not None and self.encoding not in ("auto", "n_of_m"):
             raise ValueError(f"encoding {self.encoding} has no n and m; remove them or choose n_of_m")
         return self
 
-    def foresee(self, model: ForeseenModel) -> None:
+    def foresee(self, model: PreviewedModel) -> None:
         for matrix in sorted(model.matrices, key=lambda one: one.stored):
             if not self._may_hold(model, matrix):
                 raise self._refused(matrix.stored, self.encoding)
@@ -89,30 +89,33 @@ class Sparse:
     def command(self) -> str:
         return 'from pruning_core.source import load_model\nmodel = load_model("{path}")'
 
+    @property
+    def _pattern(self) -> Pattern | None:
+        return None if self.n is None or self.m is None else (self.n, self.m)
+
     def _entry(self, model: StoredModel, name: str, matrix: Matrix) -> tuple[Entry, str]:
         """The encoding of a tensor, and why it is none of codes where it might have been ("" otherwise)."""
-        pattern = None if self.n is None else (self.n, self.m)
         encoding = self.encoding if _is_compressed(model, name, matrix) else "auto"
-        found = candidates(matrix, encoding, pattern)
-        if not found:
+        entries = candidates(matrix, encoding, self._pattern)
+        if not entries:
             raise self._refused(name, encoding)
         reason = ""
-        if encoding == "auto" and any(known.stored == name for known in model.quantized):
+        if encoding == "auto" and any(one.stored == name for one in model.quantized):
             if matrix.grid is None:
                 reason = "the checkpoint does not store it as [rows, columns]"
-            elif not any(entry.encoding == "codes" for entry in found):
+            elif not any(entry.encoding == "codes" for entry in entries):
                 reason = "they do not give its weights bit for bit"
-        return smallest(found), reason
+        return smallest(entries), reason
 
-    def _may_hold(self, model: ForeseenModel, matrix: LayerFacts) -> bool:
+    def _may_hold(self, model: PreviewedModel, matrix: LayerFacts) -> bool:
         """Whether the encoding takes a matrix with some weights or other."""
         if self.encoding == "codes":
             return matrix.stored in model.whole and matrix.bits is not None
         if self.encoding != "n_of_m" or model.narrowed:
             return True
         columns = model.checkpoint.shape(matrix.stored)[-1]
-        sizes = [(m - 1, m) for m in GROUPS] if self.m is None else [(self.n, self.m)]
-        return any(columns % m == 0 and model.fullest(m) <= n for n, m in sizes)
+        patterns = [(m - 1, m) for m in GROUPS] if self._pattern is None else [self._pattern]
+        return any(columns % m == 0 and model.fullest(m) <= n for n, m in patterns)
 
     def _refused(self, name: str, encoding: str) -> InputError:
         return InputError(
@@ -122,13 +125,13 @@ class Sparse:
 
 def _matrix(model: StoredModel, name: str) -> Matrix:
     """A tensor with what the facts know of it."""
-    known = model.whole.get(name)
-    grid = model.grid(known) if known else None
-    keep = model.keep(known) if grid is not None else None
-    return Matrix(model.load(name), grid, keep)
+    stored = model.whole.get(name)
+    if stored is None or (grid := model.grid(stored)) is None:
+        return Matrix(model.load(name))
+    return Matrix(model.load(name), grid, model.keep(stored))
 
 
 def _is_compressed(model: StoredModel, name: str, matrix: Matrix) -> bool:
     if model.matrices:
-        return any(known.stored == name for known in model.matrices)
+        return any(one.stored == name for one in model.matrices)
     return matrix.suits and matrix.count < matrix.weight.numel()

@@ -1,13 +1,23 @@
-"""How many bytes a run writes, and where."""
+"""Disk space: how many bytes a run writes, and where."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Protocol, cast
 
 from pruning_core.compress.shares import target_of, unit_of
-from pruning_core.plan.model_shape import Anatomy, Block
+from pruning_core.patterns.n_of_m import KeepNOfM
+from pruning_core.plan.model_shape import Block, ModelShape
 from pruning_core.settings.recipe import Recipe
 
 FLOAT = 4
 MAPPED = "mapped"
+
+
+class LevelAllocation(Protocol):
+    """An allocation that chooses among levels."""
+
+    levels: int
+    menu: Sequence[int] | None
 
 
 @dataclass(frozen=True)
@@ -47,7 +57,7 @@ class Disk:
 
 
 def disk_of(
-    model: Anatomy, recipe: Recipe, sequences: int, stored: float, dtype: int, states: str, copies: int
+    model: ModelShape, recipe: Recipe, sequences: int, stored: float, dtype: int, states: str, copies: int
 ) -> Disk:
     """The disk of one variant.
 
@@ -78,30 +88,30 @@ def disk_of_smaller(parameters: int, stored: float, copies: int) -> Disk:
     return Disk(blocks=0, variant=variant, copies=copies * variant, statistics=0, levels=0, states=0)
 
 
-def disk_of_recovered(made: Disk, compresses: bool, extra: int, checkpoints: int) -> Disk:
+def disk_of_recovered(before: Disk, compresses: bool, extra: int, checkpoints: int) -> Disk:
     """The disk of a variant that is trained.
 
     Args:
-        made: of the model before.
+        before: of the model before.
         compresses: whether a model is written before the recovery; otherwise the source is trained.
         extra: bytes that the recovery adds to the model: masks that were not there.
         checkpoints: most bytes of them at once.
     """
-    factor = made.copies // made.variant
-    variant = made.variant + extra
-    before = made.variant if compresses else 0
-    return replace(made, variant=variant, copies=factor * variant, compressed=before, checkpoints=checkpoints)
+    factor = before.copies // before.variant
+    variant = before.variant + extra
+    compressed = before.variant if compresses else 0
+    return replace(before, variant=variant, copies=factor * variant, compressed=compressed, checkpoints=checkpoints)
 
 
-def masks(model: Anatomy) -> int:
+def masks(model: ModelShape) -> int:
     """Bytes of all bit masks, whose rows end with a whole byte."""
     groups = [(block.count, group) for block in model.blocks for group in block.groups]
     return sum(count * group.experts * sum(group.rows) * -(-group.columns // 8) for count, group in groups)
 
 
-def codes(model: Anatomy, recipe: Recipe) -> int:
+def codes(model: ModelShape, recipe: Recipe) -> int:
     """Bytes of the integers and grids of quantized matrices: a byte a weight, a scale and a zero for each group."""
-    quantizer = recipe.method.quantizer
+    quantizer = recipe.matrix_method.quantizer
     if quantizer is None:
         return 0
     total = 0
@@ -114,27 +124,28 @@ def codes(model: Anatomy, recipe: Recipe) -> int:
     return total
 
 
-def levels(model: Anatomy, recipe: Recipe, stored: float) -> int:
+def levels(model: ModelShape, recipe: Recipe, stored: float) -> int:
     """Bytes of the levels: one of each weight where they are masks alone, else a mask and what is left for each."""
     count = level_count(model, recipe)
     if not count:
         return 0
-    if not recipe.method.compensates and recipe.method.quantizer is None:
+    if not recipe.matrix_method.compensates and recipe.matrix_method.quantizer is None:
         return model.weights
-    return int(count * (masks(model) + model.weights * stored * (1 - target_of(recipe.method))))
+    return int(count * (masks(model) + model.weights * stored * (1 - target_of(recipe.matrix_method))))
 
 
-def level_count(model: Anatomy, recipe: Recipe) -> float:
+def level_count(model: ModelShape, recipe: Recipe) -> float:
     """Levels of a weight's matrix on average over the weights; 0 where the allocation chooses among none."""
     if "levels" not in recipe.allocation_needs:
         return 0.0
-    if unit_of(recipe.method) == "n":
-        return len(recipe.allocation.menu or range(recipe.method.pattern.m))
+    method, allocation = recipe.matrix_method, cast("LevelAllocation", recipe.allocation)
+    if unit_of(method) == "n" and isinstance(method.pattern, KeepNOfM):
+        return len(allocation.menu or range(method.pattern.m))
     # Steps of equal numbers of weights: a matrix twice as large has twice as many.
     groups = [(block.count * group.experts, group) for block in model.blocks for group in block.groups]
     sizes = [(count, rows * group.columns) for count, group in groups for rows in group.rows]
     squares = sum(count * size**2 for count, size in sizes)
-    return 1 + recipe.allocation.levels * squares * sum(count for count, _ in sizes) / model.weights**2
+    return 1 + allocation.levels * squares * sum(count for count, _ in sizes) / model.weights**2
 
 
 def moments(block: Block) -> int:

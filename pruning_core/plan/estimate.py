@@ -1,4 +1,4 @@
-"""The plan of one variant: memory, disk, work and time put together."""
+"""The resources that one variant takes: memory, disk, work and time put together."""
 
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -8,15 +8,16 @@ import torch
 from transformers import PretrainedConfig
 
 from pruning_core.calibration.hidden_states import micro_batch
+from pruning_core.errors import required
 from pruning_core.model.skeleton import Skeleton
 from pruning_core.plan.disk import Disk, disk_of, disk_of_recovered, disk_of_smaller, masks
 from pruning_core.plan.flops import Work, work_of
 from pruning_core.plan.machine_speed import START_SECONDS, Speed
 from pruning_core.plan.memory import Memory, MemoryModel, evaluation
-from pruning_core.plan.model_shape import Anatomy, anatomy
-from pruning_core.plan.recovery_cost import schooling
-from pruning_core.plan.structured_cost import Shrinking
-from pruning_core.plan.structured_widths import smaller
+from pruning_core.plan.model_shape import ModelShape, model_shape
+from pruning_core.plan.recovery_cost import recovery_cost
+from pruning_core.plan.structured_cost import StructuredCost
+from pruning_core.plan.structured_widths import narrowed_model
 from pruning_core.settings.recipe import Recipe, Settings
 
 
@@ -25,7 +26,7 @@ class ResourceEstimate:
     """What one variant takes."""
 
     variant: str
-    model: Anatomy
+    model: ModelShape
     memory: dict[str, Memory]
     """By phase, in their order."""
     disk: Disk
@@ -91,12 +92,12 @@ class Planner:
         self.copies = copies
 
     @cached_property
-    def model(self) -> Anatomy:
+    def model(self) -> ModelShape:
         """Taken apart once for all variants."""
-        chosen = self.settings.calibration
-        batch = min(micro_batch(chosen.length, chosen.batch), chosen.sequences)
+        calibration = self.settings.calibration
+        batch = min(micro_batch(calibration.length, calibration.batch), calibration.sequences)
         trust = self.settings.trust_remote_code
-        return anatomy(self.config, batch, chosen.length, self.running.torch_dtype, trust)
+        return model_shape(self.config, batch, calibration.length, self.running.torch_dtype, trust)
 
     def plan(self, recipe: Recipe) -> ResourceEstimate:
         """The plan of one variant.
@@ -105,56 +106,57 @@ class Planner:
             InputError: the model is none that can be compressed.
         """
         if recipe.structured is not None:
-            made = self._shrunk(recipe)
+            estimate = self._structured(recipe)
         elif recipe.method is not None:
-            made = self._compressed(recipe)
+            estimate = self._compressed(recipe)
         else:
             source = disk_of_smaller(self.model.parameters, self.stored, self.copies)
-            made = Made(self.config, {}, source, Work())
+            estimate = PartialEstimate(self.config, {}, source, Work())
         if recipe.recovery is not None:
-            made = self._recovered(recipe, made)
-        chosen = self.settings.evaluation
+            estimate = self._recovered(recipe, estimate)
+        protocol = self.settings.evaluation
         return ResourceEstimate(
             recipe.name,
             self.model,
-            made.memory,
-            made.disk,
-            made.work,
+            estimate.memory,
+            estimate.disk,
+            estimate.work,
             self.stored * self.model.parameters,
             self.running.device,
-            evaluation(self.model, self.running.device, chosen.batch, chosen.length),
+            evaluation(self.model, self.running.device, protocol.batch, protocol.length),
         )
 
-    def _compressed(self, recipe: Recipe) -> "Made":
+    def _compressed(self, recipe: Recipe) -> "PartialEstimate":
         sequences, states = self.settings.calibration.sequences, self.settings.compute.states
         width = self.running.torch_dtype.itemsize
         workers, shards = self.settings.compute.workers.number, self.settings.compute.shards
-        held = MemoryModel(
+        memory = MemoryModel(
             self.model, recipe, sequences, self.stored, width, states, self.running.device, workers, shards
         )
         disk = disk_of(self.model, recipe, sequences, self.stored, width, states, self.copies)
-        return Made(self.config, held.phases(), disk, work_of(self.model, recipe, sequences))
+        return PartialEstimate(self.config, memory.phases(), disk, work_of(self.model, recipe, sequences))
 
-    def _shrunk(self, recipe: Recipe) -> "Made":
+    def _structured(self, recipe: Recipe) -> "PartialEstimate":
         dtype, trust = self.running.torch_dtype, self.settings.trust_remote_code
-        made = smaller(self.config, recipe.structured, dtype, trust)
-        after = Skeleton(made.config, dtype, trust).parameters
+        structured = required(recipe.structured, f"the structured pruning of {recipe.name}")
+        narrowed = narrowed_model(self.config, structured, dtype, trust)
+        after = Skeleton(narrowed.config, dtype, trust).parameters
         sequences = self.settings.calibration.sequences
-        cost = Shrinking(
-            self.model, made, recipe.structured, after, sequences, self.stored, dtype.itemsize, self.running.device
+        cost = StructuredCost(
+            self.model, narrowed, structured, after, sequences, self.stored, dtype.itemsize, self.running.device
         )
         disk = disk_of_smaller(after, self.stored, self.copies)
-        return Made(made.config, cost.phases(), disk, cost.work())
+        return PartialEstimate(narrowed.config, cost.phases(), disk, cost.work())
 
-    def _recovered(self, recipe: Recipe, before: "Made") -> "Made":
-        cost = schooling(self.config, before.config, recipe, self.settings, self.stored)
+    def _recovered(self, recipe: Recipe, before: "PartialEstimate") -> "PartialEstimate":
+        cost = recovery_cost(self.config, before.config, recipe, self.settings, self.stored)
         grown = masks(cost.model) if cost.grows and recipe.method is None else 0
         disk = disk_of_recovered(before.disk, bool(before.memory), grown, cost.checkpoints)
-        return Made(before.config, before.memory | cost.phases(), disk, before.work + cost.work())
+        return PartialEstimate(before.config, before.memory | cost.phases(), disk, before.work + cost.work())
 
 
 @dataclass(frozen=True)
-class Made:
+class PartialEstimate:
     """What a variant takes up to a point on its way, and the configuration of the model that it then is."""
 
     config: PretrainedConfig = field(repr=False)

@@ -7,8 +7,11 @@ from typing import Any
 from pruning_core.calibration.few_tokens import too_few
 from pruning_core.calibration.statistics import NARROWEST, STRIPS
 from pruning_core.plan.disk import level_count
-from pruning_core.plan.model_shape import Anatomy, Block, Group
+from pruning_core.plan.model_shape import Block, Group, ModelShape
 from pruning_core.sensitivity import SENSITIVITIES
+from pruning_core.sensitivity.fisher import Fisher
+from pruning_core.sensitivity.hutchinson import Hutchinson
+from pruning_core.sensitivity.leave_one_out import LeaveOneOut
 from pruning_core.settings.recipe import Recipe
 
 
@@ -47,33 +50,33 @@ class Work:
         return {name: value for name, value in asdict(self).items() if name != "moved"}
 
 
-def work_of(model: Anatomy, recipe: Recipe, sequences: int) -> Work:
+def work_of(model: ModelShape, recipe: Recipe, sequences: int) -> Work:
     """The arithmetic of compressing the matrices, the statistics of `propagate: dense` and the allocation included."""
     tokens = sequences * model.length
-    made = sum((_block(block, recipe, model, tokens) for block in model.blocks), Work())
-    return made + allocation_work(model, recipe, sequences)
+    compression = sum((_block(block, recipe, model, tokens) for block in model.blocks), Work())
+    return compression + allocation_work(model, recipe, sequences)
 
 
-def allocation_work(model: Anatomy, recipe: Recipe, sequences: int) -> Work:
+def allocation_work(model: ModelShape, recipe: Recipe, sequences: int) -> Work:
     """What finding out how much goes where takes: forwards, gradients, dense statistics, and every level's solve."""
     tokens, needs = sequences * model.length, recipe.allocation_needs
     through = sum((forward(block, None) * block.count for block in model.blocks), Work())
-    found = through * (_passes(model, recipe, sequences) / model.batch)
+    work = through * (_passes(model, recipe, sequences) / model.batch)
     shared = recipe.calibrates and recipe.propagate == "dense"
     for block in model.blocks:
         if "statistics" in needs and not shared:
-            found += forward(block, None) * (tokens / (model.batch * model.length) * block.count)
-            found += sum((_statistics(g, True, True, model, tokens) for g in block.groups), Work()) * block.count
+            work += forward(block, None) * (tokens / (model.batch * model.length) * block.count)
+            work += sum((_statistics(g, True, True, model, tokens) for g in block.groups), Work()) * block.count
         solved = sum((_solving(group, recipe) for group in block.groups), Work())
-        found += solved * (block.count * level_count(model, recipe))
-    return found
+        work += solved * (block.count * level_count(model, recipe))
+    return work
 
 
-def _passes(model: Anatomy, recipe: Recipe, sequences: int) -> float:
+def _passes(model: ModelShape, recipe: Recipe, sequences: int) -> float:
     """Forwards of one sequence through all blocks that sensitivities and a search take; a backward counts as two."""
     specs = {str(part.sensitivity_spec): part.sensitivity_spec for part in recipe.allocation_parts}
-    found = sum(_sensitivity_passes(model, spec, sequences) for spec in specs.values() if spec is not None)
-    return found + sum(
+    passes = sum(_sensitivity_passes(model, spec, sequences) for spec in specs.values() if spec is not None)
+    return passes + sum(
         _search_tokens(part, model.matrices) / model.length
         for part in recipe.allocation_parts
         if "search" in part.needs
@@ -92,22 +95,22 @@ def _search_tokens(search: Any, matrices: int) -> float:
     return float(search.generations * each + start)
 
 
-def _sensitivity_passes(model: Anatomy, spec: Mapping[str, Any], sequences: int) -> float:
+def _sensitivity_passes(model: ModelShape, spec: Mapping[str, Any], sequences: int) -> float:
     measure = SENSITIVITIES.build(spec)
     count = min(getattr(measure, "sequences", None) or sequences, sequences)
-    if spec["name"] == "fisher":
+    if isinstance(measure, Fisher):
         return 3.0 * count
-    if spec["name"] == "hutchinson":
+    if isinstance(measure, Hutchinson):
         # Two gradients a probe, or one that is differentiated again.
         return 6.0 if measure.form == "mixgpt_code" else 6.0 * count * measure.max_probes
-    if spec["name"] == "leave_one_out":
+    if isinstance(measure, LeaveOneOut):
         # Each matrix, or each block, from its own block on: half of the model on average.
         pruned = model.matrices if measure.granularity == "matrix" else sum(block.count for block in model.blocks)
         return count * (1 + pruned / 2)
     return 0.0
 
 
-def _block(block: Block, recipe: Recipe, model: Anatomy, tokens: int) -> Work:
+def _block(block: Block, recipe: Recipe, model: ModelShape, tokens: int) -> Work:
     solved = sum((_solving(group, recipe) for group in block.groups), Work())
     if not recipe.calibrates:
         return solved * block.count
@@ -120,8 +123,8 @@ def _block(block: Block, recipe: Recipe, model: Anatomy, tokens: int) -> Work:
         forwards = short * block.count + whole * (block.count - final)
     else:
         forwards = whole * (block.count - final) + short * final
-    full = recipe.method.statistics == "full" or recipe.propagate == "dense"
-    pool = recipe.method.few_tokens == "layer"
+    full = recipe.matrix_method.statistics == "full" or recipe.propagate == "dense"
+    pool = recipe.matrix_method.few_tokens == "layer"
     collected = sum((_statistics(group, full, pool, model, tokens) for group in block.groups), Work())
     return forwards + (collected + solved) * block.count
 
@@ -131,18 +134,18 @@ def forward(block: Block, stops: int | None) -> Work:
     return Work(block.total("products", stops), block.total("attention", stops), moved=block.total("moved", stops))
 
 
-def _statistics(group: Group, full: bool, pool: bool, model: Anatomy, tokens: int) -> Work:
+def _statistics(group: Group, full: bool, pool: bool, model: ModelShape, tokens: int) -> Work:
     each = triangle(group.columns) if full else group.columns
-    own = Work(statistics=2 * tokens * group.tokens * group.experts * each)
+    separate = Work(statistics=2 * tokens * group.tokens * group.experts * each)
     batch = model.batch * model.length
     shared = pooled_tokens(group, batch, tokens) if pool and group.experts > 1 else 0
     if not shared:
-        return own
+        return separate
     if group.alike:
-        return own + Work(statistics=2 * shared * each)
+        return separate + Work(statistics=2 * shared * each)
     # Each expert runs on all tokens of the layer to see what it would read: gate and up, each columns x width.
     computed = Work(products=2 * 2 * shared * model.width * group.columns, statistics=2 * shared * each)
-    return own + computed * group.experts
+    return separate + computed * group.experts
 
 
 def pooled_tokens(group: Group, batch: int, tokens: int) -> int:
@@ -160,11 +163,11 @@ def triangle(columns: int) -> int:
 
 
 def _solving(group: Group, recipe: Recipe) -> Work:
-    if recipe.method.statistics != "full":
+    if recipe.matrix_method.statistics != "full":
         return Work()
     factor = 2 / 3 * group.columns**3
-    sweep = sum(group.rows) * group.columns**2
-    if not recipe.method.compensates:
+    operations = sum(group.rows) * group.columns**2
+    if not recipe.matrix_method.compensates:
         # The loss is told by one product with the Hessian.
-        return Work(factor=factor, sweep=2 * sweep) * group.experts
-    return Work(factor=factor, sweep=sweep) * group.experts
+        return Work(factor=factor, sweep=2 * operations) * group.experts
+    return Work(factor=factor, sweep=operations) * group.experts

@@ -44,7 +44,7 @@ class Ledger(TorchDispatchMode):
     """
 
     def __init__(self, outside: list[Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         # By address of the storage: a view of a weight is no new memory.
         self._known = {tensor.untyped_storage()._cdata for tensor in outside}
         self._outside = outside
@@ -55,7 +55,9 @@ class Ledger(TorchDispatchMode):
         live = self.segments[-1].live
         self.segments.append(Segment(peak=live, live=live))
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         if func is aten._local_scalar_dense.default:
             # Masks ask whether all tokens count and whether all sequences are whole: they do and are.
             return True
@@ -66,7 +68,7 @@ class Ledger(TorchDispatchMode):
                 self._enter(tensor)
         return out
 
-    def _count(self, operation: Any, out: Any, args: tuple, kwargs: dict) -> None:
+    def _count(self, operation: Any, out: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if operation in BATCHED:
             self.segments[-1].attention += FORMULAS[operation](*args, **kwargs, out_val=out)
         elif operation in FORMULAS:
@@ -97,13 +99,16 @@ class FusedAttention(TorchFunctionMode):
     def __post_init__(self) -> None:
         super().__init__()
 
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         if func is not scaled_dot_product_attention:
             return func(*args, **kwargs)
         query, key, value = (*args, *(kwargs.get(name) for name in ("query", "key", "value")[len(args) :]))[:3]
         # Masked by order, a kernel leaves the later half out.
-        return _Attention.apply(query, key, value, self.ledger, 2 if kwargs.get("is_causal") else 1)
+        parts = 2 if kwargs.get("is_causal") else 1
+        return _Attention.apply(query, key, value, self.ledger, parts)  # type: ignore[no-untyped-call]
 
 
 class _Attention(torch.autograd.Function):

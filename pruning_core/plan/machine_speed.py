@@ -1,4 +1,4 @@
-"""How long the work takes: a short measurement of this machine, and what share of it each kind of work reaches."""
+"""Speed of this machine, measured briefly, and what share of it each kind of work reaches."""
 
 import hashlib
 import time
@@ -44,8 +44,8 @@ class Speed:
 
     def computing(self, work: Work) -> dict[str, float]:
         """Seconds by kind of work."""
-        found = {kind: count / (SHARE[kind] * self.operations) for kind, count in work.by_kind().items()}
-        return found | {"elementwise": work.moved / self.moved}
+        seconds = {kind: count / (SHARE[kind] * self.operations) for kind, count in work.by_kind().items()}
+        return seconds | {"elementwise": work.moved / self.moved}
 
     def storing(self, read: float, written: float) -> float:
         """Seconds to read what is hashed once, and to write, flush and hash what is written."""

@@ -1,12 +1,13 @@
-"""How much memory a run holds at its worst moment, phase by phase."""
+"""Peak memory of a run, phase by phase."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from pruning_core.checkpoint.shard_files import SHARD_BYTES
 from pruning_core.evaluation.forward import CHUNK_NUMBERS, LOGITS_BYTES
 from pruning_core.plan.disk import FLOAT, MAPPED, codes, masks, moments
 from pruning_core.plan.flops import pooled_tokens
-from pruning_core.plan.model_shape import Anatomy, Block, Group
+from pruning_core.plan.model_shape import Block, Group, ModelShape
 from pruning_core.settings.recipe import Recipe, parse_recipe
 
 BASE = {"cpu": 600_000_000, "cuda": 2_000_000_000}
@@ -37,7 +38,7 @@ class MemoryModel:
     """What is in memory while one variant is made.
 
     Args:
-        model: its anatomy, of a full micro-batch.
+        model: its shape, of a full micro-batch.
         recipe: the variant.
         sequences: of calibration.
         stored: bytes per weight in the checkpoint.
@@ -48,7 +49,7 @@ class MemoryModel:
         shards: of the calibration windows, summed one after another.
     """
 
-    model: Anatomy
+    model: ModelShape
     recipe: Recipe
     sequences: int
     stored: float
@@ -61,18 +62,18 @@ class MemoryModel:
     def phases(self) -> dict[str, Memory]:
         """The worst moment of each phase, without evaluation."""
         blocks = self.model.blocks
-        found = {"allocation": self._whole()} if "model" in self.recipe.allocation_needs else {}
-        found |= {"enter": self._enter()} if self.recipe.reads_calibration_text else {}
+        phases = {"allocation": self._whole()} if "model" in self.recipe.allocation_needs else {}
+        phases |= {"enter": self._enter()} if self.recipe.reads_calibration_text else {}
         if "statistics" in self.recipe.allocation_needs:
             dense = replace(self, recipe=STATISTICS)
-            found["dense statistics"] = _worst(dense._forward(block) for block in blocks)
+            phases["dense statistics"] = _worst(dense._forward(block) for block in blocks)
         if self.recipe.calibrates:
-            found["forward and statistics"] = _worst(self._forward(block) for block in blocks)
-        if self.recipe.method.statistics == "full":
-            found["factor"] = _worst(self._factor(block, at) for block in blocks for at in range(len(block.groups)))
-        found["sweep"] = _worst(self._sweep(block, at) for block in blocks for at in range(len(block.groups)))
-        found["assemble"] = self._assemble()
-        return found
+            phases["forward and statistics"] = _worst(self._forward(block) for block in blocks)
+        if self.recipe.matrix_method.statistics == "full":
+            phases["factor"] = _worst(self._factor(block, at) for block in blocks for at in range(len(block.groups)))
+        phases["sweep"] = _worst(self._column_sweep(block, at) for block in blocks for at in range(len(block.groups)))
+        phases["assemble"] = self._assemble()
+        return phases
 
     @property
     def _batches(self) -> int:
@@ -121,17 +122,17 @@ class MemoryModel:
     def _forward(self, block: Block) -> Memory:
         worst = 0
         previous = 0
-        full = self.recipe.method.statistics == "full" or self._stored_statistics
+        full = self.recipe.matrix_method.statistics == "full" or self._stored_statistics
         groups = block.groups
         # The sum of the shards before beside that of the present one.
         sums = 2 if self.shards > 1 else 1
         whole = sums * sum(self._moment(group, full) for group in groups)
         for at, segment in enumerate(block.segments):
             waiting = (self._batches - 1) * max(previous, segment.live) if self._in_stages else 0
-            known = sums * self._moment(groups[at], full) if at < len(groups) else 0
+            statistics = sums * self._moment(groups[at], full) if at < len(groups) else 0
             # Statistics are float32 whatever the forward is.
             copied = self._batch_states // self.dtype * FLOAT if self.dtype != FLOAT else 0
-            worst = max(worst, waiting + segment.peak + (known if self._in_stages else whole) + copied)
+            worst = max(worst, waiting + segment.peak + (statistics if self._in_stages else whole) + copied)
             previous = segment.live
         states = self._batch_states * (1 if self.states == MAPPED else self._batches)
         return placed(self.device, self.dtype * block.parameters + states + worst, self._outcome(block, len(groups)))
@@ -139,14 +140,14 @@ class MemoryModel:
     def _factor(self, block: Block, at: int) -> Memory:
         """The Hessian, and the two matrices of its size that its factor is made of, beside its sum."""
         columns = block.groups[at].columns
-        ordered = getattr(self.recipe.method.quantizer, "order", "natural") != "natural"
+        ordered = getattr(self.recipe.matrix_method.quantizer, "order", "natural") != "natural"
         matrices = (4 if ordered else 3) * FLOAT * columns**2
         return placed(self.device, self._waiting(block, at) + matrices, self._outcome(block, at))
 
-    def _sweep(self, block: Block, at: int) -> Memory:
+    def _column_sweep(self, block: Block, at: int) -> Memory:
         """The matrix in float32, what it becomes, its mask and scores, and the factor."""
         group = block.groups[at]
-        factor = FLOAT * group.columns**2 if self.recipe.method.statistics == "full" else 0
+        factor = FLOAT * group.columns**2 if self.recipe.matrix_method.statistics == "full" else 0
         each = _bytes_per_weight(self.recipe) + (0 if self.dtype == FLOAT else FLOAT)
         return placed(
             self.device, self._waiting(block, at) + factor + each * group.largest, self._outcome(block, at + 1)
@@ -154,7 +155,7 @@ class MemoryModel:
 
     def _waiting(self, block: Block, at: int) -> float:
         """The block, what the paused micro-batches hold, the states behind them, and the statistics not yet used."""
-        full = self.recipe.method.statistics == "full"
+        full = self.recipe.matrix_method.statistics == "full"
         held = self.dtype * block.parameters + self._held_states
         if self._in_stages:
             return held + self._batches * block.segments[at].live + self._moment(block.groups[at], full)
@@ -167,14 +168,14 @@ class MemoryModel:
             return 0
         each = FLOAT * group.columns ** (2 if full else 1)
         batch = self.model.batch * self.model.length
-        pooled = group.experts > 1 and (self.recipe.method.few_tokens == "layer" or self._stored_statistics)
+        pooled = group.experts > 1 and (self.recipe.matrix_method.few_tokens == "layer" or self._stored_statistics)
         if not pooled or not pooled_tokens(group, batch, self.sequences * self.model.length):
             return group.experts * each
         return (group.experts + 1 if group.alike else 2 * group.experts) * each
 
     def _outcome(self, block: Block, count: int) -> float:
         """Compressed matrices of the first `count` groups in the checkpoint's dtype, masks of a byte each, codes."""
-        coded = 1 if self.recipe.method.quantizer else 0
+        coded = 1 if self.recipe.matrix_method.quantizer else 0
         return sum(group.weights for group in block.groups[:count]) * (self.stored + 1 + coded)
 
     def _read(self) -> float:
@@ -191,7 +192,7 @@ class MemoryModel:
 
 def _bytes_per_weight(recipe: Recipe) -> int:
     """Of the matrix that is being compressed, beside its weights in the block."""
-    method = recipe.method
+    method = recipe.matrix_method
     blockwise = getattr(method.pattern, "scope", None) == "block" or getattr(method.pattern, "name", "") == "n_of_m"
     # Start, result, removed, kept; where the whole matrix competes also scores, and what selects among them.
     each = 10 if method.compensates and (blockwise or method.pattern is None) else 22
@@ -200,7 +201,7 @@ def _bytes_per_weight(recipe: Recipe) -> int:
     return each + (2 if method.compensates else 16)
 
 
-def evaluation(model: Anatomy, device: str, batch: int, length: int) -> Memory:
+def evaluation(model: ModelShape, device: str, batch: int, length: int) -> Memory:
     """Two whole models in float32 on the CPU and their logits; what `compress` and `compare` do at the end."""
     row = 2 * FLOAT * length * model.vocabulary
     logits = max(row, min(batch * row, LOGITS_BYTES))
@@ -216,6 +217,6 @@ def placed(device: str, on_device: float, on_host: float = 0) -> Memory:
     return Memory(int(BASE["cuda"] + on_host), int(CONTEXT + gaps + on_device))
 
 
-def _worst(found) -> Memory:
-    found = list(found)
-    return Memory(max(one.ram for one in found), max(one.vram for one in found))
+def _worst(moments: Iterable[Memory]) -> Memory:
+    every = list(moments)
+    return Memory(max(one.ram for one in every), max(one.vram for one in every))

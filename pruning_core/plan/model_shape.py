@@ -1,4 +1,4 @@
-"""What a model is made of, as far as the cost of compressing it depends on it."""
+"""Shape of a model: its blocks and matrices, as far as the cost of compressing it depends on them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,9 +9,10 @@ from torch.utils._pytree import tree_leaves
 from transformers import PretrainedConfig
 
 from pruning_core.calibration.staged_forward import InputGroup, input_groups
-from pruning_core.model.decoder import matrix
+from pruning_core.model.decoder import BlockCall, matrix
 from pruning_core.model.experts import Experts, Stage
 from pruning_core.model.skeleton import Skeleton, expert_tokens
+from pruning_core.model.vocabulary import vocabulary_size
 from pruning_core.plan.forward_trace import Segment, counting, segments
 
 
@@ -62,7 +63,7 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class ModelShape:
     """A model and the micro-batch that was sent through it."""
 
     parameters: int
@@ -87,9 +88,9 @@ class Anatomy:
         return sum(block.count * group.experts * len(group.rows) for block in self.blocks for group in block.groups)
 
 
-def anatomy(
+def model_shape(
     config: PretrainedConfig, batch: int, length: int, dtype: torch.dtype, trust_remote_code: bool = False
-) -> Anatomy:
+) -> ModelShape:
     """Take a model of that configuration apart; micro-batches are `batch` sequences of `length` tokens in `dtype`.
 
     Raises:
@@ -100,41 +101,41 @@ def anatomy(
     with counting([]):
         hidden = skeleton.enter(tokens)
         calls = skeleton.calls(tokens)
-    kinds: dict[tuple, list[int]] = {}
+    kinds: dict[tuple[object, ...], list[int]] = {}
     for index, block in enumerate(skeleton.blocks):
         kinds.setdefault(_kind(block), []).append(index)
-    return Anatomy(
+    return ModelShape(
         skeleton.parameters,
         skeleton.outside_parameters,
         skeleton.largest_tensor(),
         hidden.shape[-1],
-        skeleton.model.get_input_embeddings().num_embeddings,
+        vocabulary_size(skeleton.model),
         batch,
         length,
         tuple(_block(skeleton, indices, hidden, calls) for indices in kinds.values()),
     )
 
 
-def _kind(block: nn.Module) -> tuple:
+def _kind(block: nn.Module) -> tuple[object, ...]:
     """Equal for blocks that cost the same."""
     shapes = tuple((name, tuple(parameter.shape)) for name, parameter in block.named_parameters())
     attention = tuple(getattr(module, "sliding_window", None) for module in block.modules())
     return type(block).__name__, shapes, attention
 
 
-def _block(skeleton: Skeleton, indices: Sequence[int], hidden: Tensor, calls: list) -> Block:
+def _block(skeleton: Skeleton, indices: Sequence[int], hidden: Tensor, calls: list[BlockCall]) -> Block:
     block, call = skeleton.blocks[indices[0]], calls[indices[0]]
     modules = skeleton.watched(indices[0])
     with counting([]):
-        found = input_groups(modules, lambda: call.run(block, hidden))
-    given = [leaf for leaf in tree_leaves((call.args, call.kwargs)) if isinstance(leaf, Tensor)]
-    stops = [modules[group.names[0]] for group in found]
-    parts = segments(block, stops, lambda: call.run(block, hidden), [hidden, *given])
+        groups = input_groups(modules, lambda: call.run(block, hidden))
+    arguments = [leaf for leaf in tree_leaves((call.args, call.kwargs)) if isinstance(leaf, Tensor)]
+    stops = [modules[group.names[0]] for group in groups]
+    parts = segments(block, stops, lambda: call.run(block, hidden), [hidden, *arguments])
     return Block(
         len(indices),
         indices[-1] == len(skeleton) - 1,
         sum(parameter.numel() for parameter in block.parameters()),
-        tuple(_group(group, modules, block, hidden) for group in found),
+        tuple(_group(group, modules, block, hidden) for group in groups),
         tuple(parts),
     )
 
@@ -147,11 +148,10 @@ def _group(group: InputGroup, modules: dict[str, nn.Module], block: nn.Module, h
     experts = next(m for m in block.modules() if isinstance(m, Experts) and first in (m.entering, m.leaving))
     rows = [matrix(experts.get_submodule(f"0.{name}")).shape[0] for name in first.matrices]
     tokens = hidden.shape[:-1].numel()
-    share = expert_tokens(experts, tokens * _chosen(block)) / tokens
+    share = expert_tokens(experts, tokens * _experts_per_token(block)) / tokens
     return Group(first.in_features, tuple(rows), experts.count, first.alike, min(share, 1.0))
 
 
-def _chosen(block: nn.Module) -> int:
-    """Experts per token."""
-    found = [getattr(module, name, None) for module in block.modules() for name in ("top_k", "num_experts_per_tok")]
-    return max((number for number in found if isinstance(number, int)), default=1)
+def _experts_per_token(block: nn.Module) -> int:
+    numbers = [getattr(module, name, None) for module in block.modules() for name in ("top_k", "num_experts_per_tok")]
+    return max((number for number in numbers if isinstance(number, int)), default=1)

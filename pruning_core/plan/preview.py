@@ -1,4 +1,4 @@
-"""What a recipe will make of a model, as far as that is known without making it."""
+"""Preview of a variant: what a recipe will make of a model, as far as that is known without making it."""
 
 from pathlib import Path
 from typing import Any
@@ -6,13 +6,16 @@ from typing import Any
 from pruning_core.checkpoint.layer_facts import LayerFacts
 from pruning_core.checkpoint.model_files import read_config
 from pruning_core.compress.method import Method
-from pruning_core.export.stored.previewed_model import ForeseenModel
+from pruning_core.compress.shares import target_of
+from pruning_core.export.stored.previewed_model import PreviewedModel
 from pruning_core.model.decoder import Decoder, matrix
 from pruning_core.numerics.selection import rounded_count
+from pruning_core.patterns.n_of_m import KeepNOfM
+from pruning_core.patterns.unstructured import Unstructured
 from pruning_core.settings.recipe import Recipe
 
 
-def foreseen(directory: Path, recipe: Recipe | None, *, trust_remote_code: bool = False) -> ForeseenModel:
+def previewed(directory: Path, recipe: Recipe | None, *, trust_remote_code: bool = False) -> PreviewedModel:
     """The variant that a recipe will make of the model in `directory`; None: the model itself.
 
     Only headers of the weights files are read.
@@ -21,7 +24,7 @@ def foreseen(directory: Path, recipe: Recipe | None, *, trust_remote_code: bool 
         InputError: the model cannot be read, or not be compressed.
     """
     if recipe is None:
-        return ForeseenModel(directory)
+        return PreviewedModel(directory)
     decoder = Decoder(directory, read_config(directory, trust_remote_code=trust_remote_code), trust_remote_code)
     layers = [
         _layer(recipe, name, decoder.stored_name(f"{name}.weight"), *matrix(module).shape)
@@ -29,7 +32,7 @@ def foreseen(directory: Path, recipe: Recipe | None, *, trust_remote_code: bool 
         for name, module in decoder.linears(index).items()
     ]
     method, structured = recipe.method, recipe.structured
-    return ForeseenModel(
+    return PreviewedModel(
         directory,
         layers,
         **_grids(method),
@@ -40,9 +43,9 @@ def foreseen(directory: Path, recipe: Recipe | None, *, trust_remote_code: bool 
 
 
 def _grids(method: Method | None) -> dict[str, Any]:
-    quantizer = method and method.quantizer
-    if not quantizer:
+    if method is None or method.quantizer is None:
         return {}
+    quantizer = method.quantizer
     return {
         "group_size": quantizer.group_size,
         # A plugin's quantizer need not say so: then nothing is refused for it.
@@ -69,10 +72,11 @@ def _most_removed(recipe: Recipe, rows: int, columns: int) -> int:
     method, size = recipe.method, rows * columns
     if method is None or method.quantizer or recipe.allocation or recipe.recovery:
         return size
-    if _pattern(method) == "unstructured" and method.pattern.rounding == "exact":
-        return rounded_count(size, method.sparsity)
-    if _pattern(method) == "n_of_m" and method.pattern.ragged == "error":
-        return size * (method.pattern.m - method.pattern.n) // method.pattern.m
+    pattern = method.pattern
+    if isinstance(pattern, Unstructured) and pattern.rounding == "exact":
+        return rounded_count(size, target_of(method))
+    if isinstance(pattern, KeepNOfM) and pattern.ragged == "error":
+        return size * (pattern.m - pattern.n) // pattern.m
     return size
 
 

@@ -1,18 +1,20 @@
-"""What structured pruning takes: scores of its groups, the refit of what reads the survivors, and surgery."""
+"""Cost of structured pruning: scores of its groups, the refit of what reads the survivors, and surgery."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from pruning_core.checkpoint.shard_files import SHARD_BYTES
+from pruning_core.errors import required
 from pruning_core.evaluation.forward import CHUNK_NUMBERS
 from pruning_core.plan.disk import FLOAT
 from pruning_core.plan.flops import Work, forward
 from pruning_core.plan.forward_trace import Segment
 from pruning_core.plan.memory import GAPS, Memory, placed
-from pruning_core.plan.model_shape import Anatomy, Block
-from pruning_core.plan.structured_widths import Consumer, Smaller
+from pruning_core.plan.model_shape import Block, ModelShape
+from pruning_core.plan.structured_widths import Consumer, NarrowedModel
 from pruning_core.plan.training_trace import gradients_of
 from pruning_core.settings.structured import Structured
+from pruning_core.structured.importance.hybrid import Hybrid
 from pruning_core.structured.least_squares import ITERATIONS
 from pruning_core.structured.reconstruction import Reconstruction
 
@@ -22,12 +24,12 @@ COUPLED = 8
 
 
 @dataclass(frozen=True)
-class Shrinking:
+class StructuredCost:
     """The cost of one structured variant.
 
     Args:
-        model: anatomy of the model before, of a full micro-batch.
-        made: what becomes of it.
+        model: shape of the model before, of a full micro-batch.
+        narrowed: what becomes of it.
         after: parameters of what becomes of it.
         sequences: of calibration.
         stored: bytes per weight in the checkpoint.
@@ -35,8 +37,8 @@ class Shrinking:
         device: cpu or cuda.
     """
 
-    model: Anatomy
-    made: Smaller = field(repr=False)
+    model: ModelShape
+    narrowed: NarrowedModel = field(repr=False)
     structured: Structured = field(repr=False)
     after: int
     sequences: int
@@ -46,22 +48,22 @@ class Shrinking:
 
     def phases(self) -> dict[str, Memory]:
         """The worst moment of each step's phases."""
-        found = {"importance": self._importance()}
+        phases = {"importance": self._importance()}
         if self.structured.reconstruction is not None:
-            found["least squares"] = self._least_squares()
-        return found | {"surgery": self._surgery()}
+            phases["least squares"] = self._least_squares()
+        return phases | {"surgery": self._surgery()}
 
     def work(self) -> Work:
         """Scores and refits; surgery computes nothing."""
-        found = self._coupling() + self._scoring()
+        work = self._coupling() + self._scoring()
         if self.structured.reconstruction is not None:
-            found += self._refitting(self.structured.reconstruction)
-        return found
+            work += self._refitting(self.structured.reconstruction)
+        return work
 
     @cached_property
     def _gradient(self) -> Segment:
         """Of two windows."""
-        return gradients_of(self.made.skeleton, self.made.sites, self.model.length)
+        return gradients_of(self.narrowed.skeleton, self.narrowed.sites, self.model.length)
 
     @property
     def _whole(self) -> bool:
@@ -73,7 +75,7 @@ class Shrinking:
 
     @property
     def _largest(self) -> int:
-        return max(consumer.largest for consumer in self.made.consumers)
+        return max(consumer.largest for consumer in self.narrowed.consumers)
 
     def _importance(self) -> Memory:
         block = max(block.parameters for block in self.model.blocks)
@@ -87,15 +89,15 @@ class Shrinking:
             return self._placed(model + max(coupling, self._gradient.peak, scoring, probed))
         running = 0
         if "tokens" in self.structured.importance.needs:
-            inputs = 3 * DOUBLE * self._tokens * max(consumer.columns for consumer in self.made.consumers)
+            inputs = 3 * DOUBLE * self._tokens * max(consumer.columns for consumer in self.narrowed.consumers)
             running = max(_peak(one) for one in self.model.blocks) + self._states + inputs
         return self._placed(max(coupling, self.dtype * block + max(scoring, running)))
 
     @property
     def _windows(self) -> int:
         """That a fusion of estimates is measured on."""
-        wanted = getattr(self.structured.importance, "probe_tokens", None)
-        return min(self.sequences, max(1, wanted // self.model.length)) if wanted and self._probes else 0
+        tokens = getattr(self.structured.importance, "probe_tokens", None)
+        return min(self.sequences, max(1, tokens // self.model.length)) if tokens and self._probes else 0
 
     @property
     def _probes(self) -> bool:
@@ -113,20 +115,20 @@ class Shrinking:
 
     def _least_squares(self) -> Memory:
         """A block and its pruned copy, the states of all windows, moments of two parts, and what solving takes."""
-        wanted = self.structured.reconstruction
-        streams = 2 if wanted.form == "absorbing" else 1
+        reconstruction = required(self.structured.reconstruction, "the reconstruction")
+        streams = 2 if reconstruction.form == "absorbing" else 1
         block = max(block.parameters for block in self.model.blocks)
         peak = max(_peak(one) for one in self.model.blocks)
-        worst = max(self._solving(consumer, wanted, peak) for consumer in self.made.consumers)
+        worst = max(self._solving(consumer, reconstruction, peak) for consumer in self.narrowed.consumers)
         model = self.dtype * (self.model.outside + 2 * block)
         return self._placed(model + streams * self._states + worst, self._refitted)
 
-    def _solving(self, consumer: Consumer, wanted: Reconstruction, peak: int) -> float:
+    def _solving(self, consumer: Consumer, reconstruction: Reconstruction, peak: int) -> float:
         rows, columns, kept = consumer.rows, consumer.columns, consumer.kept
         moments = columns**2 + columns * kept + kept**2
         read = self._tokens * (columns + kept)
         collected = max(peak, (self.dtype + DOUBLE) * read + DOUBLE * moments)
-        ridges = 0 if wanted.form == "bias" else len(wanted.ridges)
+        ridges = 0 if reconstruction.form == "bias" else len(reconstruction.ridges)
         system = columns * kept + 5 * kept**2 if ridges else columns * kept + kept**2
         matrices = 3 * rows * columns + (4 + ridges) * rows * kept
         return 2 * DOUBLE * moments + max(collected, DOUBLE * (system + matrices))
@@ -136,7 +138,7 @@ class Shrinking:
         """Bytes of what surgery is to write in the place of slices."""
         if self.structured.reconstruction is None:
             return 0
-        return sum(self.dtype * consumer.rows * consumer.kept for consumer in self.made.consumers)
+        return sum(self.dtype * consumer.rows * consumer.kept for consumer in self.narrowed.consumers)
 
     def _surgery(self) -> Memory:
         """One shard, a tensor on its way, refitted matrices, and what a refit left loaded."""
@@ -149,7 +151,7 @@ class Shrinking:
         return placed(self.device, on_device, on_host + 2 * self.stored * self.model.largest)
 
     def _coupling(self) -> Work:
-        groups = {(one.block, one.mlp): len({0, one.groups // 2, one.groups - 1}) for one in self.made.consumers}
+        groups = {(one.block, one.mlp): len({0, one.groups // 2, one.groups - 1}) for one in self.narrowed.consumers}
         runs = sum(1 + 2 * changed for changed in groups.values()) / self._depth
         return self._through * (runs * COUPLED / self._tokens)
 
@@ -183,32 +185,32 @@ class Shrinking:
 
     def _probing(self) -> Work:
         """Every set of groups from its block to the logits; the model as it is, and the way from block to block."""
-        if not self._probes:
-            return Work()
         importance, depth = self.structured.importance, self._depth
+        if not self._probes or not isinstance(importance, Hybrid):
+            return Work()
         single, last = importance.evidence == "single", depth - 1
-        measured = [one for one in self.made.consumers if one.block % importance.every == 0 or one.block == last]
+        measured = [one for one in self.narrowed.consumers if one.block % importance.every == 0 or one.block == last]
         sets = [(one.block, min(importance.probes, one.groups) if single else 2) for one in measured]
         blocks = 2 + sum(count * (depth - block) / depth for block, count in sets)
         heads = 1 + sum(count for _, count in sets)
         head = Work(products=2 * self._tokens * self.model.width * self.model.vocabulary)
         return (self._through * blocks + head * heads) * (self._windows / self.model.batch)
 
-    def _refitting(self, wanted: Reconstruction) -> Work:
-        streams = 2 if wanted.form == "absorbing" else 1
-        each = len(self.made.consumers) / self._depth
+    def _refitting(self, reconstruction: Reconstruction) -> Work:
+        streams = 2 if reconstruction.form == "absorbing" else 1
+        each = len(self.narrowed.consumers) / self._depth
         # Every consumer is looked at in a forward of its own, and all blocks but the last hand on.
         passed = each + (self._depth - 1) / self._depth
-        found = self._through * (streams * passed * self.sequences / self.model.batch)
+        forwards = self._through * (streams * passed * self.sequences / self.model.batch)
         tokens = self.sequences * self.model.length
-        return found + sum((_solved(one, wanted, tokens) for one in self.made.consumers), Work())
+        return forwards + sum((_solved(one, reconstruction, tokens) for one in self.narrowed.consumers), Work())
 
 
-def _solved(consumer: Consumer, wanted: Reconstruction, tokens: int) -> Work:
+def _solved(consumer: Consumer, reconstruction: Reconstruction, tokens: int) -> Work:
     """Moments, errors and right hand sides; for each ridge a factor, the solutions, and powers for the condition."""
     rows, columns, kept = consumer.rows, consumer.columns, consumer.kept
     squares = columns**2 + columns * kept + kept**2
-    ridges = 0 if wanted.form == "bias" else len(wanted.ridges)
+    ridges = 0 if reconstruction.form == "bias" else len(reconstruction.ridges)
     # Before and after on both parts of the windows, and what chooses among the ridges.
     errors = 2 * rows * squares * (4 + ridges)
     powers = 2 * ITERATIONS * kept**2

@@ -1,4 +1,4 @@
-"""Which widths a structured variant will have, before any score is known."""
+"""Widths that a structured variant will have, before any score is known."""
 
 import copy
 from dataclasses import dataclass, field
@@ -33,7 +33,7 @@ class Consumer:
 
 
 @dataclass(frozen=True)
-class Smaller:
+class NarrowedModel:
     """A model that structured pruning makes."""
 
     config: PretrainedConfig = field(repr=False)
@@ -43,7 +43,9 @@ class Smaller:
     consumers: tuple[Consumer, ...]
 
 
-def smaller(config: PretrainedConfig, structured: Structured, dtype: torch.dtype, trust: bool = False) -> Smaller:
+def narrowed_model(
+    config: PretrainedConfig, structured: Structured, dtype: torch.dtype, trust: bool = False
+) -> NarrowedModel:
     """The model that is left where the scores are spread alike over all blocks and families.
 
     Ratio, families and rounding decide how much goes of the whole, and scores only where; local rankings and mode
@@ -62,15 +64,15 @@ def smaller(config: PretrainedConfig, structured: Structured, dtype: torch.dtype
     inside = sum(parameter.numel() for parameter in skeleton.blocks.parameters())
     plan = structured.ranking.plan(sites, Scores(spread), skeleton.parameters, inside)
     bias = structured.reconstruction is not None and structured.reconstruction.form == "bias"
-    new = _without_bias(skeleton, sites) if bias else ()
-    changes = changed_settings(config, sites, plan, new)
+    new_biases = _without_bias(skeleton, sites) if bias else ()
+    changes = changed_settings(config, sites, plan, new_biases)
     # The one form that says the widths of every architecture, whatever the mode writes.
     changes |= {KEY: narrowed(config, sites, plan.kept).facts()}
-    made = copy.deepcopy(config)
-    for key in (KEY, *(BIASES[family] for family in new)):
-        setattr(made, key, changes[key])
+    after = copy.deepcopy(config)
+    for key in (KEY, *(BIASES[family] for family in new_biases)):
+        setattr(after, key, changes[key])
     consumers = tuple(_consumer(skeleton, site, len(plan.kept[site.name])) for site in sites)
-    return Smaller(made, skeleton, sites, consumers)
+    return NarrowedModel(after, skeleton, sites, consumers)
 
 
 def _without_bias(skeleton: Skeleton, sites: tuple[Site, ...]) -> tuple[str, ...]:
@@ -79,7 +81,8 @@ def _without_bias(skeleton: Skeleton, sites: tuple[Site, ...]) -> tuple[str, ...
 
 
 def _reader(skeleton: Skeleton, site: Site) -> nn.Module:
-    return skeleton.model.get_submodule(site.consumer.matrix)
+    reader: nn.Module = skeleton.model.get_submodule(site.consumer.matrix)
+    return reader
 
 
 def _consumer(skeleton: Skeleton, site: Site, kept: int) -> Consumer:

@@ -4,27 +4,32 @@ What autograd keeps of a forward, what a backward makes of it and what both comp
 every method and architecture is counted as it is. The products of bfloat16 are counted as those of float32.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
+from pruning_core.errors import required
 from pruning_core.model.coupled_groups import Site
+from pruning_core.model.decoder import matrix
 from pruning_core.model.skeleton import Skeleton
 from pruning_core.plan.forward_trace import Segment, counting
 from pruning_core.recovery import Recovery
 from pruning_core.recovery.block_reconstruction import BlockReconstruction
 from pruning_core.recovery.training.block_objective import BlockObjective, Streams
+from pruning_core.recovery.training.language_objective import LanguageObjective
 from pruning_core.recovery.training.setup import freeze, trainable
 from pruning_core.recovery.training.trainable_model import TrainableModel
 from pruning_core.structured.gradients import gradient_moments
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TrainingPart:
     """One micro-batch of the training of one part of a model, or of all of it."""
 
     trained: int
@@ -37,6 +42,14 @@ class Lesson:
     """What is to be learnt, once for every window; of blocks only."""
     leave: Segment = field(default_factory=Segment)
     """The way on to what is trained next; of blocks only."""
+
+
+class WholeModelRecovery(Recovery, Protocol):
+    """A recovery that trains the model as a whole."""
+
+    def objective(self, model: TrainableModel) -> AbstractContextManager[LanguageObjective]:
+        """What is trained, and what for."""
+        ...
 
 
 def forward_of(skeleton: Skeleton, windows: int, length: int) -> Segment:
@@ -55,43 +68,40 @@ def gradients_of(skeleton: Skeleton, sites: tuple[Site, ...], length: int) -> Se
     return _counted([model], lambda: gradient_moments(model, sites, _tokens(2, length)), gradients=True)
 
 
-def subject_of(
+def trainable_skeleton(
     skeleton: Skeleton, teacher: Skeleton | None, masked: bool, windows: int, validation: int, length: int
 ) -> TrainableModel:
-    """What a recovery works on, without content.
+    """The model that a recovery trains, without content.
 
     Args:
         masked: whether the model has masks.
         windows, validation: how many windows are trained on and how many go through at once in a validation.
     """
     skeleton.model.requires_grad_(False)
-    subject = TrainableModel(
-        skeleton, {}, _tokens(windows, length), _tokens(validation, length), Path(), teacher=teacher
-    )
+    model = TrainableModel(skeleton, {}, _tokens(windows, length), _tokens(validation, length), Path(), teacher=teacher)
     if masked:
-        for name, module in subject.matrices().items():
-            shape = module.weight.shape[::-1] if hasattr(module, "nx") else module.weight.shape
-            subject.masks[name] = torch.empty(shape, dtype=torch.bool, device="meta")
-    return subject
+        for name, module in model.matrices().items():
+            model.masks[name] = torch.empty(matrix(module).shape, dtype=torch.bool, device="meta")
+    return model
 
 
-def lessons_of(method: Recovery, subject: TrainableModel, micro: int) -> tuple[Lesson, ...]:
+def training_parts(method: Recovery, model: TrainableModel, micro: int) -> tuple[TrainingPart, ...]:
     """What a method does with a micro-batch of `micro` windows, part by part of the model.
 
     Raises:
         InputError: the method cannot work on such a model.
     """
     if isinstance(method, BlockReconstruction):
-        return tuple(_blocks(method, subject, micro))
-    return (_language(method, subject, micro),)
+        return tuple(_blocks(method, model, micro))
+    return (_language(cast("WholeModelRecovery", method), model, micro),)
 
 
-def _language(method: Recovery, subject: TrainableModel, micro: int) -> Lesson:
+def _language(method: WholeModelRecovery, model: TrainableModel, micro: int) -> TrainingPart:
     with ExitStack() as stack:
         with torch.device("meta"):
-            objective = stack.enter_context(method.objective(subject))
+            objective = stack.enter_context(method.objective(model))
         trained = list(objective.parameters.values())
-        models = [subject.decoder.model, *([subject.teacher.model] if subject.teacher else [])]
+        models = [model.decoder.model, *([model.teacher.model] if model.teacher else [])]
 
         def learn() -> None:
             _hold_gradients(trained, method.batch > micro)
@@ -100,12 +110,12 @@ def _language(method: Recovery, subject: TrainableModel, micro: int) -> Lesson:
         learnt = _counted(models, learn, gradients=True)
         for parameter in trained:
             parameter.grad = None
-        return Lesson(sum(one.numel() for one in trained), learnt, _counted(models, objective.held_out))
+        return TrainingPart(sum(one.numel() for one in trained), learnt, _counted(models, objective.held_out))
 
 
-def _blocks(method: BlockReconstruction, subject: TrainableModel, micro: int) -> Iterator[Lesson]:
-    decoder, teacher = subject.decoder, subject.teacher
-    tokens, rows = subject.tokens[:micro], torch.arange(micro)
+def _blocks(method: BlockReconstruction, model: TrainableModel, micro: int) -> Iterator[TrainingPart]:
+    decoder, teacher = model.decoder, required(model.teacher, "the dense model")
+    tokens, rows = model.tokens[:micro], torch.arange(micro)
     with counting([]):
         streams = Streams.at_entry(decoder, teacher, tokens, micro)
         # The first look at how blocks are called runs one.
@@ -113,27 +123,36 @@ def _blocks(method: BlockReconstruction, subject: TrainableModel, micro: int) ->
             one.calls(tokens)
     models = [decoder.model, teacher.model]
     for index in range(len(decoder)):
-        parts = list(method.parts_of(subject, index))
+        parts = list(method.parts_of(model, index))
         for _, watched, modules in parts:
-            parameters = trainable(subject, modules)
-            entered = [streams.own, streams.wanted]
-            made: list[BlockObjective] = []
-
-            def make(made=made, parameters=parameters, index=index, watched=watched) -> None:
-                made.append(BlockObjective(parameters, streams, streams, index, watched, {}))
-
-            def learn(made=made, parameters=parameters) -> None:
-                _hold_gradients(list(parameters.values()), method.batch > micro)
-                made[0].loss(rows).backward()
-
+            parameters = trainable(model, modules)
+            entered = [streams.states, streams.dense_states]
+            objectives: list[BlockObjective] = []
+            make = partial(_add_objective, objectives, parameters, streams, index, watched)
+            learn = partial(_step, objectives, parameters, rows, method.batch > micro)
             target = _counted(models, make, entered)
-            held = [*entered, *made[0].targets.values()]
+            held = [*entered, *objectives[0].targets.values()]
             learnt = _counted(models, learn, held, gradients=True)
-            watch = _counted(models, made[0].held_out, held)
+            watch = _counted(models, objectives[0].held_out, held)
             freeze(parameters)
             last = modules is parts[-1][2]
-            leave = _counted(models, lambda index=index: streams.advance(index), held) if last else Segment()
-            yield Lesson(sum(one.numel() for one in parameters.values()), learnt, watch, target, leave)
+            leave = _counted(models, partial(streams.advance, index), held) if last else Segment()
+            yield TrainingPart(sum(one.numel() for one in parameters.values()), learnt, watch, target, leave)
+
+
+def _add_objective(
+    objectives: list[BlockObjective],
+    parameters: dict[str, nn.Parameter],
+    streams: Streams,
+    index: int,
+    watched: str | None,
+) -> None:
+    objectives.append(BlockObjective(parameters, streams, streams, index, watched, {}))
+
+
+def _step(objectives: list[BlockObjective], parameters: dict[str, nn.Parameter], rows: Tensor, repeated: bool) -> None:
+    _hold_gradients(list(parameters.values()), repeated)
+    objectives[0].loss(rows).backward()
 
 
 def _hold_gradients(parameters: list[nn.Parameter], repeated: bool) -> None:
@@ -147,10 +166,10 @@ def _tokens(windows: int, length: int) -> Tensor:
 
 
 def _counted(
-    models: list[nn.Module], act: Callable[[], object], outside: list[Tensor] | None = None, gradients: bool = False
+    models: Sequence[nn.Module], act: Callable[[], object], outside: list[Tensor] | None = None, gradients: bool = False
 ) -> Segment:
     """What `act` takes beside the models and the tensors `outside`."""
-    known = [tensor for model in models for tensor in (*model.parameters(), *model.buffers())]
-    with counting([*known, *(outside or [])], gradients) as ledger:
+    held = [tensor for model in models for tensor in (*model.parameters(), *model.buffers())]
+    with counting([*held, *(outside or [])], gradients) as ledger:
         act()
     return ledger.segments[0]

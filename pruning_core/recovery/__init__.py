@@ -7,13 +7,36 @@ from pruning_core.registry import Registry
 
 
 class Recovery(Protocol):
-    """A frozen dataclass registered under its name; its fields are its params.yaml keys."""
+    """A recovery method: a frozen dataclass registered under its name; its fields are its params.yaml keys."""
 
     name: ClassVar[str]
 
     @property
     def needs_teacher(self) -> bool:
         """Whether it learns from the dense model."""
+        ...
+
+    @property
+    def batch(self) -> int:
+        """Windows per optimizer step."""
+        ...
+
+    @property
+    def validate_every(self) -> int:
+        """Steps between two points of the loss curve."""
+        ...
+
+    @property
+    def keep(self) -> str:
+        """Whose weights are the result: those of the last step, or of the best point."""
+        ...
+
+    def total(self, windows: int) -> int:
+        """Optimizer steps over that many training windows."""
+        ...
+
+    def windows_per_forward(self, length: int) -> int:
+        """How many windows of `length` tokens go through the model at once."""
         ...
 
     def recover(self, model: TrainableModel) -> Recovered:

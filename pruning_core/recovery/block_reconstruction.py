@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
 
 from pruning_core.errors import InputError
+from pruning_core.model.decoder import Decoder
 from pruning_core.recovery import RECOVERIES
 from pruning_core.recovery.training.block_objective import BlockObjective, Streams
 from pruning_core.recovery.training.language_objective import required_teacher
@@ -46,11 +47,12 @@ class BlockReconstruction(Training):
         """See `Recovery`; InputError without a dense model of as many blocks and the same width."""
         check_masks(model)
         teacher = required_teacher(model, "block_reconstruction")
-        self._check_alike(model)
+        self._check_alike(model, teacher)
         micro = self.windows_per_forward(model.tokens.shape[1])
         training = Streams.at_entry(model.decoder, teacher, model.tokens, micro)
         held_out = Streams.at_entry(model.decoder, teacher, model.validation, micro)
-        curves, changed = {}, []
+        curves: dict[str, list[dict[str, Any]]] = {}
+        changed: list[str] = []
         parts = [(index, *part) for index in range(len(model.decoder)) for part in self.parts_of(model, index)]
         for place, (index, part, watched, modules) in enumerate(parts):
             parameters = trainable(model, modules)
@@ -67,7 +69,7 @@ class BlockReconstruction(Training):
 
     def _fit(
         self, model: TrainableModel, objective: BlockObjective, folder: Path, place: int, parts: int
-    ) -> list[dict]:
+    ) -> list[dict[str, Any]]:
         def progress(done: int, total: int) -> None:
             model.progress(place * total + done, parts * total)
 
@@ -88,8 +90,8 @@ class BlockReconstruction(Training):
         yield "attention", attention, inside
         yield "mlp", None, {name: one for name, one in linears.items() if name not in inside}
 
-    def _check_alike(self, model: TrainableModel) -> None:
-        decoders = (model.decoder, model.teacher)
+    def _check_alike(self, model: TrainableModel, teacher: Decoder) -> None:
+        decoders = (model.decoder, teacher)
         depths = [len(decoder) for decoder in decoders]
         widths = [decoder.model.config.get_text_config().hidden_size for decoder in decoders]
         for what, (own, dense) in (("blocks", depths), ("hidden values", widths)):
@@ -100,5 +102,5 @@ class BlockReconstruction(Training):
 
 
 def _masks(model: TrainableModel, modules: dict[str, nn.Module]) -> dict[str, Tensor]:
-    known = {name: module for name, module in modules.items() if name in model.masks}
-    return {f"{name}.weight": own_layout(module, model.masks[name]) for name, module in known.items()}
+    masked = {name: module for name, module in modules.items() if name in model.masks}
+    return {f"{name}.weight": own_layout(module, model.masks[name]) for name, module in masked.items()}

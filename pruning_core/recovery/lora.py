@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from pruning_core.errors import InputError
@@ -15,6 +16,9 @@ from pruning_core.recovery.training.loop import seeded, train
 from pruning_core.recovery.training.settings import LanguageTraining
 from pruning_core.recovery.training.setup import checkpoints_of
 from pruning_core.recovery.training.trainable_model import Recovered, TrainableModel
+
+if TYPE_CHECKING:
+    from peft import PeftMixedModel, PeftModel
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "down_proj", "up_proj")
 
@@ -58,9 +62,9 @@ class Lora(LanguageTraining):
         """
         if model.masks:
             raise InputError("lora would fill the zeros of this model's masks when it is merged; use masked_lora")
-        chosen = self.chosen(model.matrices())
+        matrices = self.chosen(model.matrices())
         with seeded(self.seed):
-            adapted = self._adapted(model.decoder.model, chosen)
+            adapted = self._adapted(model.decoder.model, matrices)
         try:
             parameters = {name: one for name, one in adapted.named_parameters() if one.requires_grad}
             inner = adapted.named_modules()
@@ -85,18 +89,18 @@ class Lora(LanguageTraining):
             )
         return {name: module for name, module in matrices.items() if ends[name] in self.modules}
 
-    def _adapted(self, model: nn.Module, chosen: dict[str, nn.Module]) -> nn.Module:
+    def _adapted(self, model: PreTrainedModel, matrices: dict[str, nn.Module]) -> "PeftModel | PeftMixedModel":
         """peft's wrapper; the adapters are put into `model` itself."""
         # Half a second to import, which no other method needs.
         from peft import LoraConfig, get_peft_model
 
         config = LoraConfig(
             r=self.rank,
-            lora_alpha=self.alpha,
+            lora_alpha=self.alpha,  # type: ignore[arg-type]  # peft divides it by the rank; it need not be whole
             lora_dropout=self.dropout,
-            target_modules=list(chosen),
+            target_modules=list(matrices),
             bias="none",
             task_type="CAUSAL_LM",
-            fan_in_fan_out=any(isinstance(module, Conv1D) for module in chosen.values()),
+            fan_in_fan_out=any(isinstance(module, Conv1D) for module in matrices.values()),
         )
         return get_peft_model(model, config)

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Annotated
 
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from pruning_core.errors import InputError
 from pruning_core.recovery import RECOVERIES
@@ -47,10 +47,10 @@ class MaskedLora(LanguageTraining):
             raise InputError("masked_lora keeps masks and this model has none; use lora")
         modules = model.matrices()
         with seeded(self.seed):
-            made = {name: self._change(modules[name], keep) for name, keep in model.masks.items()}
-        parameters = {f"{name}.{part}": getattr(one, part) for name, one in made.items() for part in ("a", "b")}
-        with parametrized({modules[name]: one for name, one in made.items()}):
+            changes = {name: self._change(modules[name], keep) for name, keep in model.masks.items()}
+        parameters = {f"{name}.{part}": getattr(one, part) for name, one in changes.items() for part in ("a", "b")}
+        with parametrized({modules[name]: one for name, one in changes.items()}):
             yield LanguageObjective(model, self, parameters)
 
-    def _change(self, module: nn.Module, keep) -> MaskedLowRank:
+    def _change(self, module: nn.Module, keep: Tensor) -> MaskedLowRank:
         return MaskedLowRank(own_layout(module, keep), self.rank, self.alpha / self.rank)

@@ -1,1 +1,1 @@
-"""The search over how much each matrix loses: candidates of stored levels, judged by their KL to the dense model."""
+"""Search over the sparsity of each matrix: candidates of stored levels, scored by their KL to the dense model."""

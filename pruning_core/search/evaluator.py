@@ -42,7 +42,7 @@ class Evaluator:
         self._store = store
         self._matrices = matrices_of(decoder)
         modules = {name: module for index in range(len(decoder)) for name, module in decoder.linears(index).items()}
-        self._modules = [modules[known.name] for known in self._matrices]
+        self._modules = [modules[one.name] for one in self._matrices]
         self._dense = [matrix(module).detach() for module in self._modules]
         self._loaded: list[int | None] = [None] * len(self._matrices)
         self._resumed = ResumedForward(decoder)
@@ -83,7 +83,7 @@ class Evaluator:
 
     def _first_difference(self, one: Genome, other: Genome) -> int:
         """The first block in which two genomes differ; the last one where they do not."""
-        blocks = [known.block for known, a, b in zip(self._matrices, one, other, strict=True) if a != b]
+        blocks = [one.block for one, a, b in zip(self._matrices, one, other, strict=True) if a != b]
         return min(blocks, default=len(self._decoder) - 1)
 
     def _switch(self, position: int, level: int | None) -> None:
@@ -99,7 +99,7 @@ class Evaluator:
     def _logits(self, tokens: Tensor, first: int) -> Tensor:
         self._first = first
         if first == 0:
-            logits = self._decoder.model(input_ids=tokens.to(self._decoder.device), use_cache=False).logits
+            logits: Tensor = self._decoder.model(input_ids=tokens.to(self._decoder.device), use_cache=False).logits
         else:
             logits = self._resumed.logits(tokens, first, self._entered[first])
         return logits[:, :-1]

@@ -1,6 +1,6 @@
-"""The search itself: generations of candidates, staged selection, one state that is JSON after every generation."""
+"""Evolutionary search: generations of candidates, staged selection, a state that is JSON after every generation."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -15,10 +15,12 @@ from pruning_core.search.probing import near_probes, probed_errors, spread_probe
 
 @dataclass(frozen=True)
 class GenomeScores:
-    """fitness: each candidate's mean KL(dense || candidate), nats per token; forwards: of blocks, run and in all."""
+    """How far candidates are from the dense model."""
 
     fitness: list[float]
+    """Each candidate's mean KL(dense || candidate), in nats per token."""
     forwards: tuple[int, int] = (0, 0)
+    """Of blocks: those that were run, and all."""
 
 
 Judge = Callable[[Sequence[Genome], Sequence[int]], GenomeScores]
@@ -33,7 +35,7 @@ TRIES = 20
 class State:
     """All that a search goes on from; two equal states have equal futures."""
 
-    rng: dict[str, Any] = field(repr=False)
+    rng: Mapping[str, Any] = field(repr=False)
     """Of numpy's PCG64."""
     parents: list[Genome]
     best: Genome
@@ -112,8 +114,8 @@ class Evolution:
             population |= self._probed(state)
         self._validate(state, list(population.values()))
         ranked = self._ranked(state, population.values())
-        wanted = 0 if self.settings.start == "uniform" else self.settings.population - len(population)
-        for number in range(wanted):
+        missing = 0 if self.settings.start == "uniform" else self.settings.population - len(population)
+        for number in range(missing):
             if self.settings.start == "random":
                 genome = self.operators.random(rng)
             else:
@@ -140,18 +142,18 @@ class Evolution:
         """One generation."""
         rng = np.random.default_rng(0)
         rng.bit_generator.state = state.rng
-        chosen, fitness = self._select(state, self._offspring(state, rng), rng)
-        state.parents = chosen
-        self._validate(state, chosen[:1])
-        own = state.validation[name_of(chosen[0])]
-        if own < state.validation[name_of(state.best)]:
-            state.best = chosen[0]
+        parents, fitness = self._select(state, self._offspring(state, rng), rng)
+        state.parents = parents
+        self._validate(state, parents[:1])
+        validation = state.validation[name_of(parents[0])]
+        if validation < state.validation[name_of(state.best)]:
+            state.best = parents[0]
         best = state.validation[name_of(state.best)]
         improved = best < state.mark * (1 - self.settings.improvement)
         state.stale, state.mark = (0, best) if improved else (state.stale + 1, state.mark)
         state.generation += 1
         state.rng = rng.bit_generator.state
-        entry = {"generation": state.generation, "fitness": fitness, "validation": own, "best": best}
+        entry = {"generation": state.generation, "fitness": fitness, "validation": validation, "best": best}
         state.history.append(entry | {"tokens": state.tokens})
 
     def _parents(self, state: State) -> int:
@@ -161,17 +163,17 @@ class Evolution:
     def _offspring(self, state: State, rng: np.random.Generator) -> list[Genome]:
         """Distinct candidates, none of them a parent; fewer than wanted where so many cannot be found."""
         parents = state.parents
-        found: dict[Genome, None] = {}
+        offspring: dict[Genome, None] = {}
         for _ in range(TRIES * self.settings.offspring):
-            if len(found) == self.settings.offspring:
+            if len(offspring) == self.settings.offspring:
                 break
             child = parents[int(rng.integers(len(parents)))]
             if len(parents) > 1 and rng.random() < self.settings.crossover:
                 child = self.operators.crossed(child, parents[int(rng.integers(len(parents)))], rng)
             child = self.operators.mutated(child, rng)
             if child not in parents:
-                found[child] = None
-        return list(found)
+                offspring[child] = None
+        return list(offspring)
 
     def _select(self, state: State, candidates: list[Genome], rng: np.random.Generator) -> tuple[list[Genome], float]:
         """The parents of the next generation, best first, and the fitness of the best of them in the last stage."""
@@ -183,9 +185,9 @@ class Evolution:
                 survivors = self._parents(state)
             drawn = rng.choice(len(self._search), size=tokens // self.settings.length, replace=False)
             rows = [self._search[index] for index in sorted(drawn.tolist())]
-            found = dict(zip(candidates, self._evaluate(state, candidates, rows), strict=True))
-            candidates = sorted(candidates, key=lambda genome: (found[genome], genome))[:survivors]
-        return candidates, found[candidates[0]]
+            fitness = dict(zip(candidates, self._evaluate(state, candidates, rows), strict=True))
+            candidates = sorted(candidates, key=lambda genome: (fitness[genome], genome))[:survivors]
+        return candidates, fitness[candidates[0]]
 
     def _probed(self, state: State) -> dict[str, Genome]:
         """Label -> the knapsack's choice by what each matrix does to the whole model on its own.
@@ -194,13 +196,13 @@ class Evolution:
         """
         count = self.settings.probe_tokens // self.settings.length
         rows = [self._search[index * len(self._search) // count] for index in range(count)]
-        levels, found = self.operators.levels, {}
+        levels, starts = self.operators.levels, {}
         around, probes = levels.start, spread_probes(levels, self.settings.probes)
         for number in range(1, self.settings.probe_rounds + 1):
             errors = probed_errors(levels, lambda genomes: self._evaluate(state, genomes, rows), around, probes)
-            around = found[f"{PROBED} {number}"] = knapsack(levels, errors)
+            around = starts[f"{PROBED} {number}"] = knapsack(levels, errors)
             probes = near_probes(levels, around)
-        return found
+        return starts
 
     def _ranked(self, state: State, genomes: Iterable[Genome]) -> list[Genome]:
         """Distinct, the least validation fitness first."""
@@ -210,12 +212,12 @@ class Evolution:
         """Evaluate on the validation windows what was not evaluated there before."""
         new = [genome for genome in dict.fromkeys(genomes) if name_of(genome) not in state.validation]
         if new:
-            found = self._evaluate(state, new, self._held_out)
-            state.validation |= {name_of(genome): value for genome, value in zip(new, found, strict=True)}
+            fitness = self._evaluate(state, new, self._held_out)
+            state.validation |= {name_of(genome): value for genome, value in zip(new, fitness, strict=True)}
 
     def _evaluate(self, state: State, genomes: Sequence[Genome], rows: Sequence[int]) -> list[float]:
         """The fitness of each candidate on some windows, counted."""
-        judged = self._judge(genomes, rows)
+        scores = self._judge(genomes, rows)
         state.tokens += len(genomes) * len(rows) * self.settings.length
-        state.forwards = [a + b for a, b in zip(state.forwards, judged.forwards, strict=True)]
-        return judged.fitness
+        state.forwards = [a + b for a, b in zip(state.forwards, scores.forwards, strict=True)]
+        return scores.fitness

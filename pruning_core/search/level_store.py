@@ -30,7 +30,8 @@ MOST = 255
 """Levels that a byte per weight can tell apart."""
 DECODED = 256 << 20
 """Bytes of decoded levels that a store keeps in memory."""
-Known = list[tuple[InputGroup, LayerStatistics | None]]
+GroupStatistics = list[tuple[InputGroup, LayerStatistics | None]]
+"""The input groups of a block with the statistics of their inputs, where the method needs them."""
 
 
 @dataclass
@@ -50,7 +51,7 @@ class BlockLevels:
 def compress_levels(
     decoder: Decoder,
     index: int,
-    statistics: Known,
+    statistics: GroupStatistics,
     method: Method,
     unit: Literal["zeros", "n"],
     shares: dict[str, Sequence[int]],
@@ -73,44 +74,44 @@ def compress_levels(
         raise InputError(
             f"{crowded} has {len(shares[crowded])} levels, at most {MOST} can be stored; take a larger step"
         )
-    found, done = BlockLevels(), 0
-    events = found.ledger
+    outcome, done = BlockLevels(), 0
+    events = outcome.ledger
     linears = decoder.linears(index)
-    for group, known in statistics:
-        prepared = BlockCompressor(decoder, index, method).prepared(known)
-        made: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in group.names}
+    for group, layer_statistics in statistics:
+        prepared = BlockCompressor(decoder, index, method).prepared(layer_statistics)
+        encoded: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in group.names}
         for level in range(max(len(shares[name]) for name in group.names)):
             names = tuple(name for name in group.names if level < len(shares[name]))
-            here = Shares(unit, {name: shares[name][level] for name in names})
-            compressor = BlockCompressor(decoder, index, method, here)
-            for name, layer, own in compressor.compressed(InputGroup(names), known, prepared):
+            level_shares = Shares(unit, {name: shares[name][level] for name in names})
+            compressor = BlockCompressor(decoder, index, method, level_shares)
+            for name, layer, applied in compressor.compressed(InputGroup(names), layer_statistics, prepared):
                 rounded = layer.weight.to(decoder.stored_dtype(name))
-                check_layer(name, rounded, layer.keep, own.pattern, own.sparsity)
-                made[name].append((rounded.cpu(), layer.keep.cpu()))
+                check_layer(name, rounded, layer.keep, applied.pattern, applied.sparsity)
+                encoded[name].append((rounded.cpu(), layer.keep.cpu()))
                 events += [entry for event in layer.events if (entry := {"layer": name, **event}) not in events]
         for name in group.names:
             dense = matrix(linears[name]).to(decoder.stored_dtype(name)).cpu()
-            found.tensors |= dict(_encoded(name, dense, made[name]))
-            nested = f"{name}.first" in found.tensors
+            outcome.tensors |= dict(_encoded(name, dense, encoded[name]))
+            nested = f"{name}.first" in outcome.tensors
             form = {"name": name, "form": "nested" if nested else "values"}
-            found.matrices.append(form | _measured(name, dense, made[name], shares[name], known))
+            outcome.matrices.append(form | _measured(name, dense, encoded[name], shares[name], layer_statistics))
         done += len(group.names)
         progress(done, len(linears))
     order = list(linears)
-    found.matrices.sort(key=lambda facts: order.index(facts["name"]))
-    return found
+    outcome.matrices.sort(key=lambda facts: order.index(facts["name"]))
+    return outcome
 
 
-def _encoded(name: str, dense: Tensor, made: list[tuple[Tensor, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+def _encoded(name: str, dense: Tensor, levels: list[tuple[Tensor, Tensor]]) -> Iterator[tuple[str, Tensor]]:
     first = torch.zeros(dense.shape, dtype=torch.uint8)
-    for _, keep in made:
+    for _, keep in levels:
         first += keep
-    nested = all(bool(((first > level) == keep).all()) for level, (_, keep) in enumerate(made))
-    masked = all(bool((weight == dense.where(keep, torch.zeros_like(dense))).all()) for weight, keep in made)
+    nested = all(bool(((first > level) == keep).all()) for level, (_, keep) in enumerate(levels))
+    masked = all(bool((weight == dense.where(keep, torch.zeros_like(dense))).all()) for weight, keep in levels)
     if nested and masked:
         yield f"{name}.first", first
         return
-    for level, (weight, keep) in enumerate(made):
+    for level, (weight, keep) in enumerate(levels):
         yield f"{name}.{level}.keep", pack_mask(keep)
         yield f"{name}.{level}.values", weight[keep]
 
@@ -118,17 +119,17 @@ def _encoded(name: str, dense: Tensor, made: list[tuple[Tensor, Tensor]]) -> Ite
 def _measured(
     name: str,
     dense: Tensor,
-    made: list[tuple[Tensor, Tensor]],
+    stored: list[tuple[Tensor, Tensor]],
     shares: Sequence[int],
-    known: LayerStatistics | None,
+    statistics: LayerStatistics | None,
 ) -> dict[str, Any]:
-    hessian = known.hessian().cpu() if known is not None and known.full else None
+    hessian = statistics.hessian().cpu() if statistics is not None and statistics.full else None
 
     def loss(change: Tensor) -> float | None:
         return None if hessian is None else 0.5 * float(((change @ hessian).double() * change).sum())
 
     levels = []
-    for share, (weight, keep) in zip(shares, made, strict=True):
+    for share, (weight, keep) in zip(shares, stored, strict=True):
         change = weight.float() - dense.float()
         square = float(change.double().square().sum())
         levels.append({"share": share, "zeros": int((~keep).sum()), "loss": loss(change), "change": square})
@@ -176,7 +177,8 @@ class LevelStore:
         return weight.to(dense.device)
 
     def _tensor(self, key: str) -> Tensor:
-        return self._where[key].get_tensor(key)
+        tensor: Tensor = self._where[key].get_tensor(key)
+        return tensor
 
     def _keep(self, key: tuple[str, int], weight: Tensor) -> None:
         size = weight.numel() * weight.element_size()

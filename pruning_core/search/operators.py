@@ -1,4 +1,4 @@
-"""How candidates are made of others; every one keeps the budget."""
+"""Mutation and crossover of candidates; every one keeps the budget."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""What each level of each matrix costs on its own, measured on the model and not on the matrix."""
+"""Error of each level of each matrix on its own, measured on the model and not on the matrix."""
 
 from collections.abc import Callable, Sequence
 
@@ -15,7 +15,7 @@ UNKNOWN = 1e9
 def spread_probes(levels: Levels, count: int) -> list[list[int]]:
     """Per gene the levels to measure around the uniform allocation: `count` from the first to the last."""
     ends = [np.linspace(0, len(row) - 1, min(count, len(row))).round() for row in levels.gene_zeros]
-    return [sorted(set(map(int, found))) for found in ends]
+    return [sorted(set(map(int, levels_between))) for levels_between in ends]
 
 
 def near_probes(levels: Levels, around: Genome) -> list[list[int]]:
@@ -41,15 +41,15 @@ def probed_errors(
         probes: per gene the levels to measure.
     """
     home = levels.gene_levels(around)
-    wanted = [(gene, level) for gene, chosen in enumerate(probes) for level in chosen if level != home[gene]]
-    genomes = [levels.spread([*home[:gene], level, *home[gene + 1 :]]) for gene, level in wanted]
-    base, *found = fitness([around, *genomes])
-    known = {(gene, home[gene]): 0.0 for gene in range(len(home))}
-    known |= {pair: value - base for pair, value in zip(wanted, found, strict=True)}
+    pairs = [(gene, level) for gene, gene_levels in enumerate(probes) for level in gene_levels if level != home[gene]]
+    genomes = [levels.spread([*home[:gene], level, *home[gene + 1 :]]) for gene, level in pairs]
+    base, *probed = fitness([around, *genomes])
+    differences = {(gene, home[gene]): 0.0 for gene in range(len(home))}
+    differences |= {pair: value - base for pair, value in zip(pairs, probed, strict=True)}
     errors = [[0.0] * len(row) for row in levels.shares]
     for gene, members in enumerate(levels.genes):
-        at = sorted(level for owner, level in known if owner == gene)
-        values = [known[gene, level] for level in at]
+        at = sorted(level for owner, level in differences if owner == gene)
+        values = [differences[gene, level] for level in at]
         count = len(levels.shares[members[0]])
         errors[members[0]] = np.interp(range(count), at, values, left=UNKNOWN, right=UNKNOWN).tolist()
     return errors

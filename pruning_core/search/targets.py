@@ -1,4 +1,4 @@
-"""What the dense model predicts, cached: the largest probabilities of each position and one number for the rest."""
+"""Cached predictions of the dense model: the largest probabilities of each position and one number for the rest."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -51,11 +51,11 @@ class DenseTargets:
         """
         kept: list[tuple[Tensor, Tensor, Tensor]] = []
         for rows in windows.split(batch):
-            known = logits(rows).float()
-            vocabulary = known.shape[-1]
-            best = known.topk(min(top, vocabulary), dim=-1)
-            log_probability = best.values - known.logsumexp(-1, keepdim=True)
-            tail = known.scatter(-1, best.indices, -torch.inf).logsumexp(-1) - known.logsumexp(-1)
+            dense = logits(rows).float()
+            vocabulary = dense.shape[-1]
+            best = dense.topk(min(top, vocabulary), dim=-1)
+            log_probability = best.values - dense.logsumexp(-1, keepdim=True)
+            tail = dense.scatter(-1, best.indices, -torch.inf).logsumexp(-1) - dense.logsumexp(-1)
             index = best.indices.to(torch.int16 if vocabulary <= SMALL else torch.int32)
             kept.append((index.cpu(), log_probability.cpu(), tail.cpu()))
             progress(sum(len(part[2]) for part in kept), len(windows))
@@ -63,14 +63,14 @@ class DenseTargets:
 
     def divergence(self, row: int, logits: Tensor) -> float:
         """KL(dense || candidate) of a window, summed over its predictions, in nats; logits [length - 1, vocabulary]."""
-        own = logits.float()
-        index = self.tokens[row].to(own.device, torch.int64)
-        log_p = self.log_probability[row].to(own.device)
-        whole = own.logsumexp(-1)
-        total = (log_p.exp() * (log_p - (own.gather(-1, index) - whole[:, None]))).sum(dtype=torch.float64)
-        if index.shape[-1] < own.shape[-1]:
-            log_tail = self.log_tail[row].to(own.device)
-            rest = own.scatter(-1, index, -torch.inf).logsumexp(-1) - whole
+        candidate = logits.float()
+        index = self.tokens[row].to(candidate.device, torch.int64)
+        log_p = self.log_probability[row].to(candidate.device)
+        whole = candidate.logsumexp(-1)
+        total = (log_p.exp() * (log_p - (candidate.gather(-1, index) - whole[:, None]))).sum(dtype=torch.float64)
+        if index.shape[-1] < candidate.shape[-1]:
+            log_tail = self.log_tail[row].to(candidate.device)
+            rest = candidate.scatter(-1, index, -torch.inf).logsumexp(-1) - whole
             total += (log_tail.exp() * (log_tail - rest)).sum(dtype=torch.float64)
         return float(total)
 
@@ -101,4 +101,4 @@ class Targets:
         """
         # One by one: the logits of a window fit the caches, and its number is the same whatever it is run beside.
         pairs = zip(rows, logits, strict=True)
-        return [self.parts[row // self.size].divergence(row % self.size, own) for row, own in pairs]
+        return [self.parts[row // self.size].divergence(row % self.size, window_logits) for row, window_logits in pairs]

@@ -10,12 +10,13 @@ from pruning_core.calibration.staged_forward import InputGroup
 from pruning_core.calibration.statistics import LayerStatistics
 from pruning_core.compress.method import Method
 from pruning_core.compress.shares import Matrix
+from pruning_core.errors import required
 from pruning_core.model.decoder import Decoder
 from pruning_core.progress import Progress
 from pruning_core.registry import Registry
 
 Statistics = Callable[[int], list[tuple[InputGroup, LayerStatistics]]]
-"""Index of a block -> the input groups of the dense model with what is known of their inputs."""
+"""Index of a block -> the input groups of the dense model with the statistics of their inputs."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,26 @@ class SensitivityInputs:
     """"statistics": those of the dense model."""
     method: Method | None = None
     """"method": how a matrix would be pruned."""
+
+    @property
+    def model(self) -> Decoder:
+        """`decoder`, of a sensitivity that needs the model or its weights."""
+        return required(self.decoder, "the model of a sensitivity")
+
+    @property
+    def tokens(self) -> Tensor:
+        """`windows`, of a sensitivity that needs tokens."""
+        return required(self.windows, "the calibration windows of a sensitivity")
+
+    @property
+    def block_statistics(self) -> Statistics:
+        """`statistics`, of a sensitivity that needs them."""
+        return required(self.statistics, "the statistics of a sensitivity")
+
+    @property
+    def pruning(self) -> Method:
+        """`method`, of a sensitivity that prunes with one."""
+        return required(self.method, "the method of a sensitivity")
 
 
 @dataclass(frozen=True)
@@ -60,7 +81,7 @@ class Profile:
 
 
 class Sensitivity(Protocol):
-    """A frozen dataclass registered under its name; its fields are its params.yaml keys."""
+    """A sensitivity: a frozen dataclass registered under its name; its fields are its params.yaml keys."""
 
     name: ClassVar[str]
     needs: ClassVar[frozenset[str]]
@@ -74,8 +95,8 @@ class Sensitivity(Protocol):
 SENSITIVITIES: Registry[Sensitivity] = Registry("sensitivity", "pruning_core.sensitivity")
 
 
-def wants_statistics(sensitivity: Sensitivity, method: Method | None) -> bool:
-    """Whether the inputs need statistics: one that prunes with a method needs those which the method needs."""
-    if "statistics" not in sensitivity.needs:
+def wants_statistics(needs: frozenset[str], method: Method | None) -> bool:
+    """Whether a sensitivity of these needs needs statistics: one that prunes needs those which the method needs."""
+    if "statistics" not in needs:
         return False
-    return "method" not in sensitivity.needs or (method is not None and method.statistics != "none")
+    return "method" not in needs or (method is not None and method.statistics != "none")

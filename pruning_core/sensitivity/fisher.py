@@ -1,4 +1,4 @@
-"""The trace of the Fisher information: how fast the predictions change with the weights of a matrix."""
+"""Fisher: the trace of the Fisher information, how fast the predictions change with the weights of a matrix."""
 
 from typing import Annotated, Literal
 
@@ -49,21 +49,21 @@ class Fisher:
 
     def traces(self, inputs: SensitivityInputs, progress: Progress = ignore_progress) -> Tensor:
         """[matrices, sequences] float64: the squared norm of each sequence's gradient, one backward each."""
-        windows = checked_windows(inputs.decoder, inputs.windows, self.sequences)
-        weights = weights_of(inputs.decoder, inputs.matrices)
+        windows = checked_windows(inputs.model, inputs.tokens, self.sequences)
+        weights = weights_of(inputs.model, inputs.matrices)
         row = {name: position for position, name in enumerate(weights)}
-        found = torch.zeros(len(weights), len(windows), dtype=torch.float64, device=inputs.decoder.device)
+        norms = torch.zeros(len(weights), len(windows), dtype=torch.float64, device=inputs.model.device)
         draw = torch.Generator().manual_seed(self.seed)
         for position, window in enumerate(windows):
 
             def arrive(name: str, gradient: Tensor, column: int = position) -> None:
-                found[row[name], column] = torch.linalg.vector_norm(gradient, dtype=torch.float64).square()
+                norms[row[name], column] = torch.linalg.vector_norm(gradient, dtype=torch.float64).square()
 
             with torch.enable_grad(), each_gradient(weights, arrive):
-                logits = prediction_logits(inputs.decoder, window)
+                logits = prediction_logits(inputs.model, window)
                 F.cross_entropy(logits, self._targets(window, logits, draw)).backward()
             progress(position + 1, len(windows))
-        return found.cpu()
+        return norms.cpu()
 
     def _targets(self, window: Tensor, logits: Tensor, draw: torch.Generator) -> Tensor:
         if self.labels == "data":

@@ -1,7 +1,8 @@
-"""The trace of the loss's Hessian by Hutchinson's estimator."""
+"""Hutchinson: the trace of the loss's Hessian by his estimator."""
 
 from collections.abc import Callable
-from typing import Annotated, Literal
+from dataclasses import fields
+from typing import Annotated, Any, Literal, cast
 
 import torch
 from pydantic import Field, model_validator
@@ -61,8 +62,9 @@ class Hutchinson:
     def _consistent(self) -> "Hutchinson":
         if self.max_probes < self.min_probes:
             raise ValueError(f"max_probes is {self.max_probes}, below min_probes, which is {self.min_probes}")
-        fields = type(self).__dataclass_fields__.values()
-        fixed = [known.name for known in fields if getattr(self, known.name) != known.default]
+        # The registry makes a dataclass of it.
+        settings = fields(cast("Any", self))
+        fixed = [setting.name for setting in settings if getattr(self, setting.name) != setting.default]
         if self.form == "mixgpt_code" and (extra := [name for name in fixed if name not in ("form", "seed")]):
             raise ValueError(f"form mixgpt_code fixes {extra[0]}; remove it")
         return self
@@ -86,45 +88,48 @@ class Hutchinson:
     def traces(self, inputs: SensitivityInputs, progress: Progress = ignore_progress) -> Tensor:
         """[matrices, probes, sequences] float64: v^T H v of each sequence's own H, as many probes as were needed."""
         windows = _ready(inputs, self.sequences)
-        weights = weights_of(inputs.decoder, inputs.matrices)
+        weights = weights_of(inputs.model, inputs.matrices)
         along = ROUTES[self._route(inputs)]
         draw = torch.Generator().manual_seed(self.seed)
-        found: list[Tensor] = []
-        while len(found) < self.max_probes and not self._enough(found):
-            found.append(along(inputs.decoder, windows, weights, probe(weights, draw)))
-            progress(len(found), self.max_probes)
-        if len(found) < self.max_probes:
+        samples: list[Tensor] = []
+        while len(samples) < self.max_probes and not self._enough(samples):
+            samples.append(along(inputs.model, windows, weights, probe(weights, draw)))
+            progress(len(samples), self.max_probes)
+        if len(samples) < self.max_probes:
             progress(self.max_probes, self.max_probes)
-        return torch.stack(found, dim=1)
+        return torch.stack(samples, dim=1)
 
     def _route(self, inputs: SensitivityInputs) -> str:
         if self.route != "auto":
             return self.route
-        return "double_backward" if inputs.decoder.has_experts else "differences"
+        return "double_backward" if inputs.model.has_experts else "differences"
 
-    def _enough(self, found: list[Tensor]) -> bool:
-        if len(found) < max(self.min_probes, 2):
+    def _enough(self, samples: list[Tensor]) -> bool:
+        if len(samples) < max(self.min_probes, 2):
             return False
-        return _settled(torch.stack(found, dim=1).mean(dim=2), self.tolerance) >= self.share
+        settled = _settled(torch.stack(samples, dim=1).mean(dim=2), self.tolerance)
+        return settled is not None and settled >= self.share
 
     def _published(self, inputs: SensitivityInputs, progress: Progress) -> Profile:
         windows = _ready(inputs, 1)
-        weights = dict(inputs.decoder.model.named_parameters())
+        weights = dict(inputs.model.model.named_parameters())
         signs = probe(weights, torch.Generator().manual_seed(self.seed))
-        found = double_backward(inputs.decoder, windows, weights, signs)[:, 0].abs()
+        values = double_backward(inputs.model, windows, weights, signs)[:, 0].abs()
         progress(1, 1)
-        traces = dict(zip(weights, found.tolist(), strict=True))
-        own = torch.tensor([[traces.pop(f"{matrix.name}.weight")] for matrix in inputs.matrices], dtype=torch.float64)
-        prefix = f"{inputs.decoder.block_prefix}."
+        traces = dict(zip(weights, values.tolist(), strict=True))
+        samples = torch.tensor(
+            [[traces.pop(f"{matrix.name}.weight")] for matrix in inputs.matrices], dtype=torch.float64
+        )
+        prefix = f"{inputs.model.block_prefix}."
         others = {name: value for name, value in traces.items() if name.startswith(prefix) and name.endswith(".weight")}
         details = {"sequences": 1, "probes": 1, "others": others}
-        return profile_of(own, inputs.matrices, "sum", details)
+        return profile_of(samples, inputs.matrices, "sum", details)
 
 
 def _ready(inputs: SensitivityInputs, sequences: int | None) -> Tensor:
-    if inputs.decoder.dtype.itemsize < 4:
+    if inputs.model.dtype.itemsize < 4:
         raise InputError("sensitivity hutchinson needs gradients in float32; set compute.dtype to float32")
-    return checked_windows(inputs.decoder, inputs.windows, sequences)
+    return checked_windows(inputs.model, inputs.tokens, sequences)
 
 
 def _settled(probes: Tensor, tolerance: float) -> float | None:

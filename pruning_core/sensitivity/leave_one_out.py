@@ -1,7 +1,7 @@
-"""What pruning a single matrix, or a single block, does to the loss."""
+"""Leave-one-out: what pruning a single matrix, or a single block, does to the loss."""
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -54,19 +54,19 @@ class LeaveOneOut:
     @torch.no_grad()
     def increases(self, inputs: SensitivityInputs, progress: Progress = ignore_progress) -> Tensor:
         """[matrices or blocks, windows] float64: loss with this one pruned less the dense loss, in nats per token."""
-        decoder = inputs.decoder
-        windows = checked_windows(decoder, inputs.windows)
+        decoder = inputs.model
+        windows = checked_windows(decoder, inputs.tokens)
         states = _states(decoder, windows)
         resumed = ResumedForward(decoder)
         dense = _losses(resumed, states, 0)
-        found: list[Tensor] = []
+        increases: list[Tensor] = []
         count = len(inputs.matrices) if self.granularity == "matrix" else len(decoder)
         for index in range(len(decoder)):
             for _ in _each_pruned(inputs, index, whole=self.granularity == "block"):
-                found.append(_losses(resumed, states, index) - dense)
-                progress(len(found), count)
+                increases.append(_losses(resumed, states, index) - dense)
+                progress(len(increases), count)
             propagate(decoder, index, states)
-        return torch.stack(found)
+        return torch.stack(increases)
 
 
 def _states(decoder: Decoder, windows: Tensor) -> HiddenStates:
@@ -86,13 +86,13 @@ def _losses(resumed: ResumedForward, states: HiddenStates, index: int) -> Tensor
 
 def _each_pruned(inputs: SensitivityInputs, index: int, whole: bool) -> Iterator[None]:
     """Yields with each matrix of the block pruned in turn (or once with all of them), and leaves the block dense."""
-    decoder = inputs.decoder
+    decoder = inputs.model
     linears = decoder.linears(index)
     dense = _weights(linears)
-    wanted = wants_statistics(LeaveOneOut, inputs.method)
-    statistics = inputs.statistics(index) if wanted else ungrouped(decoder, index)
+    measured = wants_statistics(LeaveOneOut.needs, inputs.method)
+    statistics = inputs.block_statistics(index) if measured else ungrouped(decoder, index)
     try:
-        compress_block_from(decoder, index, statistics, inputs.method)
+        compress_block_from(decoder, index, statistics, inputs.pruning)
         pruned = _weights(linears)
         if whole:
             yield
@@ -105,7 +105,7 @@ def _each_pruned(inputs: SensitivityInputs, index: int, whole: bool) -> Iterator
 
 
 def _weights(linears: dict[str, nn.Module]) -> dict[str, nn.Parameter]:
-    return {name: module.weight for name, module in linears.items()}
+    return {name: module.get_parameter("weight") for name, module in linears.items()}
 
 
 def _put(linears: dict[str, nn.Module], weights: dict[str, nn.Parameter]) -> None:
@@ -113,7 +113,9 @@ def _put(linears: dict[str, nn.Module], weights: dict[str, nn.Parameter]) -> Non
         module.weight = weights[name]
 
 
-def _shared_by_blocks(samples: Tensor, inputs: SensitivityInputs, normalise: Normalise, details: dict) -> Profile:
+def _shared_by_blocks(
+    samples: Tensor, inputs: SensitivityInputs, normalise: Normalise, details: dict[str, Any]
+) -> Profile:
     """The profile of samples [blocks, windows], whose matrices have the value and the error of their block."""
     sizes = torch.zeros(len(samples), 1, dtype=torch.float64)
     for matrix in inputs.matrices:
@@ -123,6 +125,8 @@ def _shared_by_blocks(samples: Tensor, inputs: SensitivityInputs, normalise: Nor
     means, errors = samples.mean(dim=1), standard_errors(samples)
     blocks = means.clamp(min=0).tolist()
     block_errors = None if errors is None else errors.tolist()
-    own = block_errors and {matrix.name: block_errors[matrix.block] for matrix in inputs.matrices}
+    matrix_errors = None
+    if block_errors is not None:
+        matrix_errors = {matrix.name: block_errors[matrix.block] for matrix in inputs.matrices}
     shared = {matrix.name: blocks[matrix.block] for matrix in inputs.matrices}
-    return Profile(shared, blocks, own, block_errors, details | {"clamped_blocks": int((means < 0).sum())})
+    return Profile(shared, blocks, matrix_errors, block_errors, details | {"clamped_blocks": int((means < 0).sum())})

@@ -28,15 +28,15 @@ class Outliers:
         count = 1 + max(matrix.block for matrix in inputs.matrices)
         shares = []
         for index in range(count):
-            with loaded_matrices(inputs.decoder, index) as weights:
-                shares.append(self._share(weights, inputs.statistics, index))
+            with loaded_matrices(inputs.model, index) as weights:
+                shares.append(self._share(weights, inputs.block_statistics, index))
             progress(index + 1, count)
         return per_block_profile(shares, inputs.matrices, {})
 
     def _share(self, weights: dict[str, Tensor], statistics: Statistics, index: int) -> float:
         norms = {
-            name: known.hessian_diag().sqrt().to(weights[name].device)
-            for group, known in statistics(index)
+            name: layer.hessian_diag().sqrt().to(weights[name].device)
+            for group, layer in statistics(index)
             for name in group.names
         }
         # Scores are made twice rather than kept: together they are as large as the block in float32.

@@ -29,11 +29,15 @@ class Spectral:
         matrices: dict[str, float] = {}
         blocks: list[float] = []
         for index in range(count):
-            with loaded_matrices(inputs.decoder, index) as weights:
-                own = {name: inverse_alpha(eigenvalues(weight)) for name, weight in weights.items()}
-            matrices |= own
+            with loaded_matrices(inputs.model, index) as weights:
+                exponents = {name: inverse_alpha(eigenvalues(weight)) for name, weight in weights.items()}
+            matrices |= exponents
             # The harmonic mean of 1 / alpha is 1 / the mean of alpha, and 0 where one alpha is infinite.
-            blocks.append(len(own) / sum(1 / value for value in own.values()) if own and all(own.values()) else 0.0)
+            blocks.append(
+                len(exponents) / sum(1 / value for value in exponents.values())
+                if exponents and all(exponents.values())
+                else 0.0
+            )
             progress(index + 1, count)
         return Profile({matrix.name: matrices[matrix.name] for matrix in inputs.matrices}, blocks)
 
@@ -41,7 +45,8 @@ class Spectral:
 def eigenvalues(weight: Tensor) -> Tensor:
     """[min(out, in)] float64 on the CPU: the squared singular values of `weight` [out, in], ascending."""
     weight = weight.double() if weight.shape[0] <= weight.shape[1] else weight.double().T
-    return torch.linalg.eigvalsh(weight @ weight.T).cpu()
+    spectrum: Tensor = torch.linalg.eigvalsh(weight @ weight.T)
+    return spectrum.cpu()
 
 
 def inverse_alpha(spectrum: Tensor) -> float:

@@ -11,7 +11,7 @@ import torch
 from pruning_core.allocation import Allocation
 from pruning_core.compress.block import PROPAGATIONS, Propagation
 from pruning_core.compress.method import Method
-from pruning_core.errors import InputError
+from pruning_core.errors import InputError, required
 from pruning_core.registry import nearest, validated
 from pruning_core.sensitivity import SENSITIVITIES, wants_statistics
 from pruning_core.settings.allocation import build_allocation
@@ -75,6 +75,11 @@ class Recipe:
     """How the compressed model is trained; None: not at all."""
 
     @property
+    def matrix_method(self) -> Method:
+        """`method`, of a variant whose matrices are compressed."""
+        return required(self.method, f"the method of {self.name}")
+
+    @property
     def compression_spec(self) -> dict[str, Any]:
         """The mapping without what happens to the compressed model: one model for all recoveries of it."""
         return {key: value for key, value in self.spec.items() if key != "recovery"}
@@ -103,7 +108,7 @@ class Recipe:
             if part.sensitivity_spec is not None:
                 measure = SENSITIVITIES.build(part.sensitivity_spec)
                 needs |= measure.needs - {"statistics", "method"}
-                needs |= {"statistics"} if wants_statistics(measure, self.method) else set()
+                needs |= {"statistics"} if wants_statistics(measure.needs, self.method) else set()
         if "levels" in needs and (self.calibrates or self.levels_need_hessians):
             needs.add("statistics")
         return frozenset(needs)

@@ -4,7 +4,10 @@ docs/formats.md holds the layout bit by bit. A reader trusts nothing: neither th
 nor what the tensors in them say.
 """
 
-FORMAT = "espalier-sparse"
+from typing import Literal, get_args
+
+Format = Literal["espalier-sparse"]
+FORMAT: str = get_args(Format)[0]
 VERSION = 1
 INDEX = "sparse_container.json"
 SHARD_NAME = r"sparse-[0-9]{5}-of-[0-9]{5}\.safetensors"

@@ -56,7 +56,7 @@ def read_mask(bits: Tensor, columns: int, count: int) -> Tensor:
     """
     check_unused(bits.numpy()[:, -1], columns)
     mask = unpack_mask(bits, columns)
-    found = int(mask.sum())
-    if found != count:
-        raise InputError(f"its mask has {found} bits set, for {count} values")
+    bits_set = int(mask.sum())
+    if bits_set != count:
+        raise InputError(f"its mask has {bits_set} bits set, for {count} values")
     return mask

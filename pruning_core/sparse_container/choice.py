@@ -1,4 +1,4 @@
-"""Which encoding a tensor gets."""
+"""Choice of a tensor's encoding."""
 
 from typing import Literal
 
@@ -21,21 +21,21 @@ def candidates(matrix: Matrix, encoding: Encoding = "auto", pattern: Pattern | N
         encoding: this one only; auto: all.
         pattern: the N:M to take instead of those that the zeros suggest.
     """
-    found: list[Entry | None] = []
+    entries: list[Entry | None] = []
     if encoding in ("auto", "dense"):
-        found.append(Dense.of(matrix))
+        entries.append(Dense.of(matrix))
     if encoding in ("auto", "n_of_m"):
         sizes = [(pattern[1], pattern[0])] if pattern else [(m, None) for m in GROUPS]
-        found += [NOfM.of(matrix, m, n) for m, n in sizes]
+        entries += [NOfM.of(matrix, m, n) for m, n in sizes]
     if encoding in ("auto", "bitmask"):
-        found.append(Bitmask.of(matrix))
+        entries.append(Bitmask.of(matrix))
     if encoding in ("auto", "csr"):
-        found.append(Csr.of(matrix))
+        entries.append(Csr.of(matrix))
     if encoding in ("auto", "codes"):
-        found.append(Codes.of(matrix))
-    return [entry for entry in found if entry is not None]
+        entries.append(Codes.of(matrix))
+    return [entry for entry in entries if entry is not None]
 
 
-def smallest(found: list[Entry]) -> Entry:
+def smallest(entries: list[Entry]) -> Entry:
     """The candidate that takes the fewest bytes."""
-    return min(found, key=lambda entry: entry.cost)
+    return min(entries, key=lambda entry: entry.cost)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pruning_core.checkpoint.bit_masks import pack_mask
 from pruning_core.checkpoint.stored_model import StoredGrid
-from pruning_core.errors import InputError
+from pruning_core.errors import InputError, required
 from pruning_core.registry import STRICT
 from pruning_core.sparse_container.bit_stream import packed_stream, stream_bytes, unpacked_stream
 from pruning_core.sparse_container.bitmask import mask_part, read_mask
@@ -44,10 +44,10 @@ class Codes(MatrixEntry):
     @classmethod
     def of(cls, matrix: Matrix) -> Self | None:
         """The entry of a matrix; None where it has no codes, or they do not give its weights bit for bit."""
-        if matrix.grid is None or not matrix.suits or not _is_of(matrix):
-            return None
         grid = matrix.grid
-        count = _survivors(matrix)
+        if grid is None or not matrix.suits or not _is_of(matrix, grid):
+            return None
+        count = _survivors(matrix, grid)
         return cls(
             shape=tuple(matrix.weight.shape),
             dtype=matrix.dtype,
@@ -75,15 +75,16 @@ class Codes(MatrixEntry):
         return parts
 
     def encode(self, matrix: Matrix) -> dict[str, Tensor]:
-        grid, layout = matrix.grid, self.layout()
-        codes = grid.codes.masked_select(matrix.keep) if self.masked else grid.codes.reshape(-1)
+        grid, layout = required(matrix.grid, "the grid of a matrix with codes"), self.layout()
+        keep = required(matrix.keep, "the mask of a matrix with fewer codes than weights") if self.masked else None
+        codes = grid.codes.reshape(-1) if keep is None else grid.codes.masked_select(keep)
         parts = {
             "codes": packed_stream(codes, self.bits),
             "scale": grid.scale,
             "zero": packed_stream(grid.zero.reshape(-1).to(torch.uint8), self.bits),
         }
-        if self.masked:
-            parts["mask"] = pack_mask(matrix.keep)
+        if keep is not None:
+            parts["mask"] = pack_mask(keep)
         if self.group_size is None:
             parts["group"] = grid.group.to(layout["group"].dtype)
         return parts
@@ -116,14 +117,14 @@ def _rows_of(grid: StoredGrid, keep: Tensor | None, block: slice, dtype: torch.d
     return (rows if keep is None else rows.masked_fill(~keep[block], 0.0)).to(dtype)
 
 
-def _survivors(matrix: Matrix) -> int:
+def _survivors(matrix: Matrix, grid: StoredGrid) -> int:
     """Codes to store: those of the survivors, or of all weights where that is less than a mask takes."""
     everything = matrix.weight.numel()
     if matrix.keep is None:
         return everything
     kept = int(matrix.keep.sum())
-    masked = stream_bytes(kept, matrix.grid.bits) + mask_part(*matrix.keep.shape).bytes
-    return kept if masked < stream_bytes(everything, matrix.grid.bits) else everything
+    masked = stream_bytes(kept, grid.bits) + mask_part(*matrix.keep.shape).bytes
+    return kept if masked < stream_bytes(everything, grid.bits) else everything
 
 
 def _group_size(grid: StoredGrid) -> int | None:
@@ -132,9 +133,9 @@ def _group_size(grid: StoredGrid) -> int | None:
     return size if plain and -(-len(grid.group) // size) == grid.scale.shape[1] else None
 
 
-def _is_of(matrix: Matrix) -> bool:
+def _is_of(matrix: Matrix, grid: StoredGrid) -> bool:
     """Whether the codes fit into their bits and give the stored weights bit for bit."""
-    grid, keep, top = matrix.grid, matrix.keep, 2**matrix.grid.bits - 1
+    keep, top = matrix.keep, 2**grid.bits - 1
     rows, columns = matrix.bits.shape
     groups = grid.scale.shape[1]
     if grid.codes.shape != (rows, columns) or matrix.weight.ndim != 2 or int(grid.codes.max()) > top:
@@ -144,7 +145,7 @@ def _is_of(matrix: Matrix) -> bool:
     if not 0 <= int(grid.group.min()) <= int(grid.group.max()) < groups:
         return False
     # Where no mask is stored, the removed weights have to come out of their codes.
-    if keep is not None and _survivors(matrix) == matrix.weight.numel():
+    if keep is not None and _survivors(matrix, grid) == matrix.weight.numel():
         keep = None
     return all(
         _rows_of(grid, keep, block, matrix.weight.dtype).view(matrix.bits.dtype).equal(matrix.bits[block])

@@ -45,8 +45,8 @@ class Csr(MatrixEntry):
         crow = torch.zeros(self.rows + 1, dtype=layout["crow"].dtype)
         crow[1:] = matrix.nonzero.sum(dim=1).cumsum(dim=0)
         for block in row_blocks(self.rows, self.columns):
-            found = matrix.nonzero[block].nonzero()[:, 1]
-            columns[int(crow[block.start]) : int(crow[block.stop])] = found.to(columns.dtype)
+            occupied = matrix.nonzero[block].nonzero()[:, 1]
+            columns[int(crow[block.start]) : int(crow[block.stop])] = occupied.to(columns.dtype)
         values = matrix.bits.masked_select(matrix.nonzero).view(self.torch_dtype)
         return {"values": values, "columns": columns, "crow": crow}
 

@@ -101,7 +101,7 @@ class Entry:
 
     encoding: str
     shape: Annotated[tuple[Count, ...], Field(max_length=64)]
-    dtype: Literal[tuple(DTYPES)]
+    dtype: Literal[tuple(DTYPES)]  # type: ignore[valid-type]  # pydantic takes the values when it runs
     file: str = ""
 
     @model_validator(mode="after")

@@ -5,7 +5,7 @@ import json
 import reprlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import pydantic
 import pydantic.dataclasses
@@ -14,7 +14,7 @@ from pydantic import Field, StringConstraints, TypeAdapter
 from pruning_core.checkpoint.safetensors_format import ADVICE
 from pruning_core.errors import InputError
 from pruning_core.registry import STRICT
-from pruning_core.sparse_container import FORMAT, INDEX, SHARD_NAME, VERSION
+from pruning_core.sparse_container import FORMAT, INDEX, SHARD_NAME, VERSION, Format
 from pruning_core.sparse_container.bitmask import Bitmask
 from pruning_core.sparse_container.codes import Codes
 from pruning_core.sparse_container.csr import Csr
@@ -32,7 +32,7 @@ class _Version(pydantic.BaseModel):
     """What every version of the index says."""
 
     model_config = STRICT | {"extra": "ignore"}
-    format: Literal[FORMAT]
+    format: Format
     version: int
 
 
@@ -44,7 +44,7 @@ class Index:
     tensors: name in the checkpoint -> how it is stored.
     """
 
-    format: Literal[FORMAT]
+    format: Format
     version: int
     files: Annotated[dict[ShardName, Count], Field(min_length=1)]
     tensors: Annotated[dict[str, AnyEntry], Field(min_length=1)]
@@ -57,9 +57,9 @@ def index_json(files: Mapping[str, int], tensors: Mapping[str, Entry]) -> str:
     return json.dumps(index, indent=2) + "\n"
 
 
-def entry_of(known: Mapping[str, Any]) -> Entry:
+def entry_of(fields: Mapping[str, Any]) -> Entry:
     """An entry from its fields as JSON has them."""
-    return TypeAdapter(AnyEntry).validate_json(json.dumps(known))
+    return TypeAdapter(AnyEntry).validate_json(json.dumps(fields))
 
 
 def read_index(directory: Path) -> Index:

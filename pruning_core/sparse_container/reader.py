@@ -32,9 +32,9 @@ class SparseContainer:
         self._shards: dict[str, Checkpoint] = {}
         for file, size in index.files.items():
             self._shards[file] = Checkpoint(self.directory, file)
-            found = (self.directory / file).stat().st_size
-            if found != size:
-                raise InputError(f"{self.directory / file} has {found} bytes where {INDEX} says {size}; {ADVICE}")
+            stored = (self.directory / file).stat().st_size
+            if stored != size:
+                raise InputError(f"{self.directory / file} has {stored} bytes where {INDEX} says {size}; {ADVICE}")
         self._check_parts()
 
     @property
@@ -101,7 +101,7 @@ class SparseContainer:
     def _check_parts(self) -> None:
         promised: dict[str, dict[str, Part]] = {file: {} for file in self._shards}
         for name, entry in self._entries.items():
-            promised[entry.file] |= {f"{name}/{part}": known for part, known in entry.layout().items()}
+            promised[entry.file] |= {f"{name}/{part}": what for part, what in entry.layout().items()}
         for file, shard in self._shards.items():
             stored = {name: Part(shard.dtype(name), shard.shape(name)) for name in shard.names()}
             for name in sorted(stored.keys() ^ promised[file].keys()):

@@ -4,6 +4,7 @@ from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from pruning_core.model.coupled_groups import Member, Site
+from pruning_core.numerics.sums import summed
 from pruning_core.progress import Progress, ignore_progress
 from pruning_core.structured.scoring_inputs import ScoringInputs, input_squares
 
@@ -23,7 +24,7 @@ def row_and_column(
 
 def _summed(inputs: ScoringInputs, site: Site, squares: dict[str, Tensor], consumes: bool) -> Tensor:
     members = [m for m in site.members if m.consumes == consumes and m.parameter == "weight"]
-    return sum(member.per_group(_weighted(inputs, member, squares[member.matrix])) for member in members).cpu()
+    return summed(member.per_group(_weighted(inputs, member, squares[member.matrix])) for member in members).cpu()
 
 
 def _weighted(inputs: ScoringInputs, member: Member, squares: Tensor) -> Tensor:

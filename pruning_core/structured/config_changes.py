@@ -65,10 +65,11 @@ def _widths(config: PretrainedConfig, site: Site, kept: int) -> dict[str, int]:
         return {key: kept}
     if kept == site.groups:
         return {}
-    query = kept if site.family == "query" else kept * site.heads.per_group
-    key_value = site.heads.key_value if site.family == "query" else kept
+    heads = site.attention_heads
+    query = kept if site.family == "query" else kept * heads.per_group
+    key_value = heads.key_value if site.family == "query" else kept
     keys = {name: key_value for name in KEY_VALUE_HEADS if hasattr(config, name)}
-    return {"num_attention_heads": query, "head_dim": site.heads.width, **keys}
+    return {"num_attention_heads": query, "head_dim": heads.width, **keys}
 
 
 def write_config(source: Path, out: Path, changes: dict[str, Any], expected: dict[str, torch.Size]) -> None:

@@ -1,4 +1,4 @@
-"""Groups that were found by names, checked by running the block."""
+"""Check of coupled groups: found by names, they are tried by running the block."""
 
 import copy
 from collections.abc import Sequence
@@ -49,8 +49,8 @@ def _disturb(block: nn.Module, site: Site, group: int, prefix: str, sign: int) -
             parameter = block.get_parameter(member.name.removeprefix(prefix))
             rows = member.index[group].to(parameter.device)
             # Other values, not multiples: scores of attention are to change too.
-            own = parameter.index_select(member.axis, rows)
-            other = own.flip(0 if own.dim() == 1 else 1 - member.axis) * 1.5 + 0.01
+            values = parameter.index_select(member.axis, rows)
+            other = values.flip(0 if values.dim() == 1 else 1 - member.axis) * 1.5 + 0.01
             parameter.index_copy_(member.axis, rows, sign * other)
 
 
@@ -67,10 +67,10 @@ def _read(block: nn.Module, site: Site, decoder: Decoder, call: BlockCall, hidde
 
 
 def _check_reach(moved: Tensor, site: Site, group: int) -> None:
-    own = torch.zeros_like(moved)
-    own[site.consumer.index[group].to(own.device)] = True
-    if bool((moved & ~own).any()) or not bool((moved & own).any()):
-        reach = "reaches other groups" if bool((moved & ~own).any()) else "changes nothing"
+    expected = torch.zeros_like(moved)
+    expected[site.consumer.index[group].to(expected.device)] = True
+    if bool((moved & ~expected).any()) or not bool((moved & expected).any()):
+        reach = "reaches other groups" if bool((moved & ~expected).any()) else "changes nothing"
         raise InputError(
             f"group {group} of {site.name} {reach}: this architecture couples its {site.family} groups in a way that "
             f"is not known here; leave {site.family} out of families"

@@ -1,4 +1,4 @@
-"""How much fine and coarse estimates each count for in a block."""
+"""Fusion weights of fine and coarse estimates in a block."""
 
 import math
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from pruning_core.errors import required
 from pruning_core.model.coupled_groups import Site
 from pruning_core.numerics.rank_correlation import rank_correlation
 
@@ -23,7 +24,10 @@ def fusion_weights(
     """
     if fusion in FIXED:
         return FIXED[fusion]
-    lead = (evidence[0] - evidence[1]) / temperature if "probes" in fusion else 0.0
+    lead = 0.0
+    if "probes" in fusion:
+        fine_evidence, coarse_evidence = required(evidence, "the evidence of probes")
+        lead = (fine_evidence - coarse_evidence) / temperature
     early = 1 - 2 * block / (depth - 1) if depth > 1 else 0.0
     belief = 2 * prior * early if "prior" in fusion else 0.0
     # The softmax of two numbers depends on their difference alone.
@@ -43,14 +47,14 @@ def relative_savings(rises: Tensor) -> list[float]:
     return [-float(rise) / scale if scale > 0 else 0.0 for rise in rises]
 
 
-def interpolated(sites: Sequence[Site], known: dict[str, list[float]]) -> dict[str, list[float]]:
+def interpolated(sites: Sequence[Site], measured: dict[str, list[float]]) -> dict[str, list[float]]:
     """The evidence of every site, family by family: what was not measured lies between its neighbours, by distance."""
-    found = {}
+    evidence = {}
     for site in sites:
-        measured = [other for other in sites if other.family == site.family and other.name in known]
-        below = max((other for other in measured if other.block <= site.block), key=lambda other: other.block)
-        above = min((other for other in measured if other.block >= site.block), key=lambda other: other.block)
+        family = [other for other in sites if other.family == site.family and other.name in measured]
+        below = max((other for other in family if other.block <= site.block), key=lambda other: other.block)
+        above = min((other for other in family if other.block >= site.block), key=lambda other: other.block)
         way = (site.block - below.block) / (above.block - below.block) if above is not below else 0.0
-        pairs = zip(known[below.name], known[above.name], strict=True)
-        found[site.name] = [(1 - way) * low + way * high for low, high in pairs]
-    return found
+        pairs = zip(measured[below.name], measured[above.name], strict=True)
+        evidence[site.name] = [(1 - way) * low + way * high for low, high in pairs]
+    return evidence

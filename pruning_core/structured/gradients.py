@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pruning_core.errors import ComputationError
 from pruning_core.model.coupled_groups import Site
+from pruning_core.numerics.sums import summed
 from pruning_core.progress import Progress, ignore_progress
 
 
@@ -80,7 +81,7 @@ def gradient_moments(
 
 def gate_slopes(model: nn.Module, site: Site, gradients: dict[str, Tensor]) -> Tensor:
     """[groups] float64: sum of g w over what each group owns, the slope of the loss along a gate on the whole group."""
-    return sum(
+    return summed(
         member.per_group(gradients[member.name].double() * model.get_parameter(member.name).detach().double())
         for member in site.members
     )

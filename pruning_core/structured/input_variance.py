@@ -5,8 +5,10 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from pruning_core.calibration.collect import propagate
+from pruning_core.errors import required
 from pruning_core.progress import Progress, ignore_progress
 from pruning_core.structured.scoring_inputs import ScoringInputs
 
@@ -25,7 +27,7 @@ class Spread:
         rows = inputs.detach().reshape(-1, inputs.shape[-1]).double()
         mean = rows.mean(0)
         deviations = (rows - mean).square().sum(0)
-        if self.mean is None:
+        if self.mean is None or self.deviations is None:
             self.tokens, self.mean, self.deviations = len(rows), mean, deviations
             return
         total = self.tokens + len(rows)
@@ -37,7 +39,7 @@ class Spread:
     @property
     def variance(self) -> Tensor:
         """[in] float64, over all tokens."""
-        return self.deviations / self.tokens
+        return required(self.deviations, "the inputs of a matrix") / self.tokens
 
 
 @torch.no_grad()
@@ -60,6 +62,7 @@ def consumer_inputs(
         progress(index + 1, len(inputs.decoder))
 
 
-def _watch(inputs: ScoringInputs, name: str, spread: Spread) -> torch.utils.hooks.RemovableHandle:
+def _watch(inputs: ScoringInputs, name: str, spread: Spread) -> RemovableHandle:
     module = inputs.decoder.model.get_submodule(name)
-    return module.register_forward_pre_hook(lambda _, args: spread.add(args[0]))
+    handle: RemovableHandle = module.register_forward_pre_hook(lambda _, args: spread.add(args[0]))
+    return handle

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from pruning_core.errors import InputError
 from pruning_core.model.coupled_groups import Site
@@ -14,7 +14,7 @@ Mode = Literal["uniform", "heterogeneous"]
 
 @dataclass(frozen=True)
 class KeptGroups:
-    """The groups that stay.
+    """The groups that stay: a plan for surgery.
 
     Args:
         kept: site name -> groups, ascending.
@@ -50,30 +50,36 @@ class KeptGroups:
             InputError: it is no such JSON.
         """
         mode, kept, parameters = (facts.get(key) for key in ("mode", "kept", "parameters"))
-        whole = isinstance(kept, dict) and all(
-            isinstance(groups, list)
-            and groups == sorted(set(groups))
-            and all(type(g) is int and g >= 0 for g in groups)
-            for groups in kept.values()
-        )
-        if mode not in get_args(Mode) or not whole or not isinstance(parameters, dict):
+        if (
+            mode not in get_args(Mode)
+            or not isinstance(parameters, dict)
+            or not isinstance(kept, dict)
+            or not all(_ascending(groups) for groups in kept.values())
+        ):
             raise InputError(
                 "a plan needs mode, parameters {before, after} and the groups that each site keeps, ascending"
             )
-        return cls(
-            mode, {name: tuple(groups) for name, groups in kept.items()}, parameters["before"], parameters["after"]
-        )
+        groups_of = {name: tuple(groups) for name, groups in kept.items()}
+        return cls(cast("Mode", mode), groups_of, parameters["before"], parameters["after"])
+
+
+def _ascending(groups: object) -> bool:
+    return (
+        isinstance(groups, list)
+        and groups == sorted(set(groups))
+        and all(type(group) is int and group >= 0 for group in groups)
+    )
 
 
 def groups_table(sites: Sequence[Site]) -> str:
     """What the groups of each site are made of, for people."""
     rows = [("site", "groups", "parameters each", "slices of each group")]
     for site in sites:
-        own: dict[str, int] = {}
+        counts: dict[str, int] = {}
         for member in site.members:
             name = f"{member.matrix.rpartition('.')[2]}.{member.parameter} {'columns' if member.consumes else 'rows'}"
-            own[name] = own.get(name, 0) + member.index.shape[1]
-        slices = ", ".join(f"{count} {name}" for name, count in own.items())
+            counts[name] = counts.get(name, 0) + member.index.shape[1]
+        slices = ", ".join(f"{count} {name}" for name, count in counts.items())
         rows.append((site.name, str(site.groups), f"{site.group_size:,}", slices))
     return _aligned(rows)
 
@@ -88,7 +94,7 @@ def plan_table(plan: KeptGroups, sites: Sequence[Site]) -> str:
     return _aligned(rows) + f"\n{plan.before:,} parameters become {plan.after:,} ({share:.2%} removed, {plan.mode})"
 
 
-def _aligned(rows: list[tuple[str, ...]]) -> str:
+def _aligned(rows: Sequence[tuple[str, ...]]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows

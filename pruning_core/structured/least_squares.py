@@ -1,15 +1,29 @@
-"""The matrix that reads the surviving groups, refitted so that its outputs stay what they were."""
+"""Least squares: the matrix that reads the surviving groups is refitted to keep its outputs."""
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from pruning_core.errors import ComputationError
+from pruning_core.errors import ComputationError, required
 
 HIGHEST = 1.0
 """Ridge, as a share of the mean diagonal, beyond which a system counts as one that cannot be solved."""
 ITERATIONS = 30
+
+
+class Totals(NamedTuple):
+    """Sums over tokens of what a matrix reads: x [in] in the dense model, y [kept] in the pruned one."""
+
+    dense: Tensor
+    """Of x x^T."""
+    cross: Tensor
+    """Of x y^T."""
+    pruned: Tensor
+    """Of y y^T."""
+    x: Tensor
+    y: Tensor
 
 
 @dataclass
@@ -20,40 +34,40 @@ class Moments:
     """
 
     tokens: int = 0
-    dense: Tensor | None = field(default=None, repr=False)
-    """Sum of x x^T [in, in]."""
-    cross: Tensor | None = field(default=None, repr=False)
-    """Sum of x y^T [in, kept]."""
-    pruned: Tensor | None = field(default=None, repr=False)
-    """Sum of y y^T [kept, kept]."""
-    sums: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
-    """Sums of x [in] and of y [kept]."""
+    totals: "Totals | None" = field(default=None, repr=False)
+    """None before the first tokens."""
 
     def add(self, dense: Tensor, pruned: Tensor) -> None:
         """Take in x [tokens, in] and y [tokens, kept] of the same tokens, any float dtype."""
         x, y = dense.double(), pruned.double()
-        parts = (x.T @ x, x.T @ y, y.T @ y)
-        if self.dense is None:
-            self.dense, self.cross, self.pruned = parts
-            self.sums = (x.sum(0), y.sum(0))
+        parts = Totals(x.T @ x, x.T @ y, y.T @ y, x.sum(0), y.sum(0))
+        if self.totals is None:
+            self.totals = parts
         else:
-            for total, part in zip(
-                (self.dense, self.cross, self.pruned, *self.sums), (*parts, x.sum(0), y.sum(0)), strict=True
-            ):
+            for total, part in zip(self.totals, parts, strict=True):
                 total += part
         self.tokens += len(x)
 
     def mean(self) -> tuple[Tensor, Tensor]:
         """Means of x and y."""
-        return self.sums[0] / self.tokens, self.sums[1] / self.tokens
+        totals = self._measured()
+        return totals.x / self.tokens, totals.y / self.tokens
 
     def second(self, centred: bool) -> tuple[Tensor, Tensor]:
         """(E[x y^T], E[y y^T]), or the covariances."""
-        cross, pruned = self.cross / self.tokens, self.pruned / self.tokens
+        totals = self._measured()
+        cross, pruned = totals.cross / self.tokens, totals.pruned / self.tokens
         if centred:
             x, y = self.mean()
             return cross - torch.outer(x, y), pruned - torch.outer(y, y)
         return cross, pruned
+
+    def sum_of_dense(self) -> Tensor:
+        """Sum of x x^T."""
+        return self._measured().dense
+
+    def _measured(self) -> "Totals":
+        return required(self.totals, "the inputs of a matrix that is refitted")
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +104,7 @@ def refit(weight: Tensor, kept: Tensor, moments: Moments, ridge: float, centred:
     Raises:
         ComputationError: it fails up to a ridge of 1, or a moment is not finite.
     """
-    own = weight.double()
+    dense = weight.double()
     cross, pruned = moments.second(centred)
     if not (torch.isfinite(cross).all() and torch.isfinite(pruned).all()):
         raise ComputationError("the inputs of a matrix hold NaN or inf; check the model with `espalier evaluate`")
@@ -108,12 +122,12 @@ def refit(weight: Tensor, kept: Tensor, moments: Moments, ridge: float, centred:
             raise ComputationError(
                 "the inputs of a matrix cannot be solved for, even with a ridge of their mean square"
             )
-    target = own @ cross + ridge * scale * own[:, kept]
+    target = dense @ cross + ridge * scale * dense[:, kept]
     solved = torch.cholesky_solve(target.T, factor).T
     shift = None
     if centred:
         x, y = moments.mean()
-        shift = own @ x - solved @ y
+        shift = dense @ x - solved @ y
     return Refit(solved, shift, ridge, _condition(system, factor))
 
 
@@ -123,13 +137,13 @@ def relative_error(weight: Tensor, solved: Tensor, shift: Tensor | None, moments
     Args:
         weight: W [out, in]; solved: V [out, kept]; shift: [out] or None.
     """
-    own, solved = weight.double(), solved.double()
-    energy = ((own @ moments.dense) * own).sum() / moments.tokens
+    dense, solved = weight.double(), solved.double()
+    energy = ((dense @ moments.sum_of_dense()) * dense).sum() / moments.tokens
     cross, pruned = moments.second(centred=False)
-    error = energy - 2 * ((own @ cross) * solved).sum() + ((solved @ pruned) * solved).sum()
+    error = energy - 2 * ((dense @ cross) * solved).sum() + ((solved @ pruned) * solved).sum()
     if shift is not None:
         x, y = moments.mean()
-        error += shift.square().sum() - 2 * shift @ (own @ x - solved @ y)
+        error += shift.square().sum() - 2 * shift @ (dense @ x - solved @ y)
     return float(error / energy) if energy > 0 else 0.0
 
 

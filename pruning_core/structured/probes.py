@@ -1,4 +1,4 @@
-"""By how much the loss really rises when a group is switched off."""
+"""Probes: by how much the loss rises when groups are switched off."""
 
 import torch
 from torch import Tensor
@@ -23,27 +23,27 @@ def probe_groups(values: Tensor, count: int) -> list[int]:
 
 @torch.no_grad()
 def measured_losses(
-    inputs: ScoringInputs, chosen: dict[str, list[list[int]]], tokens: int, progress: Progress = ignore_progress
+    inputs: ScoringInputs, sets_of_groups: dict[str, list[list[int]]], tokens: int, progress: Progress = ignore_progress
 ) -> dict[str, Tensor]:
-    """Site name -> rise of the mean loss in nats per token [chosen sets] float64, each set of groups off by itself.
+    """Site name -> rise of the mean loss in nats per token [sets] float64, each set of groups off by itself.
 
     What lies before their block is not run again.
 
     Args:
-        chosen: site name -> sets of groups.
+        sets_of_groups: site name -> sets of groups.
         tokens: that the loss is taken of, in whole windows, at least one.
     """
     windows = inputs.text()[: max(1, tokens // inputs.text().shape[1])]
     states = HiddenStates.at_entry(inputs.decoder, windows, micro_batch(windows.shape[1], inputs.batch))
     resumed = ResumedForward(inputs.decoder)
     dense = _loss(resumed, states, 0)
-    rises, done, total = {}, 0, sum(len(sets) for sets in chosen.values())
+    rises, done, total = {}, 0, sum(len(sets) for sets in sets_of_groups.values())
     for index in range(len(inputs.decoder)):
         for site in inputs.of_block(index):
-            if site.name not in chosen:
+            if site.name not in sets_of_groups:
                 continue
             losses = []
-            for groups in chosen[site.name]:
+            for groups in sets_of_groups[site.name]:
                 losses.append(_without(inputs, site, groups, resumed, states))
                 done += 1
                 progress(done, total)

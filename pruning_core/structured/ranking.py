@@ -1,4 +1,4 @@
-"""From scores to a plan that meets a parameter budget as nearly as whole heads and rounded widths allow."""
+"""Ranking: from scores to a plan that meets a parameter budget as nearly as whole heads and rounded widths allow."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from pruning_core.errors import InputError
-from pruning_core.model.coupled_groups import Site
+from pruning_core.model.coupled_groups import Family, Site
 from pruning_core.registry import STRICT
 from pruning_core.structured.kept_groups import KeptGroups, Mode
 from pruning_core.structured.scores import Scores
@@ -76,12 +76,12 @@ class Ranking:
         Raises:
             InputError: the ratio would empty a block, or is less than a single group.
         """
-        chosen = self._unprotected(sites)
-        queues = [_queue(site, scores, self.multiple, self.least_channels) for site in chosen]
-        family = [site.family for site in chosen]
-        sizes = [site.groups * site.group_size for site in chosen]
+        unprotected = self._unprotected(sites)
+        queues = [_queue(site, scores, self.multiple, self.least_channels) for site in unprotected]
+        families = [site.family for site in unprotected]
+        sizes = [site.groups * site.group_size for site in unprotected]
         if self.mode == "uniform":
-            queues, family, sizes = _in_every_block(chosen, queues)
+            queues, families, sizes = _in_every_block(unprotected, queues)
         target = self.ratio * (parameters if self.of == "model" else in_blocks)
         removable = sum(chunk.size for queue in queues for chunk in queue)
         if target > removable:
@@ -92,10 +92,10 @@ class Ranking:
             )
         counts = [0] * len(queues)
         if self.scope == "local":
-            counts = _even_counts(queues, family, sizes, target)
+            counts = _even_counts(queues, families, sizes, target)
             counts = _filled(queues, counts, target, scores.per_parameter, [count + 1 for count in counts])
         counts = _filled(queues, counts, target, scores.per_parameter, [len(queue) for queue in queues])
-        return self._made(sites, [queue[:count] for queue, count in zip(queues, counts, strict=True)], parameters)
+        return self._kept(sites, [queue[:count] for queue, count in zip(queues, counts, strict=True)], parameters)
 
     def _unprotected(self, sites: Sequence[Site]) -> list[Site]:
         depth = 1 + max(site.block for site in sites)
@@ -106,7 +106,7 @@ class Ranking:
             raise InputError(f"protect_first {first} and protect_last {last} leave none of {depth} blocks to prune")
         return [site for site in sites if first <= site.block < depth - last]
 
-    def _made(self, sites: Sequence[Site], chunks: Iterable[Queue], parameters: int) -> KeptGroups:
+    def _kept(self, sites: Sequence[Site], chunks: Iterable[Queue], parameters: int) -> KeptGroups:
         gone: dict[str, set[int]] = {site.name: set() for site in sites}
         removed = 0
         for chunk in (chunk for queue in chunks for chunk in queue):
@@ -135,8 +135,9 @@ def _queue(site: Site, scores: Scores, multiple: int, least_channels: float) -> 
         pieces = list(order[:-1, None])
     else:
         # The lowest query of every key-value head together, then the next: each keeps as many.
-        by_group = values.view(site.heads.key_value, -1).argsort(dim=1, stable=True)
-        first = torch.arange(site.heads.key_value)[:, None] * site.heads.per_group
+        heads = site.attention_heads
+        by_group = values.view(heads.key_value, -1).argsort(dim=1, stable=True)
+        first = torch.arange(heads.key_value)[:, None] * heads.per_group
         pieces = list((by_group + first).T[:-1])
     return _chunks(site, values, pieces)
 
@@ -151,25 +152,25 @@ def _chunks(site: Site, values: Tensor, pieces: list[Tensor]) -> Queue:
     return chunks
 
 
-def _in_every_block(sites: list[Site], queues: list[Queue]) -> tuple[list[Queue], list[str], list[int]]:
+def _in_every_block(sites: list[Site], queues: list[Queue]) -> tuple[list[Queue], list[Family], list[int]]:
     """One queue per family, whose chunks are those of all blocks; the families; what their groups hold."""
     families = list(dict.fromkeys(site.family for site in sites))
     merged = []
     for family in families:
-        own = [queue for site, queue in zip(sites, queues, strict=True) if site.family == family]
+        family_queues = [queue for site, queue in zip(sites, queues, strict=True) if site.family == family]
         if len({site.groups for site in sites if site.family == family}) > 1:
             raise InputError("the blocks of this model have different widths; prune it in mode heterogeneous")
-        merged.append([_together(chunks) for chunks in zip(*own, strict=True)])
+        merged.append([_together(chunks) for chunks in zip(*family_queues, strict=True)])
     sizes = [sum(site.groups * site.group_size for site in sites if site.family == family) for family in families]
     return merged, families, sizes
 
 
 def _together(chunks: tuple[Chunk, ...]) -> Chunk:
-    groups = tuple(own for chunk in chunks for own in chunk.groups)
+    groups = tuple(site_groups for chunk in chunks for site_groups in chunk.groups)
     return Chunk(groups, sum(c.size for c in chunks), sum(c.score for c in chunks), chunks[0].share)
 
 
-def _even_counts(queues: list[Queue], family: list[str], sizes: list[int], target: float) -> list[int]:
+def _even_counts(queues: list[Queue], families: Sequence[Family], sizes: list[int], target: float) -> list[int]:
     """How many chunks go of each queue when all lose one share: of heads the nearest number, of channels what is left.
 
     Args:
@@ -177,20 +178,20 @@ def _even_counts(queues: list[Queue], family: list[str], sizes: list[int], targe
     """
     counts = [0] * len(queues)
     left, open_ = target, sum(sizes)
-    kinds = sorted(set(family), key=lambda name: name == "mlp")
+    kinds = sorted(set(families), key=lambda name: name == "mlp")
     for kind in kinds:
-        own = [number for number, name in enumerate(family) if name == kind and queues[number]]
+        numbers = [number for number, name in enumerate(families) if name == kind and queues[number]]
         for slack in (0.5, 0.0):
             slack *= kind != kinds[-1]
-            for number in own:
+            for number in numbers:
                 most = left / open_ + slack * queues[number][0].share + 1e-12
                 counts[number] = sum(chunk.share <= most for chunk in queues[number])
-            taken = sum(chunk.size for number in own for chunk in queues[number][: counts[number]])
+            taken = sum(chunk.size for number in numbers for chunk in queues[number][: counts[number]])
             # Heads that were rounded up must not take more than there is to take.
             if taken <= left:
                 break
         left -= taken
-        open_ -= sum(size for size, name in zip(sizes, family, strict=True) if name == kind)
+        open_ -= sum(size for size, name in zip(sizes, families, strict=True) if name == kind)
     return counts
 
 

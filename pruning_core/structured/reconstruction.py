@@ -1,4 +1,4 @@
-"""What the survivors do about the groups that went: the matrices that read them are refitted, block after block."""
+"""Reconstruction: the matrices that read the surviving groups are refitted, block after block."""
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
@@ -72,10 +72,10 @@ class Reconstruction:
             with loaded(decoder, index) as dense:
                 pruned = copy.deepcopy(dense)
                 prefix = f"{decoder.block_prefix}.{index}"
-                own = [site for site in sites if site.block == index]
-                for site in own:
+                block_sites = [site for site in sites if site.block == index]
+                for site in block_sites:
                     mask_groups(pruned, prefix, site, plan.removed(site))
-                for site in sorted(own, key=lambda site: site.family == "mlp"):
+                for site in sorted(block_sites, key=lambda site: site.family == "mlp"):
                     moments = [pair.moments(decoder, site, plan, dense, pruned) for pair in pairs]
                     refits.append(self._refit(decoder, site, plan, pruned, moments, replacements))
                 if index + 1 < len(decoder):
@@ -96,28 +96,30 @@ class Reconstruction:
         name = site.consumer.matrix
         linear = decoder.model.get_submodule(name)
         weight, kept = matrix(linear), kept_slices(site, plan)[site.consumer.name][1].to(decoder.device)
-        chosen = self._best(weight, kept, moments, linear.bias is not None)
+        best = self._best(weight, kept, moments, linear.bias is not None)
         # Later blocks are solved for what is stored.
-        stored = decoder.stored_dtype(name)
-        own = chosen.weight.to(stored).to(weight.dtype)
+        dtype = decoder.stored_dtype(name)
+        stored_weight = best.weight.to(dtype).to(weight.dtype)
         narrow = pruned.get_submodule(name.removeprefix(f"{decoder.block_prefix}.{site.block}."))
-        matrix(narrow)[:, kept] = own
-        into.parameters[f"{name}.weight"] = (own.T if isinstance(linear, Conv1D) else own).contiguous().cpu()
-        if chosen.shift is not None:
-            before = linear.bias.double() if linear.bias is not None else torch.zeros_like(chosen.shift)
-            bias = (before + chosen.shift).to(stored).to(weight.dtype)
+        matrix(narrow)[:, kept] = stored_weight
+        into.parameters[f"{name}.weight"] = (
+            (stored_weight.T if isinstance(linear, Conv1D) else stored_weight).contiguous().cpu()
+        )
+        if best.shift is not None:
+            before = linear.get_parameter("bias").double() if linear.bias is not None else torch.zeros_like(best.shift)
+            bias = (before + best.shift).to(dtype).to(weight.dtype)
             narrow.bias = nn.Parameter(bias, requires_grad=False)
             into.parameters[f"{name}.bias"] = bias.cpu()
-        return _entry(name, self.form, weight, kept, chosen, moments)
+        return _entry(name, self.form, weight, kept, best, moments)
 
     def _best(self, weight: Tensor, kept: Tensor, moments: list[Moments], has_bias: bool) -> Refit:
         train, held_out = moments
         if self.form == "bias":
             x, y = train.mean()
-            own = weight.double()
-            return Refit(own[:, kept], own @ x - own[:, kept] @ y, 0.0, 1.0)
-        found = [refit(weight, kept, train, ridge, centred=has_bias) for ridge in self.ridges]
-        return min(found, key=lambda one: relative_error(weight, one.weight, one.shift, held_out))
+            dense = weight.double()
+            return Refit(dense[:, kept], dense @ x - dense[:, kept] @ y, 0.0, 1.0)
+        refits = [refit(weight, kept, train, ridge, centred=has_bias) for ridge in self.ridges]
+        return min(refits, key=lambda one: relative_error(weight, one.weight, one.shift, held_out))
 
 
 @dataclass
@@ -182,19 +184,19 @@ def _without_bias(decoder: Decoder, sites: Sequence[Site]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(bare))
 
 
-def _entry(name: str, form: str, weight: Tensor, kept: Tensor, chosen: Refit, moments: list[Moments]) -> dict[str, Any]:
+def _entry(name: str, form: str, weight: Tensor, kept: Tensor, refit: Refit, moments: list[Moments]) -> dict[str, Any]:
     errors = {
         part: {
-            "before": relative_error(weight, weight[:, kept], None, own),
-            "after": relative_error(weight, chosen.weight, chosen.shift, own),
+            "before": relative_error(weight, weight[:, kept], None, part_moments),
+            "after": relative_error(weight, refit.weight, refit.shift, part_moments),
         }
-        for part, own in zip(("train", "held_out"), moments, strict=True)
+        for part, part_moments in zip(("train", "held_out"), moments, strict=True)
     }
     return {
         "layer": name,
         "event": "least_squares" if form != "bias" else "mean_as_bias",
         "form": form,
-        "ridge": chosen.ridge,
-        "condition": chosen.condition,
+        "ridge": refit.ridge,
+        "condition": refit.condition,
         "relative_error": errors,
     }

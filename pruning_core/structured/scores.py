@@ -1,4 +1,4 @@
-"""How much each group matters."""
+"""Scores of coupled groups."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -49,11 +49,11 @@ def mean_one(values: Tensor) -> Tensor:
     return values / mean if mean > 0 else values
 
 
-def combined(sites: Sequence[Site], own: dict[str, Tensor], other: dict[str, Tensor]) -> dict[str, Tensor]:
+def combined(sites: Sequence[Site], first: dict[str, Tensor], second: dict[str, Tensor]) -> dict[str, Tensor]:
     """The sums of two kinds of scores, of which each site's have the same mean: the geometric one of their means."""
     result = {}
     for site in sites:
-        one, two = own[site.name], other[site.name]
+        one, two = first[site.name], second[site.name]
         result[site.name] = (mean_one(one) + mean_one(two)) / 2 * common_scale(one, two)
     return result
 

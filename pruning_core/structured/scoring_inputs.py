@@ -1,4 +1,4 @@
-"""What importances look at: a model, its groups, and a text."""
+"""Inputs of an importance: a model, its groups, and a text."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -80,6 +80,6 @@ def input_squares(
     for index, _ in inputs.blocks():
         last = index + 1 == len(inputs.decoder)
         collected = collect(inputs.decoder, index, states, full=False, advance=not last)
-        squares = {name: known.hessian_diag().double() for group, known in collected for name in group.names}
+        squares = {name: layer.hessian_diag().double() for group, layer in collected for name in group.names}
         yield index, squares
         progress(index + 1, len(inputs.decoder))

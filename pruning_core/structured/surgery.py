@@ -1,4 +1,4 @@
-"""Slicing a checkpoint: a model directory whose matrices are really smaller."""
+"""Surgery: a checkpoint is sliced to a model directory whose matrices are smaller."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -143,9 +143,9 @@ def _added_biases(
         # The config gives keys and values a bias too, also where only queries are grouped.
         module = site.consumer.matrix.rpartition(".")[0]
         prefix = f"{decoder.block_prefix}.{site.block}."
-        for own, linear in decoder.linears(site.block).items():
-            name = f"{own}.bias"
-            if own.rpartition(".")[0] == module and name not in present and own.startswith(prefix):
-                rows = shapes.get(f"{own}.weight", linear.weight.shape)[0]
+        for matrix, linear in decoder.linears(site.block).items():
+            name = f"{matrix}.bias"
+            if matrix.rpartition(".")[0] == module and name not in present and matrix.startswith(prefix):
+                rows = shapes.get(f"{matrix}.weight", linear.get_parameter("weight").shape)[0]
                 added[name] = replacements.parameters.get(name, torch.zeros(rows))
     return added

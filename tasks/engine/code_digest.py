@@ -45,8 +45,8 @@ def module_digests(modules: Iterable[str], root: Path | None = None) -> dict[str
     return tree.digests(modules)
 
 
-def read_again(modules: Iterable[str]) -> None:
-    """Read the files of plugins that took the place of others in this process; of those, only these are left."""
+def reread_plugins(modules: Iterable[str]) -> None:
+    """Forget the plugins parsed before, and parse `modules`: those that are loaded now."""
     tree = _running()
     tree.forget(PLUGINS)
     if modules := list(modules):
@@ -77,7 +77,7 @@ class SourceTree:
 
     def forget(self, package: str) -> None:
         """Read the modules of `package` anew when they are asked for."""
-        self._parsed = {name: known for name, known in self._parsed.items() if name.partition(".")[0] != package}
+        self._parsed = {name: parsed for name, parsed in self._parsed.items() if name.partition(".")[0] != package}
 
     def _module(self, name: str) -> tuple[str, frozenset[str]]:
         if name not in self._parsed:

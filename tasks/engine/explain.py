@@ -14,17 +14,22 @@ ABSENT = "absent"
 
 
 def explanation(store: Store, lookup: Lookup) -> dict[str, Any]:
-    """{"step", "label", "key", "cached", "path", "reason", "nearest", "changes"} of a call that was looked for.
+    """{"step", "label", "key", "cached", "path", "reason", "nearest", "changes"} of a call that was looked up.
 
     Returns:
         `reason` is one sentence; `nearest` is the key of the stored artifact of this kind with the fewest
         changes (the newest of equals) or None; each change is {"what": "params" | "input" | "source" |
         "version", "where": path or name, "old": value, "new": value}, with "absent" for what one side lacks.
     """
-    call, found = lookup.call, lookup.artifact
-    result = {"label": call.label, "step": call.step.name, "key": call.key}
-    result |= {"cached": found is not None, "path": found and str(found.path)}
-    if found:
+    call, artifact = lookup.call, lookup.artifact
+    result = {
+        "label": call.label,
+        "step": call.step.name,
+        "key": call.key,
+        "cached": artifact is not None,
+        "path": str(artifact.path) if artifact else None,
+    }
+    if artifact:
         return {**result, "reason": "the result is stored and intact", "nearest": call.key, "changes": []}
     if lookup.problem:
         reason = f"the stored result was altered: {lookup.problem}"

@@ -1,4 +1,4 @@
-"""A driver that looks: what is stored is found, what is not is None, and nothing is computed or changed."""
+"""A driver that only looks results up: None for what is not stored; nothing is computed or changed."""
 
 from dataclasses import dataclass, field
 
@@ -8,7 +8,7 @@ from tasks.store.artifact import Artifact
 
 @dataclass(frozen=True)
 class Lookup:
-    """A call that was looked for.
+    """The result of looking a call up.
 
     Args:
         artifact: its result where that is stored and intact.
@@ -22,7 +22,7 @@ class Lookup:
 
 @dataclass
 class Look:
-    """Looks for the result of every call, and remembers what it saw, in order.
+    """Looks up the result of every call, and records the lookups in order.
 
     A call with an input that is not computed yet has no key, so it is not there either.
     """

@@ -1,4 +1,4 @@
-"""Params of steps: frozen dataclasses, and the plain JSON that they are in keys, manifests and messages."""
+"""Params of steps: frozen dataclasses, and their form as plain JSON in keys, manifests and messages."""
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -20,10 +20,12 @@ def as_json(params: Any) -> dict[str, Any]:
         InputError: a value is a path, NaN, a date or a mapping whose keys are no text.
     """
     if isinstance(params, Mapping):
-        return plain(dict(params), "params")
-    values = {field.name: (getattr(params, field.name), field.default) for field in fields(params)}
-    given = {name: value for name, (value, default) in values.items() if value is not None or default is not None}
-    return plain(given, "params")
+        given = dict(params)
+    else:
+        values = {field.name: (getattr(params, field.name), field.default) for field in fields(params)}
+        given = {name: value for name, (value, default) in values.items() if value is not None or default is not None}
+    json_: dict[str, Any] = plain(given, "params")
+    return json_
 
 
 def of_json(kind: type | None, params: Mapping[str, Any]) -> Any:

@@ -56,7 +56,7 @@ class Step:
         return load_step, (self.function.__module__, self.function.__qualname__)
 
     def call(self, params: Any, inputs: Mapping[str, Artifact | None], label: str = "") -> "Call":
-        """The step with what it is given, and its key.
+        """A call of the step with these params and inputs, and its key.
 
         Args:
             params: of the step's own type, or the same as a mapping.
@@ -64,19 +64,19 @@ class Step:
         Raises:
             InputError: params holds a path, NaN, a date or a key that is not text.
         """
-        params = as_json(self.parsed(params) if isinstance(params, Mapping) else params)
+        params = as_json(self.parse_params(params) if isinstance(params, Mapping) else params)
         ingredients = self.ingredients(params, inputs)
         key = key_of(ingredients) if all(inputs.values()) else None
         return Call(self, params, dict(inputs), ingredients, key, label or self.name)
 
-    def parsed(self, params: Mapping[str, Any]) -> Any:
-        """Plain JSON as what the step's function takes: a copy, which it may change."""
+    def parse_params(self, params: Mapping[str, Any]) -> Any:
+        """Plain JSON as the params of the step's function: a copy, which it may change."""
         return of_json(self.params, params)
 
     def ingredients(self, params: dict[str, Any], inputs: Mapping[str, Artifact | None]) -> dict[str, Any]:
         """Everything that the key depends on, as JSON, for the manifest and for `explain`; `params` is plain JSON."""
-        chosen = self.modules(self.parsed(params)) if self.modules else []
-        modules = module_digests([self.function.__module__, *chosen])
+        of_methods = self.modules(self.parse_params(params)) if self.modules else []
+        modules = module_digests([self.function.__module__, *of_methods])
         return {
             "step": self.name,
             "params": {name: value for name, value in params.items() if name not in self.unkeyed},
@@ -89,7 +89,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Call:
-    """A step with what it is given: all that a driver needs, worked out once.
+    """A step with its params and inputs: all that a driver needs.
 
     Args:
         params: plain JSON.
@@ -124,7 +124,7 @@ def direct(context: "Context", call: Call, missed: bool = False) -> Artifact:
 
     def compute(out: Path) -> dict[str, Any] | None:
         _require_intact(context.store, inputs)
-        facts = call.step.function(call.step.parsed(call.params), dict(inputs), out, within)
+        facts = call.step.function(call.step.parse_params(call.params), dict(inputs), out, within)
         # Once more: what was altered under the step's hands may have been read.
         _require_intact(context.store, inputs)
         return facts
@@ -139,7 +139,7 @@ def direct(context: "Context", call: Call, missed: bool = False) -> Artifact:
 
 @dataclass(frozen=True)
 class Context:
-    """What steps and pipelines are given.
+    """What steps and pipelines work with.
 
     Args:
         store: where artifacts are.
@@ -169,7 +169,7 @@ class Context:
 def step(
     name: str, modules: Callable[[Any], list[str]] | None = None, unkeyed: tuple[str, ...] = ()
 ) -> Callable[[StepFunction], Step]:
-    """Make a Step of a function.
+    """A decorator that makes a Step of a function.
 
     Args:
         name: also the kind of its artifacts.
@@ -182,7 +182,8 @@ def step(
 
 def load_step(module: str, name: str) -> Step:
     """The step called `name` in `module`."""
-    return getattr(importlib.import_module(module), name)
+    named_step: Step = getattr(importlib.import_module(module), name)
+    return named_step
 
 
 def key_of(ingredients: dict[str, Any]) -> str:
@@ -194,13 +195,13 @@ def key_of(ingredients: dict[str, Any]) -> str:
 
 @functools.cache
 def _versions() -> dict[str, str]:
-    found = {"espalier": _own_version(), "python": platform.python_version()}
+    installed = {"espalier": _own_version(), "python": platform.python_version()}
     for library in LIBRARIES:
         try:
-            found[library] = importlib.metadata.version(library)
+            installed[library] = importlib.metadata.version(library)
         except importlib.metadata.PackageNotFoundError:
-            found[library] = "absent"
-    return found
+            installed[library] = "absent"
+    return installed
 
 
 def versions() -> dict[str, str]:
@@ -212,7 +213,8 @@ def _own_version() -> str:
     # In a checkout the project file is right even when it was installed before it was last edited.
     project = Path(__file__).resolve().parents[2] / "pyproject.toml"
     if project.is_file():
-        return tomllib.loads(project.read_text())["project"]["version"]
+        version: str = tomllib.loads(project.read_text())["project"]["version"]
+        return version
     return importlib.metadata.version("espalier")
 
 
@@ -228,4 +230,4 @@ def _require_intact(store: Store, inputs: dict[str, Artifact]) -> None:
 
 
 def _input_facts(artifact: Artifact | None) -> dict[str, str] | None:
-    return artifact and {"kind": artifact.kind, "key": artifact.key, "digest": artifact.digest}
+    return {"kind": artifact.kind, "key": artifact.key, "digest": artifact.digest} if artifact else None

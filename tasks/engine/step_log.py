@@ -1,4 +1,4 @@
-"""A driver that notes what happened to every step: computed or cached, and for how long."""
+"""A driver that records for every step whether it was computed or cached, and how long it took."""
 
 import contextlib
 import time
@@ -29,7 +29,7 @@ def listening(listener: Listener) -> Iterator[None]:
 
 @dataclass
 class StepLog:
-    """Drives steps by another driver and notes them; the same call again in one run is answered from memory.
+    """Runs steps by another driver and records them; the same call again in one run is answered from memory.
 
     Args:
         driver: does the work.
@@ -37,15 +37,16 @@ class StepLog:
 
     driver: Driver
     records: list[dict[str, Any]] = field(default_factory=list)
-    _artifacts: dict[str, Artifact] = field(default_factory=dict)
+    _artifacts: dict[str | None, Artifact] = field(default_factory=dict)
     _labels_elsewhere: set[str] = field(default_factory=set)
 
     def __call__(self, context: Context, call: Call) -> Artifact:
-        """Run the step, once, and note it."""
+        """Run the step once, and record it."""
         if call.key in self._artifacts:
             return self._artifacts[call.key]
         begun = time.monotonic()
-        artifact = self._artifacts[call.key] = self.driver(context, call)
+        artifact: Artifact = self.driver(context, call)
+        self._artifacts[call.key] = artifact
         if artifact.hit and call.label in self._labels_elsewhere:
             return artifact
         self._note(
@@ -59,9 +60,9 @@ class StepLog:
         return artifact
 
     def add(self, records: list[dict[str, Any]]) -> None:
-        """Note what another process did; finding its results here is not noted again."""
+        """Add the records of another process; finding its results here is not recorded again."""
         for record in records:
-            if record["state"] == COMPUTED or record["label"] not in {known["label"] for known in self.records}:
+            if record["state"] == COMPUTED or record["label"] not in {noted["label"] for noted in self.records}:
                 self._note(record)
         self._labels_elsewhere |= {record["label"] for record in records}
 

@@ -1,4 +1,4 @@
-"""All that is known of one variant: what the report shows and MLflow keeps."""
+"""The record of one variant, which the report shows and MLflow keeps."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from pruning_core.settings.recipe import BASELINE
 from tasks.lineage.provenance import Lineage, provenance
 from tasks.pipeline.recovery import training_text
 from tasks.pipeline.variant import Pipeline
-from tasks.records.exports import EXPORT, taken
+from tasks.records.exports import EXPORT, export_size
 from tasks.records.variant import ExportSize, Variant, parse
 from tasks.steps.allocation import TABLE
 from tasks.steps.recover import CURVE
@@ -28,11 +28,11 @@ from tasks.workspace.workspace import Workspace
 
 
 def variant_record(workspace: Workspace, pipeline: Pipeline, name: str, steps: list[dict[str, Any]]) -> Variant:
-    """The record of a variant whose steps are done, checked once, here."""
-    model, evaluation, speed = pipeline.model(name), pipeline.evaluated(name), pipeline.measured(name)
+    """The record of a variant whose steps are done, with its types checked."""
+    model, evaluation, speed = pipeline.model(name), pipeline.quality(name), pipeline.speed(name)
     recipe = {} if name == BASELINE else pipeline.settings.recipe(name).spec
     lineage = Lineage(pipeline.context.store, evaluation)
-    known = {
+    record = {
         "name": name,
         "recipe": recipe,
         "model": model.reference(),
@@ -40,8 +40,8 @@ def variant_record(workspace: Workspace, pipeline: Pipeline, name: str, steps: l
         "evaluation": evaluation.reference(),
         "metrics": json.loads((evaluation.path / "metrics.json").read_text()),
         "speed": _rates(speed),
-        "judged": judged.facts if (judged := pipeline.task_evaluated(name)) else None,
-        "samples": _samples(pipeline.written(name)),
+        "judged": answers.facts if (answers := pipeline.lm_eval_answers(name)) else None,
+        "samples": _samples(pipeline.samples(name)),
         "exports": exports_of(workspace.root, pipeline.context.store, model),
         "search": _search(lineage),
         "loss_curves": _loss_curves(model),
@@ -52,23 +52,23 @@ def variant_record(workspace: Workspace, pipeline: Pipeline, name: str, steps: l
         "steps": steps,
         "provenance": provenance(pipeline.settings, name, lineage),
     }
-    return parse(known)
+    return parse(record)
 
 
-def _samples(written: Artifact | None) -> dict[str, Any] | None:
-    """What a variant wrote after the prompts."""
-    return written and read_samples(written) | {"digest": written.digest} | written.facts
+def _samples(artifact: Artifact | None) -> dict[str, Any] | None:
+    """The continuations that a variant generated."""
+    return artifact and read_samples(artifact) | {"digest": artifact.digest} | artifact.facts
 
 
 def _search(lineage: Lineage) -> dict[str, Any] | None:
-    """How the search went that found a variant's allocation."""
-    found = lineage.making.get("allocation")
-    written = lineage.artifact(found).path / RESULT if found else None
-    return json.loads(written.read_text()) if written and written.is_file() else None
+    """The history of the search that found a variant's allocation; None where there was none."""
+    allocation = lineage.making.get("allocation")
+    file = lineage.artifact(allocation).path / RESULT if allocation else None
+    return json.loads(file.read_text()) if file and file.is_file() else None
 
 
 def texts_of(pipeline: Pipeline, name: str) -> dict[str, Artifact]:
-    """Role -> windows that a variant looked at: "calibration", "recovery"."""
+    """Role -> windows that a variant was computed from: "calibration", "recovery"."""
     if name == BASELINE:
         return {}
     recipe = pipeline.settings.recipe(name)
@@ -77,8 +77,8 @@ def texts_of(pipeline: Pipeline, name: str) -> dict[str, Artifact]:
 
 
 def small_files(pipeline: Pipeline, name: str) -> list[Path]:
-    """The data of how a variant was made, for MLflow to show and to draw."""
-    lineage = Lineage(pipeline.context.store, pipeline.evaluated(name))
+    """Small files of a variant's steps, for MLflow to show and to draw."""
+    lineage = Lineage(pipeline.context.store, pipeline.quality(name))
     made_from = [lineage.artifact(link) for link in lineage.making.values()]
     artifacts = [] if name == BASELINE else [*made_from, pipeline.model(name)]
     # The tables of the model itself stand for those of the model that it was trained from.
@@ -89,8 +89,8 @@ def small_files(pipeline: Pipeline, name: str) -> list[Path]:
 
 def _loss_curves(model: Artifact) -> dict[str, Any]:
     """Part of the model -> points of its training; {} of a model that was not trained."""
-    written = model.path / CURVE
-    return json.loads(written.read_text()) if written.is_file() else {}
+    file = model.path / CURVE
+    return json.loads(file.read_text()) if file.is_file() else {}
 
 
 def _rates(speed: Artifact) -> dict[str, Any]:
@@ -162,13 +162,13 @@ def _dvc(workspace: Workspace, name: str, model: Artifact, evaluation: Artifact)
 
 
 def exports_of(workspace: Path, store: Store, model: Artifact) -> list[ExportSize]:
-    """`taken` by each export of a model that was tracked and is stored, by label; of a label the newest."""
-    wanted = {KIND: EXPORT, "parent.variant.digest": model.digest}
+    """The size of each tracked and stored export of a model, by label; of a label the newest."""
+    tags = {KIND: EXPORT, "parent.variant.digest": model.digest}
     facts = {} if model.kind == SOURCE else model.facts
-    found: dict[str, ExportSize] = {}
-    for run in find_runs(workspace, wanted):
-        made, _ = store.check(run["tags"]["export_key"])
-        if made:
-            told = taken(made.facts, facts)
-            found.setdefault(told.label, told)
-    return [found[label] for label in sorted(found)]
+    sizes: dict[str, ExportSize] = {}
+    for run in find_runs(workspace, tags):
+        artifact, _ = store.check(run["tags"]["export_key"])
+        if artifact:
+            size = export_size(artifact.facts, facts)
+            sizes.setdefault(size.label, size)
+    return [sizes[label] for label in sorted(sizes)]

@@ -1,6 +1,6 @@
-"""Garbage collection by lineage: what nothing names, and nothing that is named was made from, may go.
+"""Garbage collection by lineage: a result may go if no root refers to it, directly or through other results.
 
-It is planned and taken away while no other process uses the store: nobody holds what goes.
+It is planned and carried out while no other process uses the store.
 """
 
 import json
@@ -18,14 +18,14 @@ from tasks.store.store import Store
 
 STATISTICS = ("statistics", "levels")
 """Kinds that are large, and needed again only for a variant that is not made yet."""
-JUDGES = ("measure", "evaluate")
-"""Kinds that say something of a model and that nothing is made from."""
+EVALUATIONS = ("measure", "evaluate")
+"""Kinds that evaluate a model and that nothing is computed from."""
 DAY = 24 * 60 * 60
 
 
 @dataclass(frozen=True)
 class Item:
-    """Something that may go.
+    """A stored result, checkpoint or leftover folder.
 
     Args:
         place: objects, scratch, tmp or altered.
@@ -43,8 +43,8 @@ class Item:
 
 
 @dataclass
-class Collection:
-    """What a collection would do.
+class GarbagePlan:
+    """What a garbage collection removes and keeps.
 
     Args:
         goes: what is to be removed.
@@ -55,8 +55,10 @@ class Collection:
     kept: dict[str, list[Item]] = field(default_factory=dict)
 
 
-def planned(store: Store, roots: Iterable[Root], scratch: set[str], keep_statistics: bool, days: float) -> Collection:
-    """What may go and why the rest stays; nothing is changed.
+def plan_collection(
+    store: Store, roots: Iterable[Root], scratch: set[str], keep_statistics: bool, days: float
+) -> GarbagePlan:
+    """Plan a garbage collection: what may go, and why the rest stays; nothing is changed.
 
     Args:
         roots: what names artifacts, the most binding first.
@@ -66,7 +68,7 @@ def planned(store: Store, roots: Iterable[Root], scratch: set[str], keep_statist
     """
     manifests = _manifests(store)
     reasons = reachable(manifests, roots, () if keep_statistics else STATISTICS)
-    plan, now = Collection(), time.time()
+    plan, now = GarbagePlan(), time.time()
 
     def sort(item: Item, why: str | None) -> None:
         if why is None and now - item.used < days * DAY:
@@ -90,7 +92,7 @@ def planned(store: Store, roots: Iterable[Root], scratch: set[str], keep_statist
 
 
 def reachable(manifests: dict[str, dict[str, Any]], roots: Iterable[Root], dropped: tuple[str, ...]) -> dict[str, str]:
-    """Key -> why it stays, of everything that the roots name or that this was made from, but for the kinds dropped."""
+    """Key -> why it stays, of everything that can be reached from the roots, except for the kinds `dropped`."""
     reasons: dict[str, str] = {}
     seen: set[str] = set()
 
@@ -105,18 +107,18 @@ def reachable(manifests: dict[str, dict[str, Any]], roots: Iterable[Root], dropp
     for root in roots:
         for key in root.keys:
             keep(key, root.why)
-    # They are small, and would have to be measured anew; what they judge brings nothing new to judge.
+    # They are small, and would have to be measured anew; the models they evaluate are kept already.
     for key, manifest in manifests.items():
-        judged = manifest.get("inputs", {}).get("model") if manifest.get("kind") in JUDGES else None
-        if judged and (judged["kind"] == KIND or judged["key"] in reasons):
-            keep(key, reasons.get(judged["key"], "it judges the dense model"))
+        model = manifest.get("inputs", {}).get("model") if manifest.get("kind") in EVALUATIONS else None
+        if model and (model["kind"] == KIND or model["key"] in reasons):
+            keep(key, reasons.get(model["key"], "it judges the dense model"))
     return reasons
 
 
 def remove(store: Store, goes: Iterable[Item]) -> None:
-    """Take these away; to be called while no other process uses the store, since they were planned."""
+    """Remove these items; to be called while no other process has used the store since they were planned."""
     # Renamed away at once, deleted at leisure: at no instant is there half an artifact, and a kill leaves what the next
-    # one sweeps. What dead writers left in tmp goes as the trash is begun.
+    # one removes. What dead writers left in tmp goes as the trash is begun.
     with store.builds.begin("garbage") as trash:
         for item in goes:
             if item.place == "objects":
@@ -136,15 +138,15 @@ def size_of(path: Path) -> int:
 
 def _manifests(store: Store) -> dict[str, dict[str, Any]]:
     """Key -> manifest of all that lies in the store; {} of what is damaged, which nothing can be made from."""
-    found = {}
+    manifests = {}
     for path in sorted(store.objects.glob("*")):
         try:
             manifest = json.loads((path / MANIFEST).read_text())
         except (FileNotFoundError, NotADirectoryError, ValueError):
             manifest = {}
         complete = isinstance(manifest, dict) and {"kind", "key", "digest", "inputs"} <= manifest.keys()
-        found[path.name] = manifest if complete else {}
-    return found
+        manifests[path.name] = manifest if complete else {}
+    return manifests
 
 
 def _time(file: Path, folder: Path) -> float:

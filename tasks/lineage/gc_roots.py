@@ -1,4 +1,4 @@
-"""What names a stored artifact, so that it and everything behind it stays: DVC, artifacts/, MLflow."""
+"""The roots of garbage collection, which keep artifacts and everything behind them: DVC, artifacts/, MLflow."""
 
 import json
 import re
@@ -19,7 +19,7 @@ KEY_TAGS = ("variant_key", "evaluation_key", "export_key", "speed_key")
 
 @dataclass(frozen=True)
 class Root:
-    """Something that names artifacts.
+    """Something that refers to artifacts.
 
     Args:
         why: what, for people.
@@ -31,7 +31,7 @@ class Root:
 
 
 def roots(workspace: Path) -> list[Root]:
-    """All of them, the most binding first.
+    """All roots, the most binding first.
 
     Raises:
         InputError: a registered model or dvc.lock names something, and what that is cannot be found out.
@@ -39,24 +39,24 @@ def roots(workspace: Path) -> list[Root]:
     # In this order: a version that is registered in between names a run that was there before.
     runs, versions = find_runs(workspace, status=None), registered_versions(workspace)
     return [
-        *(_registered(version) for version in versions),
+        *(_registered_root(version) for version in versions),
         *_dvc(workspace, runs),
-        *_placed(workspace),
+        *_copied_roots(workspace),
         # A comparison names the runs of its variants, not artifacts.
         *(
             Root(f"MLflow run {run['run_id'][:8]} ({run['name']})", keys)
             for run in runs
-            if (keys := _tagged(run["tags"]))
+            if (keys := _tagged_keys(run["tags"]))
         ),
     ]
 
 
-def _registered(version: dict[str, Any]) -> Root:
+def _registered_root(version: dict[str, Any]) -> Root:
     aliases = "".join(f", {alias}" for alias in version["aliases"])
     why = f"registered model {version['name']} version {version['version']}{aliases}"
     source = version["source"] or ""
     folder = [part for part in Path(source).parts if KEY.fullmatch(part)]
-    keys = dict.fromkeys([*_tagged(version["tags"]), *_tagged(version["run_tags"]), *folder])
+    keys = dict.fromkeys([*_tagged_keys(version["tags"]), *_tagged_keys(version["run_tags"]), *folder])
     if not keys and "/.espalier/" in source:
         raise InputError(
             f"{why} is {source}, and which stored result that is cannot be found out, so nothing is removed; delete "
@@ -66,30 +66,30 @@ def _registered(version: dict[str, Any]) -> Root:
 
 
 def _dvc(workspace: Path, runs: list[dict[str, Any]]) -> list[Root]:
-    found, md5s = [], output_md5s(workspace)
+    named, md5s = [], output_md5s(workspace)
     for path, keys in locked_keys(workspace).items():
         if keys is None:
             tracked = [run["tags"] for run in runs if run["tags"].get("dvc.md5") == md5s[path]]
-            keys = [key for tags in tracked for key in _tagged(tags)]
+            keys = [key for tags in tracked for key in _tagged_keys(tags)]
             if not keys and path.startswith(f"{OUTPUTS.name}/"):
                 raise InputError(
                     f"dvc.lock names {path}, which is neither in DVC's cache nor in a run of MLflow: what it was made "
                     "from cannot be known, so nothing is removed; bring it back with `dvc fetch`, or make it anew with "
                     "`dvc repro`"
                 )
-        found.append(Root(f"dvc.lock: {path}", tuple(keys)))
-    return found
+        named.append(Root(f"dvc.lock: {path}", tuple(keys)))
+    return named
 
 
-def _placed(workspace: Path) -> list[Root]:
+def _copied_roots(workspace: Path) -> list[Root]:
     """The copies in artifacts/."""
-    found = []
+    copied = []
     for file in sorted((workspace / OUTPUTS).rglob(MANIFEST)):
         manifest = json.loads(file.read_text())
         if isinstance(manifest, dict) and is_consistent(manifest, manifest.get("key", "")):
-            found.append(Root(file.parent.relative_to(workspace).as_posix(), (manifest["key"],)))
-    return found
+            copied.append(Root(file.parent.relative_to(workspace).as_posix(), (manifest["key"],)))
+    return copied
 
 
-def _tagged(tags: dict[str, str]) -> tuple[str, ...]:
+def _tagged_keys(tags: dict[str, str]) -> tuple[str, ...]:
     return tuple(tags[name] for name in KEY_TAGS if name in tags)

@@ -1,4 +1,4 @@
-"""What a variant was made with, and every step behind it: enough to make it again, and to see where two part."""
+"""The settings of a variant and every step behind it: enough to reproduce it, and to find the first difference."""
 
 import json
 import re
@@ -22,7 +22,7 @@ Entry = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Link:
-    """A result that another was made from.
+    """A stored result that another was computed from.
 
     Args:
         place: names of inputs, the way to it from where the walk began.
@@ -67,7 +67,7 @@ def _by_number(name: str) -> list[Any]:
 
 
 class Lineage:
-    """Everything behind an evaluation, and which part each had in making the variant that is evaluated."""
+    """Everything behind an evaluation, and the role of each result in the evaluated variant."""
 
     def __init__(self, store: Store, evaluation: Artifact) -> None:
         self._objects = store.objects
@@ -110,13 +110,13 @@ class Lineage:
         what decided how much of each matrix goes; "importance", the scores of channels and heads; "compressed", the
         model before it was trained back.
         """
-        found: dict[str, Link | None] = {}
+        links: dict[str, Link | None] = {}
         if allocation := self._input(self.compressed, "allocation"):
             names = [name for name in allocation.inputs if name.startswith("sensitivity")]
-            found = {name: self._input(allocation, name) for name in names} | {"allocation": allocation}
-        found["importance"] = self._input(self.compressed, "scores")
-        found["compressed"] = None if self.compressed.kind == KIND else self.compressed
-        return {role: link for role, link in found.items() if link and link is not self.model}
+            links = {name: self._input(allocation, name) for name in names} | {"allocation": allocation}
+        links["importance"] = self._input(self.compressed, "scores")
+        links["compressed"] = None if self.compressed.kind == KIND else self.compressed
+        return {role: link for role, link in links.items() if link and link is not self.model}
 
     def facts(self) -> dict[str, Any]:
         """Every step, each after what it read, as JSON.
@@ -145,6 +145,6 @@ def settings_of(settings: Settings, name: str) -> dict[str, Any]:
     """Everything that a variant depends on, as params.yaml has it; of the baseline with all variants of the run."""
     variants = settings.variants if name == BASELINE else {name: settings.recipe(name)}
     sections = {key: asdict(getattr(settings, key)) for key in ("compute", "calibration", "evaluation")}
-    own = {"model": settings.model, "trust_remote_code": settings.trust_remote_code, **sections}
-    own |= {"plugins": list(settings.plugins)} if settings.plugins else {}
-    return plain(own | {"variants": {variant: recipe.spec for variant, recipe in variants.items()}})
+    mapping = {"model": settings.model, "trust_remote_code": settings.trust_remote_code, **sections}
+    mapping |= {"plugins": list(settings.plugins)} if settings.plugins else {}
+    return plain(mapping | {"variants": {variant: recipe.spec for variant, recipe in variants.items()}})

@@ -1,4 +1,4 @@
-"""A run made again: what differs from then, and whether the same bits came out."""
+"""Compare a reproduced run with the original: what changed since, and whether the digests are equal."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ GONE = "gone"
 
 
 def changed_since(then: dict[str, Any], commit_then: str | None, commit_now: str | None) -> dict[str, Any]:
-    """What is not as it was when a lineage was made; an empty mapping where nothing is known to differ.
+    """What has changed since a lineage was recorded; an empty mapping where nothing is known to differ.
 
     Returns:
         "git commit", "modules" and "versions", each where it differs: [then, now], or {name: [then, now]}.
@@ -33,8 +33,8 @@ def _digest_now(module: str) -> str:
         return GONE
 
 
-def compared(then: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
-    """Two lineages step by step.
+def compare_lineages(then: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """Compare two lineages step by step.
 
     Returns:
         identical: whether model and evaluation have the digests that they had; first: the first step, in the order of

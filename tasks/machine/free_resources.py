@@ -1,4 +1,4 @@
-"""How much memory and disk there is for a run."""
+"""Free memory and disk for a run."""
 
 import shutil
 from pathlib import Path
@@ -15,36 +15,36 @@ CGROUP_ROOT = Path("/sys/fs/cgroup")
 
 
 def free_memory(cgroups: Path = CGROUP_ROOT) -> int:
-    """Bytes that this process may have in all: what it has, and what neither others nor a container's limit take."""
-    own = psutil.Process().memory_info().rss
-    return own + min(psutil.virtual_memory().available, *_left_by_limits(cgroups))
+    """Bytes that this process may use in all: what it has, and what other processes and a container's limit leave."""
+    resident = psutil.Process().memory_info().rss
+    return resident + min(psutil.virtual_memory().available, *_left_below_limits(cgroups))
 
 
 def free_device_memory() -> int:
-    """Bytes of the first CUDA device that nobody has."""
+    """Free bytes of the first CUDA device."""
     free, _ = torch.cuda.mem_get_info()
     return free
 
 
 def free_disk(folder: Path) -> int:
-    """Bytes on the disk that holds the folder, which need not be there yet."""
+    """Free bytes on the disk that holds the folder, which need not exist yet."""
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free
 
 
-def _left_by_limits(root: Path) -> list[int]:
+def _left_below_limits(root: Path) -> list[int]:
     left = [2**63]
     for limit, used, statistics, cached in CGROUPS:
         # Files that are absent, or the word "max", set no limit.
         if (root / limit).is_file() and (root / used).is_file():
             text = (root / limit).read_text().strip()
             if text.isdigit():
-                left.append(int(text) - int((root / used).read_text()) + _cached(root / statistics, cached))
+                left.append(int(text) - int((root / used).read_text()) + _page_cache(root / statistics, cached))
     return left
 
 
-def _cached(statistics: Path, name: str) -> int:
+def _page_cache(statistics: Path, name: str) -> int:
     if not statistics.is_file():
         return 0
     lines = (line.split() for line in statistics.read_text().splitlines())

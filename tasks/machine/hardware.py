@@ -1,4 +1,4 @@
-"""This machine, as measured speeds name it."""
+"""A description of this machine, for measured speeds."""
 
 import platform
 from pathlib import Path
@@ -8,7 +8,7 @@ import psutil
 
 
 def machine() -> dict[str, Any]:
-    """What a measured speed holds for."""
+    """Processor, cores and system that a measured speed holds for."""
     return {"processor": processor(), "cores": psutil.cpu_count(), "system": platform.system()}
 
 

@@ -10,11 +10,11 @@ LONGEST = 60
 
 def holders(path: Path) -> list[str]:
     """ "process 123 (espalier sweep ...)" for each of them that may be looked at, the first started first."""
-    wanted, found = str(path.resolve()), []
+    absolute, users = str(path.resolve()), []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if any(file.path == wanted for file in process.open_files()):
+            if any(file.path == absolute for file in process.open_files()):
                 command = " ".join([Path(part).name if part.startswith("/") else part for part in process.cmdline()])
                 shown = command if len(command) <= LONGEST else f"{command[:LONGEST]}..."
-                found.append((process.create_time(), process.pid, shown))
-    return [f"process {pid} ({shown})" for _, pid, shown in sorted(found)]
+                users.append((process.create_time(), process.pid, shown))
+    return [f"process {pid} ({shown})" for _, pid, shown in sorted(users)]

@@ -1,4 +1,4 @@
-"""Whose work something is: a process, known again by its machine, its number and its start."""
+"""The identity of a process: its machine, its number and its start time, which no other process shares."""
 
 import contextlib
 import os
@@ -17,11 +17,11 @@ GRACE_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Owner:
-    """A process.
+    """A process that owns other processes, runs or files.
 
     host: name of its machine.
     pid: its number there.
-    created: when it was started, as `tasks.machine.process_identity.started` says it.
+    created: when it was started, as `tasks.machine.process_identity.start_time` says it.
     """
 
     host: str
@@ -31,12 +31,12 @@ class Owner:
     @classmethod
     def here(cls) -> "Owner":
         """This process."""
-        own = psutil.Process()
-        return cls(socket.gethostname(), own.pid, started(own))
+        process = psutil.Process()
+        return cls(socket.gethostname(), process.pid, start_time(process))
 
     @classmethod
-    def named(cls, text: str) -> "Owner":
-        """What "pid created" in an environment of this machine says."""
+    def parse(cls, text: str) -> "Owner":
+        """The process that "pid created" in an environment of this machine means."""
         pid, created = text.split()
         return cls(socket.gethostname(), int(pid), created)
 
@@ -45,12 +45,12 @@ class Owner:
         return asdict(self)
 
     def is_gone(self) -> bool:
-        """Whether that very process runs no more; of another machine nobody here can tell, and it counts as living."""
+        """Whether that process has ended; one of another machine counts as running."""
         if self.host != socket.gethostname():
             return False
         try:
             process = psutil.Process(self.pid)
-            return started(process) != self.created or process.status() == psutil.STATUS_ZOMBIE
+            return start_time(process) != self.created or process.status() == psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return True
 
@@ -59,12 +59,12 @@ class Owner:
 
 
 def claim() -> None:
-    """Everything that this process starts from now on tells whose it is."""
-    own = Owner.here()
-    os.environ[VARIABLE] = f"{own.pid} {own.created}"
+    """Mark everything that this process starts from now on as its own."""
+    owner = Owner.here()
+    os.environ[VARIABLE] = f"{owner.pid} {owner.created}"
 
 
-def owned(owner: Owner) -> Iterator[psutil.Process]:
+def owned_processes(owner: Owner) -> Iterator[psutil.Process]:
     """The live processes that `owner` started since its claim, and what these started, wherever they run by now."""
     mark = f"{owner.pid} {owner.created}"
     for process in psutil.process_iter():
@@ -75,13 +75,13 @@ def owned(owner: Owner) -> Iterator[psutil.Process]:
 
 
 def stop_owned(owner: Owner) -> int:
-    """Stop everything that `owner` started: asked once, then killed; returns how many processes there were."""
-    asked = [process for process in owned(owner) if _send(process, psutil.Process.terminate)]
-    psutil.wait_procs(asked, timeout=GRACE_SECONDS)
+    """Stop everything that `owner` started, by SIGTERM and then SIGKILL; returns how many processes there were."""
+    terminated = [process for process in owned_processes(owner) if _send(process, psutil.Process.terminate)]
+    psutil.wait_procs(terminated, timeout=GRACE_SECONDS)
     # Anew: what was asked to stop may have started others on its way out.
-    killed = [process for process in owned(owner) if _send(process, psutil.Process.kill)]
+    killed = [process for process in owned_processes(owner) if _send(process, psutil.Process.kill)]
     psutil.wait_procs(killed, timeout=GRACE_SECONDS)
-    return len({*asked, *killed})
+    return len({*terminated, *killed})
 
 
 def _send(process: psutil.Process, signal_it: Any) -> bool:
@@ -96,7 +96,7 @@ STATE_FIELD, START_FIELD = 3, 22
 """Of /proc/PID/stat, counted from 1; everything before the state may hold spaces."""
 
 
-def started(process: psutil.Process) -> str:
+def start_time(process: psutil.Process) -> str:
     """ "boot:ticks" on Linux, elsewhere ":seconds since 1970"; equal for one process at all times, and unequal for two.
 
     Raises:

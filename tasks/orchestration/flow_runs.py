@@ -1,4 +1,4 @@
-"""Flow runs and the processes that do them: a run whose process was killed is told to be Crashed, by the next one.
+"""Flow runs and their processes: the next command sets a run whose process was killed to Crashed.
 
 Prefect leaves such a run RUNNING for ever. `.espalier/runs/<flow run>.json` says whose each run is from its begin to
 its end; a file whose process is gone is what a kill left.
@@ -24,8 +24,8 @@ HEALTH_SECONDS = 3.0
 
 
 @contextlib.contextmanager
-def owned_run(workspace: Path) -> Iterator[None]:
-    """Inside the block, in a flow, it is on record that the present flow run is this process's.
+def record_owner(workspace: Path) -> Iterator[None]:
+    """Inside the block, in a flow, record that this process runs the present flow run.
 
     It stays on record where Prefect's server cannot be told of the end: the next command tells it.
     """
@@ -52,16 +52,16 @@ def _server_answers() -> bool:
         return False
 
 
-def left_behind(workspace: Path) -> dict[UUID, Owner]:
-    """The flow runs of this workspace whose process is gone; those of other machines are theirs to judge."""
-    found = {}
+def abandoned_runs(workspace: Path) -> dict[UUID, Owner]:
+    """The flow runs of this workspace whose process is gone; those of other machines are left alone."""
+    runs = {}
     for file in sorted((Path(workspace) / RUNS).glob("[!.]*.json")):
         # One that another process takes away now is not left behind.
         with contextlib.suppress(FileNotFoundError):
             owner = Owner(**json.loads(file.read_text()))
             if owner.is_gone():
-                found[UUID(file.stem)] = owner
-    return found
+                runs[UUID(file.stem)] = owner
+    return runs
 
 
 def reconcile(workspace: Path) -> list[str]:
@@ -69,7 +69,7 @@ def reconcile(workspace: Path) -> list[str]:
 
     Nothing is asked of Prefect where nothing was left behind.
     """
-    runs = left_behind(workspace)
+    runs = abandoned_runs(workspace)
     if not runs:
         return []
     from prefect import get_client
@@ -83,7 +83,7 @@ def reconcile(workspace: Path) -> list[str]:
 
 
 def clear_deployment(deployment: str) -> list[str]:
-    """Take away what a killed `serve` left of a deployment that only one process at a time serves.
+    """Clear the unfinished flow runs that a killed `serve` left of its deployment.
 
     Runs that are late go, for the schedule makes new ones; runs that were handed out and never began are Crashed.
     To be called while nobody serves it. Returns the names of the runs that are Crashed now.
@@ -122,7 +122,9 @@ def _crash(client: "SyncPrefectClient", run_id: UUID, message: str) -> list[str]
     if run.state is None or run.state.is_final():
         return []
     unfinished = TaskRunFilter(state={"type": {"any_": ["PENDING", "RUNNING"]}})
-    for task in client.read_task_runs(flow_run_filter=FlowRunFilter(id={"any_": [run_id]}), task_run_filter=unfinished):
-        client.set_task_run_state(task.id, Crashed(message=message), force=True)
+    for task_run in client.read_task_runs(
+        flow_run_filter=FlowRunFilter(id={"any_": [run_id]}), task_run_filter=unfinished
+    ):
+        client.set_task_run_state(task_run.id, Crashed(message=message), force=True)
     client.set_flow_run_state(run_id, Crashed(message=message), force=True)
     return [run.name]

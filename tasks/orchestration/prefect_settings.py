@@ -1,4 +1,4 @@
-"""Prefect's settings, which it reads once, when it is imported: quiet, offline, and inside the workspace."""
+"""Prefect's settings, read once when it is imported: quiet, offline, and inside the workspace."""
 
 import os
 import sys
@@ -27,12 +27,12 @@ def apply(workspace: Path) -> None:
     Raises:
         ComputationError: Prefect was imported before, so the settings would be ignored.
     """
-    wanted = {"PREFECT_HOME": str(Path(workspace).absolute() / ".espalier" / "prefect"), **QUIET}
-    missing = [name for name in wanted if name not in os.environ]
+    settings = {"PREFECT_HOME": str(Path(workspace).absolute() / ".espalier" / "prefect"), **QUIET}
+    missing = [name for name in settings if name not in os.environ]
     if missing and "prefect" in sys.modules:
         raise ComputationError(
             f"prefect was imported before {', '.join(missing)} could be set; apply its settings first"
         )
-    os.environ.update({name: wanted[name] for name in missing})
+    os.environ.update({name: settings[name] for name in missing})
     # Prefect makes the last folder of the path only.
     Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)

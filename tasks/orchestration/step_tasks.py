@@ -33,7 +33,7 @@ def prefect_driver(context: Context, call: Call) -> Artifact:
 
 @contextlib.contextmanager
 def _transaction_of_its_own() -> Iterator[None]:
-    """Inside the block a task commits when it ends.
+    """Inside the block a Prefect task commits when it ends.
 
     Within another task it would leave that to the outer one: its lock would be held until the outer one ends, and
     for ever when that fails, for a rollback frees no lock of a result that was found.

@@ -22,7 +22,7 @@ class KeyOfCall(CachePolicy):
     """The key of Prefect's record is the key of the call."""
 
     def compute_key(self, task_ctx: Any, inputs: dict[str, Any], flow_parameters: dict[str, Any], **kwargs: Any) -> str:
-        """That of the call, which has it: an exception raised here would only be a line in Prefect's log."""
+        """The key of the call, computed before: an exception raised here would only be a line in Prefect's log."""
         return inputs["call"].key
 
 

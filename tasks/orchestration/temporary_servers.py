@@ -1,4 +1,4 @@
-"""Prefect's temporary servers: one that outlived its run (kill -9 does that) is stopped by the next run."""
+"""Prefect's temporary servers: start one early, share it with workers, and stop those that a killed run left."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ SERVER = "prefect.server.api.server:create_app"
 
 
 def start() -> threading.Thread | None:
-    """Begin to start the server that a flow would start itself; None where another one is used.
+    """Start in the background the server that a flow would start itself; None where another one is used.
 
     A start that fails is left to the flow, which tries again and says why.
     """
@@ -34,7 +34,7 @@ def start() -> threading.Thread | None:
 
 
 @contextlib.contextmanager
-def shared(url: str | None = None) -> Iterator[None]:
+def share_server(url: str | None = None) -> Iterator[None]:
     """Inside the block workers of a task runner use this process's temporary server: each would start one of its own,
     which takes as long as making a small variant.
 
@@ -44,12 +44,12 @@ def shared(url: str | None = None) -> Iterator[None]:
     from prefect.server.api.server import SubprocessASGIServer
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    known = url or PREFECT_API_URL.value()
-    if not known:
+    address = url or PREFECT_API_URL.value()
+    if not address:
         server = SubprocessASGIServer()
         server.start()
-        known = server.api_url
-    with temporary_settings({PREFECT_API_URL: known}):
+        address = server.api_url
+    with temporary_settings({PREFECT_API_URL: address}):
         yield
 
 
@@ -59,7 +59,7 @@ def stop_orphans() -> list[int]:
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             owner = process.environ().get(VARIABLE)
-            if SERVER in process.cmdline() and owner and Owner.named(owner).is_gone():
+            if SERVER in process.cmdline() and owner and Owner.parse(owner).is_gone():
                 process.terminate()
                 stopped.append(process.pid)
     return stopped

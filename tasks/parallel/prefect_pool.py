@@ -1,6 +1,6 @@
-"""Workers of a search as tasks of Prefect's runners: each takes piece after piece from a store that this process holds.
+"""Workers of a search as long-running Prefect tasks, which take their work from a TCP store of this process.
 
-A piece is a function's name and JSON, and so is its result: a task run per piece would cost more than most pieces do.
+Work and results travel as JSON: a Prefect task run per piece of work would cost more than most pieces do.
 """
 
 import contextlib
@@ -17,8 +17,8 @@ from prefect.cache_policies import NO_CACHE
 from torch.distributed import TCPStore
 
 from pruning_core.settings.compute import Workers
-from tasks.parallel.rendezvous import Attendance, Meeting
-from tasks.parallel.resident_tasks import Staying, end_with_parent
+from tasks.parallel.rendezvous import Rendezvous, WorkerWatch
+from tasks.parallel.resident_tasks import ResidentTasks, end_with_parent
 from tasks.parallel.submit import Future, Submit
 
 POLL_SECONDS = 0.002
@@ -29,37 +29,37 @@ STOP = "null"
 
 
 @task(name="search worker", task_run_name="search worker {number}", cache_policy=NO_CACHE, persist_result=False)
-def work(meeting: Meeting, number: int) -> None:
-    """Do the pieces that no other worker has taken until there are no more, in whatever process this is."""
+def work(rendezvous: Rendezvous, number: int) -> None:
+    """The Prefect task of a worker: do pieces of work that no other worker has taken, until there are no more."""
     end_with_parent()
-    with meeting.entered() as store:
+    with rendezvous.enter() as store:
         while True:
             piece = store.add(TAKEN, 1) - 1
-            store.wait([_asked(piece)], PATIENCE)
-            asked = json.loads(store.get(_asked(piece)))
-            if asked is None:
+            store.wait([_request_key(piece)], PATIENCE)
+            request = json.loads(store.get(_request_key(piece)))
+            if request is None:
                 return
-            function = getattr(importlib.import_module(asked["module"]), asked["function"])
-            store.set(_answered(piece), json.dumps(function(*asked["arguments"])))
+            function = getattr(importlib.import_module(request["module"]), request["function"])
+            store.set(_answer_key(piece), json.dumps(function(*request["arguments"])))
 
 
 @contextlib.contextmanager
-def crowd(settings: Workers) -> Iterator[Submit]:
-    """Workers that are processes, or of Dask or Ray, until the block ends.
+def worker_processes(settings: Workers) -> Iterator[Submit]:
+    """Start workers that are processes, or of Dask or Ray, and stop them when the block ends.
 
     Raises:
         InputError: Dask or Ray is not installed.
         ComputationError: of a result, where a worker ended, killed or with an error.
     """
-    meeting, store = Meeting.call(here=settings.address is None)
-    calls = [(meeting, number) for number in range(settings.number)]
-    held = Staying("search workers", settings, work, calls, Attendance(meeting, store).lost)
+    rendezvous, store = Rendezvous.open(here=settings.address is None)
+    calls = [(rendezvous, number) for number in range(settings.number)]
+    held = ResidentTasks("search workers", settings, work, calls, WorkerWatch(rendezvous, store).lost)
     pieces = count()
 
     def submit(function: Callable[..., Any], *arguments: Any) -> Future:
         piece = next(pieces)
-        asked = {"module": function.__module__, "function": function.__qualname__, "arguments": arguments}
-        store.set(_asked(piece), json.dumps(asked))
+        request = {"module": function.__module__, "function": function.__qualname__, "arguments": arguments}
+        store.set(_request_key(piece), json.dumps(request))
         return _Piece(store, held, piece)
 
     try:
@@ -69,28 +69,28 @@ def crowd(settings: Workers) -> Iterator[Submit]:
         # there are, where one was lost with the piece that it waited for.
         end, taken = next(pieces), store.add(TAKEN, 0)
         for piece in range(min(taken, end), max(taken, end) + settings.number):
-            store.set(_asked(piece), STOP)
+            store.set(_request_key(piece), STOP)
         held.part()
 
 
 class _Piece:
-    """A result that comes."""
+    """The future of a piece of work."""
 
-    def __init__(self, store: TCPStore, held: Staying, number: int) -> None:
+    def __init__(self, store: TCPStore, held: ResidentTasks, number: int) -> None:
         self.store, self.held, self.number = store, held, number
 
     def result(self) -> Any:
-        answered = _answered(self.number)
-        self.held.wait_until(partial(self.store.check, [answered]), POLL_SECONDS, "compute.workers")
-        found = json.loads(self.store.get(answered))
-        for key in (answered, _asked(self.number)):
+        key_of_answer = _answer_key(self.number)
+        self.held.wait_until(partial(self.store.check, [key_of_answer]), POLL_SECONDS, "compute.workers")
+        answer = json.loads(self.store.get(key_of_answer))
+        for key in (key_of_answer, _request_key(self.number)):
             self.store.delete_key(key)
-        return found
+        return answer
 
 
-def _asked(piece: int) -> str:
+def _request_key(piece: int) -> str:
     return f"asked {piece}"
 
 
-def _answered(piece: int) -> str:
+def _answer_key(piece: int) -> str:
     return f"answered {piece}"

@@ -1,4 +1,4 @@
-"""One calibration on several processes, which `torchrun` starts: the first drives, the others follow it.
+"""Calibration on several processes that `torchrun` starts: the first one drives, the others follow it.
 
 The first runs the flow, the store and everything else. Where a step calibrates it tells the others which one, and they
 run the same step on their own shard of the windows, meeting it in the sums. What they make is the first one's to store.
@@ -32,12 +32,12 @@ STOP = b"null"
 
 
 def processes() -> int:
-    """How many there are; 1 where this one is alone."""
+    """The number of processes; 1 where this one is alone."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Which of them this is."""
+    """The rank of this process; 0 where it is alone."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
@@ -58,7 +58,7 @@ def shards_of(count: int) -> Shards:
 
 
 def join() -> None:
-    """Meet the other processes where `torchrun` says."""
+    """Join the process group that `torchrun` describes."""
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
@@ -66,14 +66,14 @@ def join() -> None:
 
 
 def leave() -> None:
-    """Be alone from now on; others that wait for this process end with an error."""
+    """Leave the process group; processes that wait for this one end with an error."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 @contextlib.contextmanager
 def together(module: str, name: str, params: Any, inputs: dict[str, Artifact], context: "Context") -> Iterator[None]:
-    """Around what a step calibrates: the others are told to run this step too, and a failure parts all of them.
+    """Around the calibration of a step: the other processes run this step too, and a failure ends the group.
 
     Nothing to do where this process is alone or follows itself.
     """
@@ -101,7 +101,7 @@ def together(module: str, name: str, params: Any, inputs: dict[str, Artifact], c
 
 
 def stop() -> None:
-    """Let the others end."""
+    """Tell the other processes to end."""
     if processes() > 1 and rank() == 0:
         _send(STOP)
 
@@ -117,7 +117,7 @@ def follow() -> None:
         inputs = {label: Artifact.from_reference(reference) for label, reference in job["inputs"].items()}
         with context.store.use.shared(), tempfile.TemporaryDirectory(prefix="espalier-shard-") as folder:
             step = load_step(*job["step"])
-            step.function(step.parsed(job["params"]), inputs, Path(folder), context)
+            step.function(step.parse_params(job["params"]), inputs, Path(folder), context)
 
 
 def _send(message: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Where the workers of a search find the process that they work for, and how that process learns that one is gone.
+"""How workers of a search connect to their process, and how that process notices a lost worker.
 
 What a task runner tells of a killed worker is not enough. A pool of processes does not hear of one that was killed
 while the next one was started, and Dask gives its task to another worker, while the piece that it had is nobody's.
@@ -28,8 +28,8 @@ SILENCE_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class Meeting:
-    """The place of that process's torch.distributed store.
+class Rendezvous:
+    """The address of the process's torch.distributed store.
 
     Args:
         here: all workers are on this machine, where a process can be looked at. Those of a cluster send beats.
@@ -40,8 +40,8 @@ class Meeting:
     here: bool
 
     @classmethod
-    def call(cls, here: bool) -> tuple["Meeting", TCPStore]:
-        """That process's own: a place of its choice, and its store.
+    def open(cls, here: bool) -> tuple["Rendezvous", TCPStore]:
+        """Open a store in this process; returns its address and the store.
 
         Workers that are not `here` find it under the address of its host name, or under that of MASTER_ADDR.
         """
@@ -50,14 +50,14 @@ class Meeting:
         return cls(host, store.port, here), store
 
     @contextlib.contextmanager
-    def entered(self) -> Iterator[TCPStore]:
-        """A worker's store. Inside the block the worker is one of those that must not be lost."""
-        store, own = self._connect(), json.dumps(Owner.here().facts())
+    def enter(self) -> Iterator[TCPStore]:
+        """Connect a worker to the store. Inside the block the worker is watched: if it ends, that is an error."""
+        store, entry = self._connect(), json.dumps(Owner.here().facts())
         left = threading.Event()
         if not self.here:
             # A connection of its own: one call at a time goes over each, and the worker waits in one for its pieces.
-            threading.Thread(target=_beat, args=(self._connect(), _beats(own), left), daemon=True).start()
-        store.append(ENTERED, f"{own}\n")
+            threading.Thread(target=_beat, args=(self._connect(), _beats(entry), left), daemon=True).start()
+        store.append(ENTERED, f"{entry}\n")
         try:
             yield store
         finally:
@@ -67,22 +67,22 @@ class Meeting:
         return TCPStore(self.host, self.port, is_master=False, timeout=PATIENCE)
 
 
-class Attendance:
-    """The workers that entered a meeting, as the process that called it sees them."""
+class WorkerWatch:
+    """The workers that entered a rendezvous, watched by the process that opened it."""
 
-    def __init__(self, meeting: Meeting, store: TCPStore) -> None:
-        self._meeting, self._store = meeting, store
+    def __init__(self, rendezvous: Rendezvous, store: TCPStore) -> None:
+        self._rendezvous, self._store = rendezvous, store
         self._beats: dict[str, tuple[int, float]] = {}
         """Worker -> its number of beats, and when that was new, on this machine's clock."""
 
     def lost(self) -> str | None:
-        """What became of the first of them that is gone; None where all are at work."""
+        """A sentence on the first lost worker; None where all are at work."""
         entries = self._store.get(ENTERED).decode().splitlines() if self._store.check([ENTERED]) else []
         for entry in entries:
             owner = Owner(**json.loads(entry))
-            if self._meeting.here and owner.is_gone():
+            if self._rendezvous.here and owner.is_gone():
                 return f"{owner} was terminated abruptly"
-            if not self._meeting.here and self._silent(entry):
+            if not self._rendezvous.here and self._silent(entry):
                 return f"{owner} was not heard of for {SILENCE_SECONDS:g} seconds"
         return None
 

@@ -1,4 +1,4 @@
-"""Tasks of Prefect's runners that stay with this process for as long as it has work for them."""
+"""Prefect tasks that run for as long as this process has work for them."""
 
 import multiprocessing
 import os
@@ -25,8 +25,8 @@ LOOK_SECONDS = 0.5
 """Between two looks at whether all workers are there."""
 
 
-class Here:
-    """What only this process does. Workers are sent the flow that holds it, and get it empty.
+class LocalWork:
+    """Work that only this process does: workers are sent the flow that holds it, and get it empty.
 
     They could not read all that it needs: threads, and methods of plugins, known where a workspace was opened.
     """
@@ -34,13 +34,13 @@ class Here:
     def __init__(self, work: Callable[[], None] | None = None) -> None:
         self.work = work
 
-    def __reduce__(self) -> tuple[type["Here"], tuple[()]]:
-        return Here, ()
+    def __reduce__(self) -> tuple[type["LocalWork"], tuple[()]]:
+        return LocalWork, ()
 
 
 @cache
 def end_with_parent() -> None:
-    """In a process of a pool: end once the process that began it is gone, which kill -9 does not let it tell.
+    """In a process of a pool: end once the parent process is gone, kill -9 included.
 
     Otherwise it would wait for its next task for ever, with all that it has in memory.
     """
@@ -55,8 +55,8 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-class Staying:
-    """One task per call, on as many workers, in a flow of its own beside what this process does."""
+class ResidentTasks:
+    """One Prefect task per call, on as many workers, in a flow of its own in the background."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class Staying:
         self._failed: list[BaseException] = []
         self._lost = lost
         self._done: SimpleQueue[PrefectFuture | None] = SimpleQueue()
-        here = Here(lambda: self._hold(task, calls))
+        here = LocalWork(lambda: self._hold(task, calls))
 
         @flow(name=name, task_runner=task_runner(workers), persist_result=False)
         def holding() -> None:
@@ -90,7 +90,7 @@ class Staying:
         url = PREFECT_API_URL.value()
 
         def run() -> None:
-            with temporary_servers.shared(url):
+            with temporary_servers.share_server(url):
                 holding()
 
         self._ended: Future = ThreadPoolExecutor(1, name).submit(run)
@@ -107,12 +107,12 @@ class Staying:
                 future = self._done.get()
                 if future is None:
                     return
-                found = future.result(raise_on_failure=False)
-                if isinstance(found, BaseException):
-                    self._failed.append(found)
+                result = future.result(raise_on_failure=False)
+                if isinstance(result, BaseException):
+                    self._failed.append(result)
 
     def part(self) -> None:
-        """Wait until all are gone, whatever they ended with; one that is lost is not waited for."""
+        """Wait until all have ended, with or without an error; a lost one is not waited for."""
         while not self._ended.done():
             if self._lost() is not None:
                 # The flow ends, and with it the runner, which ends the others.
@@ -144,7 +144,7 @@ class Staying:
             time.sleep(poll)
 
     def _failure(self) -> BaseException | None:
-        """Why the first of them that failed did, or their flow; None where no runner knows of any."""
+        """The first error of a Prefect task, or of their flow; None where there is none."""
         if not self._failed and self._ended.done():
             return self._ended.exception() or RuntimeError("it was stopped")
         return self._failed[0] if self._failed else None

@@ -1,11 +1,11 @@
-"""What task runners and process pools have in common: work is submitted, a future is waited for."""
+"""The interface of all workers: work is submitted, and its future is waited for."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
 
 
 class Future(Protocol):
-    """A result that comes."""
+    """The result of submitted work."""
 
     def result(self) -> Any:
         """Wait for it; the exception of the work is raised."""

@@ -39,8 +39,8 @@ def _dask(workers: Workers) -> TaskRunner:
     logging.getLogger("distributed").setLevel(logging.ERROR)
     if workers.address:
         return DaskTaskRunner(address=workers.address)
-    own = {"n_workers": workers.number, "threads_per_worker": 1, "dashboard_address": None}
-    return DaskTaskRunner(cluster_kwargs=own)
+    settings = {"n_workers": workers.number, "threads_per_worker": 1, "dashboard_address": None}
+    return DaskTaskRunner(cluster_kwargs=settings)
 
 
 def _ray(workers: Workers) -> TaskRunner:
@@ -49,18 +49,18 @@ def _ray(workers: Workers) -> TaskRunner:
         from prefect_ray import RayTaskRunner
     except ImportError:
         raise missing("ray") from None
-    own = {} if workers.address else {"num_cpus": workers.number, "include_dashboard": False}
-    return RayTaskRunner(address=workers.address, init_kwargs=own)
+    settings = {} if workers.address else {"num_cpus": workers.number, "include_dashboard": False}
+    return RayTaskRunner(address=workers.address, init_kwargs=settings)
 
 
 _RUNNERS = {"threads": _threads, "processes": _processes, "dask": _dask, "ray": _ray}
 
 
 def missing(name: str) -> InputError:
-    """What is told where the packages of these workers are not installed."""
+    """The error for workers whose packages are not installed."""
     return InputError(f"workers {name} need packages that are not installed: pip install 'espalier[{name}]'")
 
 
 def quiet_ray() -> None:
-    """Keep Ray from telling its makers how it is used; to be called before it is imported."""
+    """Turn off Ray's usage statistics; to be called before it is imported."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"

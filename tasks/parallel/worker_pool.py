@@ -1,4 +1,4 @@
-"""Where pieces of work run side by side: threads, processes, or a cluster; what travels is JSON and paths."""
+"""Run pieces of work in parallel on threads, processes or a cluster; only JSON and paths are sent."""
 
 import contextlib
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from tasks.parallel.submit import Submit
 
 @contextlib.contextmanager
 def workers(settings: Workers) -> Iterator[Submit]:
-    """The workers of the settings, gone after the block; torch's number of threads is then what it was.
+    """The workers of the settings, stopped after the block; torch's number of threads is restored.
 
     Raises:
         InputError: Dask or Ray is not installed.
@@ -24,9 +24,9 @@ def workers(settings: Workers) -> Iterator[Submit]:
                 yield pool.submit
         else:
             # It imports Prefect, which takes seconds.
-            from tasks.parallel.prefect_pool import crowd
+            from tasks.parallel.prefect_pool import worker_processes
 
-            with crowd(settings) as submit:
+            with worker_processes(settings) as submit:
                 yield submit
     finally:
         torch.set_num_threads(threads)

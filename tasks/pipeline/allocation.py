@@ -1,4 +1,4 @@
-"""Which steps find out how much of each matrix of a variant goes: sensitivities, level errors, a search."""
+"""The steps of an allocation: sensitivities, level errors, a search."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -23,7 +23,7 @@ from tasks.store.artifact import Artifact
 def allocate(shared: Inputs, recipe: Recipe) -> Artifact | None:
     """The allocation of a variant that has one; None where the driver only looks and it is not there yet."""
     if isinstance(recipe.allocation, Evolutionary):
-        return searched(shared, recipe)
+        return search_allocation(shared, recipe)
     pattern = recipe.method.pattern
     params = AllocationParams(
         allocation=recipe.spec["allocation"],
@@ -41,21 +41,21 @@ def allocate(shared: Inputs, recipe: Recipe) -> Artifact | None:
     return shared.context.run(allocation, params, inputs, f"{recipe.name} allocation")
 
 
-def searched(shared: Inputs, recipe: Recipe) -> Artifact | None:
-    """The allocation that a search finds for a variant whose recipe says how to search.
+def search_allocation(shared: Inputs, recipe: Recipe) -> Artifact | None:
+    """Search the allocation of a variant whose recipe has an evolutionary one.
 
     Raises:
-        InputError: the search would see text that variants are judged on.
+        InputError: the search would see text that variants are evaluated on.
     """
     settings, unit = recipe.allocation, unit_of(recipe.method)
     request = Request(shared.matrices, unit, getattr(recipe.method.pattern, "m", None), target_of(recipe.method))
     text = settings.text or shared.settings.calibration.text
     windows = Calibration(text, settings.windows + settings.validation, settings.length, "spread", settings.seed)
-    inputs = {"source": shared.source, "tokens": shared.sampled(windows, "search")}
+    inputs = {"source": shared.source, "tokens": shared.calibration_windows(windows, "search")}
     check_held_out(inputs["tokens"], shared.evaluation)
-    for number, chosen in enumerate(settings.starts):
-        if chosen.sensitivity_spec is not None:
-            inputs[f"sensitivity-{number}"] = measured_sensitivity(shared, chosen.sensitivity_spec, recipe)
+    for number, start in enumerate(settings.starts):
+        if start.sensitivity_spec is not None:
+            inputs[f"sensitivity-{number}"] = measured_sensitivity(shared, start.sensitivity_spec, recipe)
     inputs |= compressed_levels(shared, recipe)
     params = SearchParams(
         allocation=recipe.spec["allocation"],
@@ -69,7 +69,7 @@ def searched(shared: Inputs, recipe: Recipe) -> Artifact | None:
 
 
 def check_held_out(search_text: Artifact | None, evaluation: Artifact | None) -> None:
-    """Raise InputError where a search would be told its result by the text that it is judged on afterwards."""
+    """Raise InputError if the search text shares windows with the evaluation text."""
     if search_text is None or evaluation is None:
         return
     if search_text.facts["text_digest"] == evaluation.facts["text_digest"]:
@@ -92,7 +92,7 @@ def measured_sensitivity(shared: Inputs, spec: Mapping[str, Any], recipe: Recipe
     inputs = {"source": shared.source}
     if "tokens" in measure.needs:
         inputs["tokens"] = shared.calibration
-    if wants_statistics(measure, recipe.method):
+    if wants_statistics(measure.needs, recipe.method):
         inputs |= {f"statistics-{index}": shared.statistics(index) for index in range(shared.depth)}
     return shared.context.run(sensitivity, params, inputs, f"{spec['name']} sensitivity")
 
@@ -102,13 +102,15 @@ def compressed_levels(shared: Inputs, recipe: Recipe) -> dict[str, Artifact | No
     unit, m = unit_of(recipe.method), getattr(recipe.method.pattern, "m", None)
     menu = recipe.allocation.levels_for(Request(shared.matrices, unit, m, target_of(recipe.method)))
     shares = menu.facts()["shares"]
-    found = {}
+    artifacts = {}
     for index in range(shared.depth):
-        own = {matrix.name: shares[matrix.name] for matrix in shared.matrices if matrix.block == index}
-        params = LevelsParams(block=index, method=recipe.method_spec, unit=menu.unit, shares=own, **shared.on_device)
+        shares_of_block = {matrix.name: shares[matrix.name] for matrix in shared.matrices if matrix.block == index}
+        params = LevelsParams(
+            block=index, method=recipe.method_spec, unit=menu.unit, shares=shares_of_block, **shared.on_device
+        )
         inputs = {"source": shared.source}
         if recipe.calibrates or recipe.levels_need_hessians:
             inputs["statistics"] = shared.statistics(index)
         label = f"{recipe.name} levels of block {index}"
-        found[f"levels-{index}"] = shared.context.run(levels, params, inputs, label)
-    return found
+        artifacts[f"levels-{index}"] = shared.context.run(levels, params, inputs, label)
+    return artifacts

@@ -1,4 +1,4 @@
-"""Which steps compress the blocks of a variant, one after another."""
+"""The steps that compress the blocks of a variant, one after another."""
 
 from typing import Any
 
@@ -52,12 +52,12 @@ def _shares(shared: Inputs, recipe: Recipe, allocation: Artifact | None) -> list
     if allocation is None:
         return [None] * shared.depth
     shares, of_method = load_shares(allocation), method_shares(recipe.method, shared.matrices)
-    found = []
+    blocks = []
     for index in range(shared.depth):
         names = [matrix.name for matrix in shared.matrices if matrix.block == index]
-        own = shares.of(names)
-        found.append(None if own == of_method.of(names) else own.facts())
-    return found
+        block_shares = shares.of(names)
+        blocks.append(None if block_shares == of_method.of(names) else block_shares.facts())
+    return blocks
 
 
 def _block_inputs(shared: Inputs, recipe: Recipe, index: int, blocks: list[Artifact]) -> dict[str, Artifact]:

@@ -1,4 +1,4 @@
-"""Which steps make and judge an export: the files, their quality beside the dense model, their speed beside it."""
+"""The steps of an export: write its files, evaluate it, and measure its speed beside the dense model."""
 
 from dataclasses import asdict
 from typing import Any
@@ -16,27 +16,27 @@ from tasks.store.artifact import Artifact
 
 
 def export_record(pipeline: Pipeline, name: str, spec: dict[str, Any]) -> dict[str, Any]:
-    """Make an export of a variant, or of the dense model, judge and measure it; all that is known of it, as JSON."""
+    """Write, evaluate and measure an export of a variant or of the dense model; returns its record as JSON."""
     label, model = label_of(name, spec), pipeline.model(name)
-    made = pipeline.context.run(export, ExportParams(format=spec), {"model": model}, label)
-    own, dense = pipeline.evaluated(name), pipeline.evaluated(BASELINE)
+    exported = pipeline.context.run(export, ExportParams(format=spec), {"model": model}, label)
+    variant, dense = pipeline.quality(name), pipeline.quality(BASELINE)
     # As it is read from its files.
-    quality = pipeline.beside_dense(made, label)
-    told = {"export": quality.facts, "variant": own.facts, "dense": dense.facts}
-    engine = engine_of(made.path)
+    quality = pipeline.beside_dense(exported, label)
+    facts = {"export": quality.facts, "variant": variant.facts, "dense": dense.facts}
+    engine = engine_of(exported.path)
     if engine in ENGINES:
-        inputs = {"model": made, "tokens": pipeline.evaluation, "baseline": dense}
-        params, judged = engine_params(engine), f"{label} evaluation by {engine}"
-        told[engine] = pipeline.context.run(evaluate_export, params, inputs, judged).facts
-    speed = _served(pipeline, made, spec["name"], engine, label)
+        inputs = {"model": exported, "tokens": pipeline.evaluation, "baseline": dense}
+        params, engine_label = engine_params(engine), f"{label} evaluation by {engine}"
+        facts[engine] = pipeline.context.run(evaluate_export, params, inputs, engine_label).facts
+    speed = _serving_speed(pipeline, exported, spec["name"], engine, label)
     return {
         "variant": name,
         "recipe": {} if name == BASELINE else pipeline.settings.recipe(name).spec,
-        "export": made.reference(),
-        "facts": made.facts,
+        "export": exported.reference(),
+        "facts": exported.facts,
         "model": model.reference(),
         "model_facts": {} if name == BASELINE else model.facts,
-        "quality": told,
+        "quality": facts,
         "evaluation": quality.reference(),
         "speed": speed.reference(),
         "serving": {key: speed.facts[key] for key in ("rows", "machine", "load")},
@@ -44,7 +44,7 @@ def export_record(pipeline: Pipeline, name: str, spec: dict[str, Any]) -> dict[s
     }
 
 
-def _served(pipeline: Pipeline, made: Artifact, format: str, engine: str, label: str) -> Artifact:
+def _serving_speed(pipeline: Pipeline, exported: Artifact, format: str, engine: str, label: str) -> Artifact:
     """Speed and memory of an export and of the dense model, taking turns on this machine."""
     config = read_config(pipeline.source.path, trust_remote_code=pipeline.trust)
     params = ServeSpeedParams(
@@ -54,7 +54,7 @@ def _served(pipeline: Pipeline, made: Artifact, format: str, engine: str, label:
         format=format,
         trust_remote_code=pipeline.trust,
     )
-    return pipeline.context.run(serve_speed, params, {"dense": pipeline.source, "export": made}, f"{label} speed")
+    return pipeline.context.run(serve_speed, params, {"dense": pipeline.source, "export": exported}, f"{label} speed")
 
 
 def label_of(name: str, spec: dict[str, Any]) -> str:

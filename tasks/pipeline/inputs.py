@@ -47,12 +47,12 @@ class Inputs:
     @cached_property
     def calibration(self) -> Artifact:
         """Calibration windows."""
-        return self.sampled(self.settings.calibration, "calibration")
+        return self.calibration_windows(self.settings.calibration, "calibration")
 
-    def sampled(self, chosen: Calibration, label: str) -> Artifact:
-        """Windows of a text as calibration draws them, named `label` for people."""
-        wanted = {"sequences": chosen.sequences, "sampling": chosen.sampling, "seed": chosen.seed}
-        return self._tokens("calibration", chosen, wanted, label)
+    def calibration_windows(self, calibration: Calibration, label: str) -> Artifact:
+        """Windows sampled from a text, named `label` for people."""
+        sampling = {"sequences": calibration.sequences, "sampling": calibration.sampling, "seed": calibration.seed}
+        return self._tokens("calibration", calibration, sampling, label)
 
     @cached_property
     def evaluation(self) -> Artifact:
@@ -61,9 +61,9 @@ class Inputs:
 
     def evaluation_windows(self, source: Artifact, label: str) -> Artifact:
         """The windows that the tokenizer of a model makes of the evaluation text, named `label` for people."""
-        chosen = self.settings.evaluation
-        wanted = {name: getattr(chosen, name) for name in ("windows", "special_tokens", "stride", "bos")}
-        return self._tokens("evaluation", chosen, wanted, label, source)
+        evaluation = self.settings.evaluation
+        windowing = {name: getattr(evaluation, name) for name in ("windows", "special_tokens", "stride", "bos")}
+        return self._tokens("evaluation", evaluation, windowing, label, source)
 
     @cached_property
     def matrices(self) -> tuple[Matrix, ...]:
@@ -84,26 +84,26 @@ class Inputs:
     @cached_property
     def forwards(self) -> dict[str, Any]:
         """How blocks run during calibration, as fields of `tasks.steps.running.Forwards`."""
-        chosen = self.settings.compute
-        shards = chosen.shards if chosen.shards > 1 else None
-        return {**self.on_device, "batch": self.batch, "states": chosen.states, "shards": shards}
+        compute = self.settings.compute
+        shards = compute.shards if compute.shards > 1 else None
+        return {**self.on_device, "batch": self.batch, "states": compute.states, "shards": shards}
 
     def statistics(self, index: int) -> Artifact:
-        """What is known of the inputs of a block of the dense model."""
+        """The statistics of the inputs of a block of the dense model."""
         params = StatisticsParams(block=index, **self.forwards)
         inputs = {"source": self.source, "tokens": self.calibration}
         return self.context.run(statistics, params, inputs, f"statistics of block {index}")
 
     def _tokens(
-        self, role: str, chosen: Any, wanted: dict[str, Any], label: str, source: Artifact | None = None
+        self, role: str, section: Any, further: dict[str, Any], label: str, source: Artifact | None = None
     ) -> Artifact:
-        documents = TEXTS.build(chosen.text).read(self.context.workspace)
+        documents = TEXTS.build(section.text).read(self.context.workspace)
         params = TokensParams(
             role=role,
-            text=chosen.text,
+            text=section.text,
             text_digest=documents.digest,
-            length=chosen.length,
+            length=section.length,
             trust_remote_code=self.trust,
-            **wanted,
+            **further,
         )
         return self.context.run(tokens, params, {"source": source or self.source}, f"{label} tokens")

@@ -1,4 +1,4 @@
-"""Which steps ask a variant the tasks of params.yaml: the items of the evaluation text, then the answers."""
+"""The steps of the lm-eval tasks in params.yaml: the items of the evaluation text, then the answers."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,14 +8,14 @@ from pruning_core.settings.lm_eval import DomainTask, HarnessTask, LmEvalTask, b
 from pruning_core.settings.recipe import BASELINE
 from pruning_core.text import TEXTS
 from tasks.pipeline.inputs import Inputs
-from tasks.steps.lm_eval import TaskEvaluationParams, evaluate_tasks, libraries
-from tasks.steps.lm_eval_items import TaskItemsParams, task_items
+from tasks.steps.lm_eval import LmEvalParams, evaluate_lm_eval_tasks, libraries
+from tasks.steps.lm_eval_items import LmEvalItemsParams, lm_eval_items
 from tasks.steps.source_model import FileDigests
 from tasks.store.artifact import Artifact
 
 
-def task_answers(shared: Inputs, model_of: Callable[[str], Artifact | None], name: str) -> Artifact | None:
-    """A variant's answers; None where params.yaml has no tasks, or the driver only looks and they are not there yet.
+def lm_eval_answers(shared: Inputs, model_of: Callable[[str], Artifact | None], name: str) -> Artifact | None:
+    """A variant's answers to the lm-eval tasks; None without such tasks, or where the driver only looks and has none.
 
     Args:
         model_of: the model of a variant, by its name.
@@ -23,28 +23,28 @@ def task_answers(shared: Inputs, model_of: Callable[[str], Artifact | None], nam
     Raises:
         InputError: a file of items that cannot be read.
     """
-    chosen = build_lm_eval_tasks(shared.settings.evaluation.tasks)
-    if not chosen:
+    lm_eval_tasks = build_lm_eval_tasks(shared.settings.evaluation.tasks)
+    if not lm_eval_tasks:
         return None
     files: dict[str, str] = {}
-    params = TaskEvaluationParams(
-        tasks=[_described(shared, task, files) for task in chosen],
+    params = LmEvalParams(
+        tasks=[_lm_eval_task_param(shared, task, files) for task in lm_eval_tasks],
         files=files,
         batch=shared.settings.evaluation.batch,
         trust_remote_code=shared.trust,
         device=shared.on_device["device"],
         libraries=libraries(),
     )
-    inputs = {f"items-{task.name}": _items(shared, task) for task in chosen if isinstance(task, DomainTask)}
+    inputs = {f"items-{task.name}": _items(shared, task) for task in lm_eval_tasks if isinstance(task, DomainTask)}
     # The dense model first: what is wrong with the data is told before anything is compressed.
     if name != BASELINE:
-        inputs["baseline"] = task_answers(shared, model_of, BASELINE)
+        inputs["baseline"] = lm_eval_answers(shared, model_of, BASELINE)
     inputs["model"] = model_of(name)
-    return shared.context.run(evaluate_tasks, params, inputs, f"{name} tasks")
+    return shared.context.run(evaluate_lm_eval_tasks, params, inputs, f"{name} tasks")
 
 
-def _described(shared: Inputs, task: LmEvalTask, files: dict[str, str]) -> dict[str, Any]:
-    """The task as a param: files by their content, with their paths entered in `files`."""
+def _lm_eval_task_param(shared: Inputs, task: LmEvalTask, files: dict[str, str]) -> dict[str, Any]:
+    """An lm-eval task as a param: files by their content, with their paths entered in `files`."""
     if isinstance(task, DomainTask):
         return {"name": task.name, "few_shot": 0, "limit": None, "data": None, "examples": None}
     digests = {key: _digest(shared, task, key, files) for key in ("data", "examples")}
@@ -55,9 +55,9 @@ def _digest(shared: Inputs, task: HarnessTask, key: str, files: dict[str, str]) 
     path = getattr(task, key)
     if path is None:
         return None
-    known = FileDigests(shared.context.workspace / ".espalier" / "file-digests.json")
+    sha256_of = FileDigests(shared.context.workspace / ".espalier" / "file-digests.json")
     try:
-        digest = known(shared.context.workspace / path)
+        digest = sha256_of(shared.context.workspace / path)
     except OSError as error:
         raise InputError(
             f"cannot read {path}, the {key} of task {task.name!r}: {error.strerror}; name a readable JSON Lines file"
@@ -68,7 +68,7 @@ def _digest(shared: Inputs, task: HarnessTask, key: str, files: dict[str, str]) 
 
 def _items(shared: Inputs, task: DomainTask) -> Artifact | None:
     text = task.text or shared.settings.evaluation.text
-    params = TaskItemsParams(
+    params = LmEvalItemsParams(
         text=text,
         text_digest=TEXTS.build(text).read(shared.context.workspace).digest,
         items=task.items,
@@ -78,4 +78,4 @@ def _items(shared: Inputs, task: DomainTask) -> Artifact | None:
         seed=task.seed,
         trust_remote_code=shared.trust,
     )
-    return shared.context.run(task_items, params, {"source": shared.source}, f"{task.name} items")
+    return shared.context.run(lm_eval_items, params, {"source": shared.source}, f"{task.name} items")

@@ -1,4 +1,4 @@
-"""Which steps train a compressed variant: its windows, then the training."""
+"""The steps that train a compressed variant: its windows, then the training."""
 
 from pruning_core.settings.recipe import Recipe
 from pruning_core.settings.windows import Calibration
@@ -18,10 +18,10 @@ def training_text(shared: Inputs, recipe: Recipe) -> Artifact | None:
         data.sampling,
         data.seed,
     )
-    return shared.sampled(windows, "recovery")
+    return shared.calibration_windows(windows, "recovery")
 
 
-def recovered(shared: Inputs, recipe: Recipe, compressed: Artifact | None) -> Artifact | None:
+def recovered_model(shared: Inputs, recipe: Recipe, compressed: Artifact | None) -> Artifact | None:
     """A variant's model once it is trained; None where the driver only looks and it is not there yet."""
     recovering = recipe.recovery
     params = RecoverParams(
@@ -31,11 +31,11 @@ def recovered(shared: Inputs, recipe: Recipe, compressed: Artifact | None) -> Ar
         checkpoint_every=recovering.checkpoint_every,
         **shared.on_device,
     )
-    chosen = RecoveryWindowsParams(validation=recovering.data.validation, overlap=recovering.data.overlap)
+    windows_params = RecoveryWindowsParams(validation=recovering.data.validation, overlap=recovering.data.overlap)
     texts = {"tokens": training_text(shared, recipe), "evaluation": shared.evaluation}
     inputs = {
         "model": compressed,
-        "windows": shared.context.run(recovery_windows, chosen, texts, "recovery windows"),
+        "windows": shared.context.run(recovery_windows, windows_params, texts, "recovery windows"),
         "source": shared.source,
     }
     return shared.context.run(recover, params, inputs, f"{recipe.name} recovery")

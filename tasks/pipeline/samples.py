@@ -1,4 +1,4 @@
-"""Which steps let a variant go on with the prompts of params.yaml: the dense model first, then the variant."""
+"""The steps of the text samples in params.yaml: the dense model continues the prompts first, then the variant."""
 
 from collections.abc import Callable
 
@@ -20,14 +20,18 @@ def continuations(shared: Inputs, model_of: Callable[[str], Artifact | None], na
     evaluation = shared.settings.evaluation
     if evaluation.samples is None:
         return None
-    chosen = build_samples(evaluation.samples, evaluation.length, evaluation.windows)
+    spec = build_samples(evaluation.samples, evaluation.length, evaluation.windows)
     prompts, inputs = {}, {}
     if name != BASELINE:
         inputs["baseline"] = continuations(shared, model_of, BASELINE)
-    elif chosen.texts is not None:
-        prompts = {"texts": chosen.texts, "special_tokens": evaluation.special_tokens, "new_tokens": chosen.new_tokens}
+    elif spec.texts is not None:
+        prompts = {
+            "texts": spec.texts,
+            "special_tokens": evaluation.special_tokens,
+            "new_tokens": spec.new_tokens,
+        }
     else:
-        prompts = {"windows": chosen.windows, "beginning": chosen.beginning, "new_tokens": chosen.new_tokens}
+        prompts = {"windows": spec.windows, "beginning": spec.beginning, "new_tokens": spec.new_tokens}
         inputs["tokens"] = shared.evaluation
     inputs["model"] = model_of(name)
     params = SamplesParams(trust_remote_code=shared.trust, device=shared.on_device["device"], **prompts)

@@ -1,4 +1,4 @@
-"""Which steps make a variant, in which order: one wiring for Prefect flows, DVC stages and `explain`.
+"""The steps of a variant in their order: one wiring for Prefect flows, DVC stages and `explain`.
 
 Every step goes through `context.run`; a driver that only looks (explain) returns None for what is not there yet.
 """
@@ -14,10 +14,10 @@ from tasks.machine.hardware import machine
 from tasks.pipeline.allocation import allocate
 from tasks.pipeline.blocks import compressed_blocks
 from tasks.pipeline.inputs import Inputs
-from tasks.pipeline.lm_eval import task_answers
-from tasks.pipeline.recovery import recovered
+from tasks.pipeline.lm_eval import lm_eval_answers
+from tasks.pipeline.recovery import recovered_model
 from tasks.pipeline.samples import continuations
-from tasks.pipeline.structured import shrunk
+from tasks.pipeline.structured import pruned_model
 from tasks.steps.assemble import AssembleParams, assemble
 from tasks.steps.evaluate import EvaluateParams, evaluate
 from tasks.steps.measure import MeasureParams, measure
@@ -44,7 +44,7 @@ class Pipeline(Inputs):
 
     def beside(self, model: Artifact, label: str) -> Artifact:
         """The quality of a model made before, on the windows that its own tokenizer makes of the evaluation text."""
-        params = self._judging(model)
+        params = self._evaluate_params(model)
         inputs = {"model": model, "tokens": self.evaluation_windows(model, f"{label} evaluation")}
         return self.context.run(evaluate, params, inputs, f"{label} evaluation")
 
@@ -53,14 +53,14 @@ class Pipeline(Inputs):
         if name == BASELINE:
             return self.source
         recipe = self.settings.recipe(name)
-        made = self.compressed(name)
-        return made if recipe.recovery is None else recovered(self, recipe, made)
+        compressed = self.compressed_model(name)
+        return compressed if recipe.recovery is None else recovered_model(self, recipe, compressed)
 
-    def compressed(self, name: str) -> Artifact:
-        """What a variant is before any recovery; the source where the recipe compresses nothing."""
+    def compressed_model(self, name: str) -> Artifact:
+        """The model of a variant before any recovery; the source where the recipe compresses nothing."""
         recipe = self.settings.recipe(name)
         if recipe.structured is not None:
-            return shrunk(self, recipe)
+            return pruned_model(self, recipe)
         if recipe.method is None:
             return self.source
         allocation = self.allocation(name)
@@ -79,7 +79,7 @@ class Pipeline(Inputs):
             self._allocations[name] = allocate(self, recipe)
         return self._allocations[name]
 
-    def evaluated(self, name: str) -> Artifact:
+    def quality(self, name: str) -> Artifact:
         """The quality of a variant on the evaluation windows."""
         return self.beside_dense(self.model(name), name, compared=name != BASELINE)
 
@@ -87,26 +87,26 @@ class Pipeline(Inputs):
         """The quality of a model on the evaluation windows, `compared` with the dense one on the same."""
         inputs = {"model": model, "tokens": self.evaluation}
         if compared:
-            inputs |= {"source": self.source, "baseline": self.evaluated(BASELINE)}
-        return self.context.run(evaluate, self._judging(model), inputs, f"{label} evaluation")
+            inputs |= {"source": self.source, "baseline": self.quality(BASELINE)}
+        return self.context.run(evaluate, self._evaluate_params(model), inputs, f"{label} evaluation")
 
-    def _judging(self, model: Artifact | None) -> EvaluateParams:
+    def _evaluate_params(self, model: Artifact | None) -> EvaluateParams:
         batch = self.settings.evaluation.batch
         return EvaluateParams(batch=batch, trust_remote_code=self.trust, format=_format(model))
 
-    def task_evaluated(self, name: str) -> Artifact | None:
-        """The answers of a variant to the tasks of params.yaml; None where it has none."""
-        return task_answers(self, self.model, name)
+    def lm_eval_answers(self, name: str) -> Artifact | None:
+        """The answers of a variant to the lm-eval tasks of params.yaml; None where it has none."""
+        return lm_eval_answers(self, self.model, name)
 
-    def written(self, name: str) -> Artifact | None:
-        """What a variant writes after the prompts of params.yaml; None where it has none."""
+    def samples(self, name: str) -> Artifact | None:
+        """The continuations of the prompts of params.yaml by a variant; None where it has none."""
         return continuations(self, self.model, name)
 
     def figures(self, name: str) -> tuple[Artifact, Artifact, Artifact | None]:
-        """The quality of a variant, that of the dense model, and what the variant answered to tasks where there are."""
-        return self.evaluated(name), self.evaluated(BASELINE), self.task_evaluated(name)
+        """The quality of a variant, that of the dense model, and the variant's answers to lm-eval tasks, if any."""
+        return self.quality(name), self.quality(BASELINE), self.lm_eval_answers(name)
 
-    def measured(self, name: str) -> Artifact:
+    def speed(self, name: str) -> Artifact:
         """The speed of a variant on this machine."""
         config = read_config(self.source.path, trust_remote_code=self.trust)
         model = self.model(name)

@@ -1,4 +1,4 @@
-"""Who is champion: the variants of one run judged by the gates, registered, and the best that passes made champion."""
+"""The champion: check the variants of a run by the gates, register them, and promote the best that passes."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -8,10 +8,10 @@ from typing import Any
 from pruning_core.errors import InputError
 from pruning_core.settings.recipe import BASELINE
 from tasks.engine.look import Look
-from tasks.pipeline.opened import opened
+from tasks.pipeline.open_pipeline import open_pipeline
 from tasks.pipeline.variant import Pipeline
 from tasks.promotion.decision_log import Decision, find_decision, write_decision
-from tasks.promotion.gates import Champion, Verdict, judge
+from tasks.promotion.gates import Champion, Verdict, check_gates
 from tasks.records.comparison import comparable
 from tasks.records.variant import Variant, parse
 from tasks.steps.source_model import source_model
@@ -25,7 +25,7 @@ from tasks.workspace.workspace import Workspace
 
 @dataclass(frozen=True)
 class GatedVariant:
-    """A variant with what the gates say of it; `error` where it could not be computed."""
+    """A variant with the verdicts of the gates; `error` where it could not be computed."""
 
     name: str
     variant: Variant | None
@@ -45,24 +45,24 @@ def scheduled_names(workspace: Workspace) -> list[str]:
 
 def stored_evaluations(workspace: Workspace) -> dict[str, Artifact | None]:
     """Name -> its evaluation with the present source, settings and code, None where that is not computed yet."""
-    pipeline = opened(workspace, Look())
-    return {name: pipeline.evaluated(name) for name in (BASELINE, *scheduled_names(workspace))}
+    pipeline = open_pipeline(workspace, Look())
+    return {name: pipeline.quality(name) for name in (BASELINE, *scheduled_names(workspace))}
 
 
 def stored_answers(workspace: Workspace) -> dict[str, Artifact | None]:
-    """ "NAME tasks" -> its answers to the tasks, likewise; empty where there are no tasks."""
+    """ "NAME tasks" -> its answers to the lm-eval tasks, likewise; empty where there are none."""
     if not workspace.settings.evaluation.tasks:
         return {}
-    pipeline = opened(workspace, Look())
-    return {f"{name} tasks": pipeline.task_evaluated(name) for name in (BASELINE, *scheduled_names(workspace))}
+    pipeline = open_pipeline(workspace, Look())
+    return {f"{name} tasks": pipeline.lm_eval_answers(name) for name in (BASELINE, *scheduled_names(workspace))}
 
 
-def known_decision(workspace: Workspace) -> Decision | None:
+def standing_decision(workspace: Workspace) -> Decision | None:
     """The decision that stands, where source, settings, code and gates are those that it was made with."""
-    found = stored_evaluations(workspace) | stored_answers(workspace)
-    if not all(found.values()):
+    artifacts = stored_evaluations(workspace) | stored_answers(workspace)
+    if not all(artifacts.values()):
         return None
-    return find_decision(workspace.root, decision_key(workspace, {n: a.key for n, a in found.items()}))
+    return find_decision(workspace.root, decision_key(workspace, {n: a.key for n, a in artifacts.items()}))
 
 
 def decision_key(workspace: Workspace, evaluations: Mapping[str, str | None]) -> str:
@@ -87,7 +87,7 @@ def decide(
     failed: Mapping[str, str],
     pushed: Mapping[str, Any],
 ) -> tuple[Decision, bool]:
-    """Judge, register, move the alias where a variant passes, and write the decision; (it, whether it is new).
+    """Check the gates, register the variants, promote the best, and write the decision; (it, whether it is new).
 
     Of several that pass the one with the lowest loss is champion, the smaller one where two are equal.
 
@@ -99,21 +99,23 @@ def decide(
     """
     dense, *variants = comparable(variants)
     keys = {variant.name: variant.evaluation.key for variant in (dense, *variants)} | dict.fromkeys(failed)
-    keys |= {name: found and found.key for name, found in stored_answers(workspace).items()}
+    keys |= {name: answers and answers.key for name, answers in stored_answers(workspace).items()}
     key, name = decision_key(workspace, keys), registered_name(workspace)
-    # One at a time: the champion that the variants are judged against is the one that they replace.
+    # One at a time: the champion that the variants are compared with is the one that they replace.
     with locked(workspace.hidden / "locks" / "decision"):
-        if known := find_decision(workspace.root, key):
-            return known, False
+        if standing := find_decision(workspace.root, key):
+            return standing, False
         before = model_registry.present(workspace.root, name)
-        rival = _evaluated(pipeline, before) if before and workspace.settings.schedule.gates.champion else None
-        judged = [GatedVariant(v.name, v, judge(workspace.settings.schedule.gates, v, dense, rival)) for v in variants]
-        judged += [GatedVariant(variant, None, [], error) for variant, error in failed.items()]
-        versions = {one.name: _register(workspace, name, one, pipeline) for one in judged if one.variant}
-        best = _best(judged)
+        rival = _evaluate_champion(pipeline, before) if before and workspace.settings.schedule.gates.champion else None
+        gated = [
+            GatedVariant(v.name, v, check_gates(workspace.settings.schedule.gates, v, dense, rival)) for v in variants
+        ]
+        gated += [GatedVariant(variant, None, [], error) for variant, error in failed.items()]
+        versions = {one.name: _register(workspace, name, one, pipeline) for one in gated if one.variant}
+        best = _best(gated)
         moved = best is not None and (before is None or versions[best.name].version != before.version)
         if moved:
-            model_registry.crown(workspace.root, name, versions[best.name])
+            model_registry.promote(workspace.root, name, versions[best.name])
         after = versions[best.name] if best else before
         decision = {
             "key": key,
@@ -125,58 +127,58 @@ def decide(
             "champion": {"before": before and before.facts(), "after": after and after.facts()},
             "moved": moved,
             "dvc": dict(pushed),
-            "variants": [_entry(one, versions.get(one.name)) for one in judged],
+            "variants": [_entry(one, versions.get(one.name)) for one in gated],
         }
         return write_decision(workspace.root, decision), True
 
 
-def _best(judged: list[GatedVariant]) -> GatedVariant | None:
+def _best(gated: list[GatedVariant]) -> GatedVariant | None:
     def rank(one: GatedVariant) -> tuple[float, float]:
         losses = one.variant.metrics.mean_loss
         return (float("inf") if losses is None else losses, one.variant.size_bytes or float("inf"))
 
-    return min((one for one in judged if one.passed), key=rank, default=None)
+    return min((one for one in gated if one.passed), key=rank, default=None)
 
 
-def _evaluated(pipeline: Pipeline, version: Version) -> Champion:
+def _evaluate_champion(pipeline: Pipeline, version: Version) -> Champion:
     """The present champion, evaluated on the text of this run."""
     facts = version.facts()
-    known = {"version": facts["version"], "name": facts["variant"], "digest": facts["digest"]}
+    identity = {"version": facts["version"], "name": facts["variant"], "digest": facts["digest"]}
     model = pipeline.context.store.find(version.tags["variant_key"]) if version.tags.get("variant_key") else None
     if model is None:
-        return Champion(**known, problem="its model is not in the store any more; move the alias by hand")
+        return Champion(**identity, problem="its model is not in the store any more; move the alias by hand")
     try:
         quality = pipeline.beside(model, "champion")
     except InputError as error:
-        return Champion(**known, problem=f"it cannot be evaluated on this text: {error}")
+        return Champion(**identity, problem=f"it cannot be evaluated on this text: {error}")
     beside = parse(
         {"name": "champion", "model": model.reference(), "evaluation": quality.reference(), "metrics": quality.facts}
     )
-    return Champion(**known, losses=beside.window_losses(), protocol=beside.protocol_digest)
+    return Champion(**identity, losses=beside.window_losses(), protocol=beside.protocol_digest)
 
 
-def _register(workspace: Workspace, name: str, judged: GatedVariant, pipeline: Pipeline) -> Version:
-    tags = {f"gate.{verdict.gate}": _told(verdict) for verdict in judged.verdicts}
-    tags |= {"decision": "passed" if judged.passed else "failed", "source.digest": pipeline.source.digest}
-    lines = [_told(verdict, name=True) for verdict in judged.verdicts] or ["no gate is set"]
-    return model_registry.register(workspace.root, name, judged.variant, tags, "\n".join(f"- {line}" for line in lines))
+def _register(workspace: Workspace, name: str, gated: GatedVariant, pipeline: Pipeline) -> Version:
+    tags = {f"gate.{verdict.gate}": _verdict_text(verdict) for verdict in gated.verdicts}
+    tags |= {"decision": "passed" if gated.passed else "failed", "source.digest": pipeline.source.digest}
+    lines = [_verdict_text(verdict, name=True) for verdict in gated.verdicts] or ["no gate is set"]
+    return model_registry.register(workspace.root, name, gated.variant, tags, "\n".join(f"- {line}" for line in lines))
 
 
-def _told(verdict: Verdict, name: bool = False) -> str:
+def _verdict_text(verdict: Verdict, name: bool = False) -> str:
     return f"{f'{verdict.gate} ' if name else ''}{'passed' if verdict.passed else 'failed'}: {verdict.reason}"
 
 
-def _entry(judged: GatedVariant, version: Version | None) -> dict[str, Any]:
-    variant = judged.variant
+def _entry(gated: GatedVariant, version: Version | None) -> dict[str, Any]:
+    variant = gated.variant
     return {
-        "name": judged.name,
-        "passed": judged.passed,
-        "error": judged.error,
+        "name": gated.name,
+        "passed": gated.passed,
+        "error": gated.error,
         "version": version and version.version,
         "digest": variant and variant.model.digest,
         "path": variant and variant.model.path,
         "perplexity": variant and variant.metrics.perplexity,
-        "gates": [verdict.facts() for verdict in judged.verdicts],
+        "gates": [verdict.facts() for verdict in gated.verdicts],
     }
 
 

@@ -1,13 +1,12 @@
-"""Decisions on who is champion: `.espalier/decisions/<n>.json`, one per new result, and a page for people beside it."""
+"""The log of decisions on the champion: `.espalier/decisions/<n>.json`, one per new result, each with a page."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from pruning_core.checkpoint.durable_files import replace_bytes
+from tasks.report.templates import fill_template
 from tasks.store.canonical_json import write_json
 
 DECISIONS = Path(".espalier") / "decisions"
@@ -28,7 +27,7 @@ def find_decision(workspace: Path, key: str) -> Decision | None:
 
 def write_decision(workspace: Path, decision: Mapping[str, Any]) -> Decision:
     """Give the decision its number and write it; returns it. To be called by one process at a time."""
-    number = max((known["number"] for known in read_decisions(workspace)), default=0) + 1
+    number = max((earlier["number"] for earlier in read_decisions(workspace)), default=0) + 1
     numbered = {"number": number, **decision}
     folder = Path(workspace) / DECISIONS
     # The page first: a decision that can be found is complete.
@@ -41,13 +40,13 @@ def sentence(decision: Mapping[str, Any]) -> str:
     """One sentence: who is champion, and why."""
     after, before = decision["champion"]["after"], decision["champion"]["before"]
     passed = [entry["name"] for entry in decision["variants"] if entry["passed"]]
-    judged = f"{len(passed)} of {len(decision['variants'])} variants pass the gates"
+    passing = f"{len(passed)} of {len(decision['variants'])} variants pass the gates"
     if decision["moved"]:
         instead = f" instead of version {before['version']} ({before['variant']})" if before else ""
-        return f"{judged}; {after['variant']}, version {after['version']}, is the champion{instead}"
+        return f"{passing}; {after['variant']}, version {after['version']}, is the champion{instead}"
     if after is None:
-        return f"{judged}; there is no champion"
-    return f"{judged}; the champion stays version {after['version']} ({after['variant']})"
+        return f"{passing}; there is no champion"
+    return f"{passing}; the champion stays version {after['version']} ({after['variant']})"
 
 
 def reasons(decision: Mapping[str, Any]) -> list[str]:
@@ -78,23 +77,16 @@ def markdown(decision: Mapping[str, Any]) -> str:
     ]
     for entry in decision["variants"]:
         perplexity = "" if entry["perplexity"] is None else f"{entry['perplexity']:.4f}"
-        own = f"{entry['name']} | {entry['version'] or ''} | {perplexity}"
-        rows = [f"| {own} | {gate['gate']} | {_word(gate)} | {gate['reason']} |" for gate in entry["gates"]]
-        lines += rows or [f"| {own} | | {_word(entry)} | {entry['error'] or 'no gate is set'} |"]
+        variant = f"{entry['name']} | {entry['version'] or ''} | {perplexity}"
+        rows = [f"| {variant} | {gate['gate']} | {_word(gate)} | {gate['reason']} |" for gate in entry["gates"]]
+        lines += rows or [f"| {variant} | | {_word(entry)} | {entry['error'] or 'no gate is set'} |"]
     return "\n".join(lines) + "\n"
 
 
-def _word(judged: Mapping[str, Any]) -> str:
-    return "passed" if judged["passed"] else "failed"
+def _word(verdict: Mapping[str, Any]) -> str:
+    return "passed" if verdict["passed"] else "failed"
 
 
 def _page(decision: Mapping[str, Any]) -> str:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals |= {"sentence": sentence, "word": _word}
-    return environment.get_template("decision.html").render(decision=decision)
+    template = Path(__file__).with_name("decision.html")
+    return fill_template(template, {"sentence": sentence, "word": _word}, decision=decision)

@@ -1,4 +1,4 @@
-"""Gates: what a variant must keep to become the champion, judged on its record, each with its reason."""
+"""Gates: the limits that a variant must keep to become the champion, checked on its record."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,10 +13,10 @@ from tasks.records.variant import Variant
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one gate says of one variant.
+    """The verdict of one gate on one variant.
 
     gate: its key in params.yaml.
-    value: what was measured, None where it is not known; a gate that cannot be judged is not passed.
+    value: what was measured, None where it is not known; a gate that cannot be checked is not passed.
     limit: what is allowed.
     reason: both in words.
     """
@@ -54,8 +54,8 @@ class Champion:
         return f"the champion (version {self.version}, {self.name})"
 
 
-def judge(gates: Gates, variant: Variant, dense: Variant, champion: Champion | None) -> list[Verdict]:
-    """What every gate that is set says of a variant; the variant passes where all of them do.
+def check_gates(gates: Gates, variant: Variant, dense: Variant, champion: Champion | None) -> list[Verdict]:
+    """The verdicts of all gates that are set on a variant; it passes if all of them do.
 
     champion: None where there is none yet, which its gate lets pass.
     """
@@ -89,8 +89,8 @@ def _at_most(gate: str, value: float | None, limit: float, unit: str) -> Verdict
 
 
 def _ratio(variant: Variant, dense: Variant) -> float | None:
-    own, of_dense = variant.metrics.perplexity, dense.metrics.perplexity
-    return own / of_dense if own is not None and of_dense else None
+    perplexity, of_dense = variant.metrics.perplexity, dense.metrics.perplexity
+    return perplexity / of_dense if perplexity is not None and of_dense else None
 
 
 def _lost_accuracy(variant: Variant, dense: Variant) -> float | None:
@@ -100,8 +100,8 @@ def _lost_accuracy(variant: Variant, dense: Variant) -> float | None:
 
 
 def _share(variant: Variant, dense: Variant, measure: str) -> float | None:
-    own, whole = variant.facts.size_bytes, dense.size_bytes
-    size = getattr(own, measure) if isinstance(own, Size) else own if measure == "stored" else None
+    measures, whole = variant.facts.size_bytes, dense.size_bytes
+    size = getattr(measures, measure) if isinstance(measures, Size) else measures if measure == "stored" else None
     return size / whole if size is not None and whole else None
 
 

@@ -1,10 +1,11 @@
-"""All variants side by side: which may be compared, and the rows of the table."""
+"""The comparison table: which variants may be compared, and their rows."""
 
 from collections.abc import Iterable
 from typing import Any
 
 from pruning_core.errors import InputError
-from tasks.records.variant import Spread, Variant
+from tasks.records.model_facts import Samples
+from tasks.records.variant import LmEvalResults, Spread, Variant
 
 
 def comparable(variants: Iterable[Variant]) -> list[Variant]:
@@ -65,8 +66,16 @@ def _median(rate: Spread | None) -> float | None:
 
 
 def _require_same_protocol(first: Variant, other: Variant) -> None:
-    _require_same_tasks(first, other)
-    _require_same_samples(first, other)
+    if not _are_comparable(first.judged, other.judged):
+        raise InputError(
+            f"{first.name} and {other.name} answered different tasks, so one table cannot hold both; evaluate them "
+            "with the same evaluation.tasks of params.yaml"
+        )
+    if not _are_comparable(first.samples, other.samples):
+        raise InputError(
+            f"{first.name} and {other.name} went on with different prompts, so they cannot stand side by side; "
+            "evaluate them with the same evaluation.samples of params.yaml"
+        )
     if other.protocol_digest == first.protocol_digest:
         return
     mine, theirs = first.metrics.protocol, other.metrics.protocol
@@ -78,21 +87,6 @@ def _require_same_protocol(first: Variant, other: Variant) -> None:
     )
 
 
-def _require_same_tasks(first: Variant, other: Variant) -> None:
-    if first.judged is None or other.judged is None:
-        return
-    if first.judged.protocol.get("digest") != other.judged.protocol.get("digest"):
-        raise InputError(
-            f"{first.name} and {other.name} answered different tasks, so one table cannot hold both; evaluate them "
-            "with the same evaluation.tasks of params.yaml"
-        )
-
-
-def _require_same_samples(first: Variant, other: Variant) -> None:
-    if first.samples is None or other.samples is None:
-        return
-    if first.samples.protocol.get("digest") != other.samples.protocol.get("digest"):
-        raise InputError(
-            f"{first.name} and {other.name} went on with different prompts, so they cannot stand side by side; "
-            "evaluate them with the same evaluation.samples of params.yaml"
-        )
+def _are_comparable(first: LmEvalResults | Samples | None, other: LmEvalResults | Samples | None) -> bool:
+    """Whether both are of one protocol, or one is not there."""
+    return first is None or other is None or first.protocol.get("digest") == other.protocol.get("digest")

@@ -1,4 +1,4 @@
-"""What the exports of a variant take, as the store has them; nothing is computed."""
+"""Sizes and labels of exports; nothing is computed."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,8 +8,8 @@ from tasks.records.variant import ExportSize
 EXPORT = "export"
 
 
-def taken(export: Mapping[str, Any], model: Mapping[str, Any]) -> ExportSize:
-    """What an export takes; bits are per weight of the dense model, as those of variants are.
+def export_size(export: Mapping[str, Any], model: Mapping[str, Any]) -> ExportSize:
+    """The size of an export; bits are per weight of the dense model, as those of variants are.
 
     Args:
         export: its facts.

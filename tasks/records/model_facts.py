@@ -1,4 +1,4 @@
-"""What a model's manifest says of it, with its types checked.
+"""The facts in a model's manifest, with their types checked.
 
 A fact of the wrong type is an error; unknown facts are carried along: a newer manifest stays readable.
 """
@@ -18,7 +18,7 @@ class Facts(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="allow")
 
     def as_json(self) -> dict[str, Any]:
-        """What it was made of, facts that are not known here among it."""
+        """The JSON it was made of, unknown facts included."""
         return self.model_dump(mode="json", exclude_unset=True)
 
 
@@ -55,7 +55,7 @@ class Size(Facts):
 
 
 class AllocationResult(Facts):
-    """How much was to go, and how much really goes, where an allocation decided it per matrix."""
+    """Target and actual sparsity of an allocation."""
 
     name: str
     target: float
@@ -99,7 +99,7 @@ class LossPoint(Facts):
 
 
 class RecoveryResult(Facts):
-    """What training gave back: losses in nats per token on validation windows, and the share of the gap to dense."""
+    """The effect of recovery: losses in nats per token on validation windows, and the share of the gap to dense."""
 
     validation_loss: dict[str, float | None]
     recovered_share: float | None = None
@@ -113,7 +113,7 @@ class RecoveryResult(Facts):
 
 
 class ModelFacts(Facts):
-    """What the model's manifest says of it; `bits_per_weight` in bits, `size_bytes` in bytes."""
+    """The facts of the model's manifest; `bits_per_weight` in bits, `size_bytes` in bytes."""
 
     sparsity: Sparsity | None = None
     layers: tuple[Layer, ...] = Field((), strict=False)
@@ -133,13 +133,13 @@ class Manifest(Facts):
     facts: ModelFacts = Field(default_factory=ModelFacts)
 
 
-def stored(size: Size | float | None) -> float | None:
+def stored_value(size: Size | float | None) -> float | None:
     """The figure of the model as it is stored."""
     return size.stored if isinstance(size, Size) else size
 
 
-def packed(size: Size | float | None) -> float | None:
-    """The smaller of it as stored and with the zeros behind a bitmask."""
+def packed_value(size: Size | float | None) -> float | None:
+    """The smaller of the figure as stored and with the zeros behind a bitmask."""
     if isinstance(size, Size):
         return min((figure for figure in (size.stored, size.bitmask) if figure is not None), default=None)
     return size

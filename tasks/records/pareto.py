@@ -1,4 +1,4 @@
-"""Which variants are worth a look: those that no other beats in quality and in what they cost, at once.
+"""Pareto fronts: the variants that no other beats in both quality and cost.
 
 Quality is the loss increase over dense, nats per token. Each cost has a front of its own: with all of them together
 nearly every variant would be on the front, for each is the smallest, or measured the fastest, by a hair.
@@ -14,7 +14,7 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class Cost:
-    """What a variant is to have little of.
+    """A cost of a variant; less is better.
 
     Args:
         name: for tables.
@@ -78,8 +78,8 @@ def front(variants: Iterable[Variant], cost: Cost) -> list[str]:
 
 def fronts(variants: list[Variant]) -> dict[str, list[str]]:
     """Name of a variant -> the costs on whose front it is; [] for one that others beat everywhere."""
-    found: dict[str, list[str]] = {variant.name: [] for variant in variants}
+    costs: dict[str, list[str]] = {variant.name: [] for variant in variants}
     for cost in COSTS:
         for name in front(variants, cost):
-            found[name].append(cost.name)
-    return found
+            costs[name].append(cost.name)
+    return costs

@@ -1,4 +1,4 @@
-"""What is known of one finished variant: made and checked once in a run, and read by all that tells of it.
+"""The record of one finished variant: built and checked once in a run, and read by reports and MLflow.
 
 Facts that a variant may lack (a dense model has no recipe, speed may not have been measured) are None or
 empty; a fact of the wrong type is an error. Unknown facts are carried along: a newer manifest stays readable.
@@ -22,8 +22,8 @@ from tasks.records.model_facts import (
     Samples,
     SearchResult,
     Sparsity,
-    packed,
-    stored,
+    packed_value,
+    stored_value,
 )
 
 
@@ -98,8 +98,8 @@ class PairedAnswers(Facts):
     p_value: float
 
 
-class TaskResult(Facts):
-    """What a model answered to a task; accuracies are shares of the items, `chance` what guessing gives."""
+class LmEvalTaskResult(Facts):
+    """Results of a model on one lm-eval task; accuracies are shares of the items, `chance` what guessing gives."""
 
     items: int
     accuracy: float
@@ -119,10 +119,10 @@ class ExportSize(Facts):
     bits_per_weight: float
 
 
-class TaskResults(Facts):
-    """What a model answered to all tasks of lm-eval."""
+class LmEvalResults(Facts):
+    """Results of a model on all lm-eval tasks."""
 
-    tasks: dict[str, TaskResult]
+    tasks: dict[str, LmEvalTaskResult]
     mean_accuracy: float
     protocol: dict[str, Any]
 
@@ -139,7 +139,7 @@ class Variant(Facts):
     speed: Speed | None = None
     search: SearchResult | None = None
     loss_curves: dict[str, list[LossPoint]] = Field(default_factory=dict)
-    judged: TaskResults | None = None
+    judged: LmEvalResults | None = None
     samples: Samples | None = None
     exports: tuple[ExportSize, ...] = Field((), strict=False)
     run_id: str | None = None
@@ -175,17 +175,17 @@ class Variant(Facts):
     @property
     def size_bytes(self) -> float | None:
         """Bytes of the tensors on disk."""
-        return stored(self.facts.size_bytes)
+        return stored_value(self.facts.size_bytes)
 
     @property
     def packed_bytes(self) -> float | None:
         """Bytes with the zeros packed behind a bitmask where that is smaller than storing them."""
-        return packed(self.facts.size_bytes)
+        return packed_value(self.facts.size_bytes)
 
     @property
     def bits_per_weight(self) -> float | None:
         """Effective bits: with the zeros packed behind a bitmask where that is smaller than storing them."""
-        return packed(self.facts.bits_per_weight)
+        return packed_value(self.facts.bits_per_weight)
 
     def parent_digests(self) -> dict[str, str]:
         """Kind of parent -> digest of its content."""

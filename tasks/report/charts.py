@@ -1,4 +1,4 @@
-"""Charts that stand still, by matplotlib: equal data give an equal SVG. The interactive ones are in `plots`."""
+"""Static charts by matplotlib: equal data give an equal SVG. The interactive ones are in `plots`."""
 
 import io
 import re
@@ -72,7 +72,7 @@ class LinePanel:
 
 @contextmanager
 def style() -> Iterator[None]:
-    """The style of all charts, which figures are made and written in; what is set outside is as before afterwards."""
+    """Apply the style of all charts inside the block; matplotlib's settings are restored afterwards."""
     import matplotlib
 
     # The settings belong to the process.
@@ -93,8 +93,8 @@ def place(figure: "Figure", left: int, top: int, width: int, height: int) -> "Ax
     return figure.add_axes((left / across, 1 - (top + height) / down, width / across, height / down))
 
 
-def stacked(count: int, height: int = HEIGHT) -> tuple["Figure", list["Axes"]]:
-    """So many axes below each other, each with room for a title, the names of its axes and a legend to the right."""
+def stack_axes(count: int, height: int = HEIGHT) -> tuple["Figure", list["Axes"]]:
+    """`count` axes below each other, each with room for a title, the names of its axes and a legend to the right."""
     panel = TOP + height + FOOT
     figure = blank(LEFT + WIDTH + LEGEND, panel * count)
     return figure, [place(figure, LEFT, number * panel + TOP, WIDTH, height) for number in range(count)]
@@ -103,7 +103,7 @@ def stacked(count: int, height: int = HEIGHT) -> tuple["Figure", list["Axes"]]:
 def line_chart(panels: Sequence[LinePanel], height: int = HEIGHT) -> "Figure":
     """The panels below each other, each with at least one point."""
     with style():
-        figure, frames = stacked(len(panels), height)
+        figure, frames = stack_axes(len(panels), height)
         for axes, panel in zip(frames, panels, strict=True):
             _draw(axes, panel)
     return figure
@@ -148,7 +148,7 @@ def svg(figure: "Figure") -> str:
     text = written.getvalue()
     # In a page its style sheet would hold for everything, and quotes are written as the page writes them.
     text = SHEET.sub("", text[text.index("<svg") :])
-    return re.sub(">[^<]+<", lambda found: found[0].replace('"', "&quot;"), text)
+    return re.sub(">[^<]+<", lambda match: match[0].replace('"', "&quot;"), text)
 
 
 def _draw(axes: "Axes", panel: LinePanel) -> None:

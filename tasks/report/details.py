@@ -1,11 +1,11 @@
-"""What is told of each variant by itself: recipe, lineage, ledger, layers and steps."""
+"""The details of each variant: recipe, lineage, ledger, layers and steps."""
 
 from typing import Any
 
 import yaml
 
 from tasks.records.variant import StepRun, Variant, command
-from tasks.report.drawings import drawn_layers
+from tasks.report.drawings import draw_layers
 from tasks.report.lineage import chain
 
 
@@ -23,12 +23,12 @@ def details(variant: Variant) -> dict[str, Any]:
         "ledger": [_entry(entry) for entry in variant.facts.ledger],
         "steps": [_step(step) for step in variant.steps],
         "cached": sum(step.state == "Cached" for step in variant.steps),
-        "chart": Markup(drawn_layers(variant.facts.layers) or ""),
+        "chart": Markup(draw_layers(variant.facts.layers) or ""),
     }
 
 
 def texts(variant: Variant) -> dict[str, str]:
-    """The texts that a variant saw, with their digests."""
+    """The texts that a variant was calibrated, trained and evaluated on, with their digests."""
     return {f"{use} text": f"{text.name}, {text.digest}" for use, text in variant.datasets.items() if text}
 
 

@@ -1,4 +1,4 @@
-"""What artifacts and variants look like, drawn from their data when it is shown: no artifact holds a drawing."""
+"""Charts of artifacts and variants, drawn from their data when they are shown: no artifact holds a drawing."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,32 +28,32 @@ CELLS = "cell"
 def drawings(files: Iterable[Path]) -> dict[str, str]:
     """File name -> text of the drawing of each file of an artifact that has one; see docs/formats.md."""
     drawn = {
-        "shares.json": ("allocation.svg", drawn_allocation),
-        "profile.json": ("profile.svg", drawn_profile),
-        "search.json": ("search.html", drawn_search),
+        "shares.json": ("allocation.svg", draw_allocation),
+        "profile.json": ("profile.svg", draw_profile),
+        "search.json": ("search.html", draw_search),
     }
-    chosen = [(drawn[file.name], file.parent) for file in files if file.name in drawn]
-    return {name: draw(folder) for (name, draw), folder in chosen}
+    present = [(drawn[file.name], file.parent) for file in files if file.name in drawn]
+    return {name: draw(folder) for (name, draw), folder in present}
 
 
-def drawn_allocation(folder: Path) -> str:
-    """The artifact of an allocation as SVG."""
+def draw_allocation(folder: Path) -> str:
+    """Draw the artifact of an allocation as SVG."""
     return svg(allocation_chart(_facts(folder), _rows(folder)))
 
 
-def drawn_profile(folder: Path) -> str:
-    """The artifact of a sensitivity as SVG."""
+def draw_profile(folder: Path) -> str:
+    """Draw the artifact of a sensitivity as SVG."""
     return svg(profile_chart(_facts(folder)["name"], json.loads((folder / "profile.json").read_text())))
 
 
-def drawn_search(folder: Path) -> str:
-    """The artifact of a search as a page."""
-    found = json.loads((folder / "search.json").read_text())
-    return search_page(found, _rows(folder), _facts(folder)["target"])
+def draw_search(folder: Path) -> str:
+    """Draw the artifact of a search as a page."""
+    search = json.loads((folder / "search.json").read_text())
+    return search_page(search, _rows(folder), _facts(folder)["target"])
 
 
-def drawn_layers(layers: tuple[LayerFacts, ...]) -> str | None:
-    """The layers of a variant as SVG; None when there are none."""
+def draw_layers(layers: tuple[LayerFacts, ...]) -> str | None:
+    """Draw the layers of a variant as SVG; None when there are none."""
     return svg(layer_chart(layers)) if layers else None
 
 
@@ -67,9 +67,9 @@ def allocation_chart(facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
     title = f"Sparsity by {facts['name']}, target {facts['target']:.4g}"
     lines = by_kind((row["name"], row["block"], row["sparsity"]) for row in rows)
     panels = [LinePanel(title, ACROSS, "sparsity", lines, ("", facts["target"]), shares="y")]
-    known = [(row["name"], row["block"], row["sensitivity"]) for row in rows if "sensitivity" in row]
-    if known:
-        panels.append(LinePanel("Sensitivity, larger = pruned less", ACROSS, "sensitivity", by_kind(known)))
+    sensitivities = [(row["name"], row["block"], row["sensitivity"]) for row in rows if "sensitivity" in row]
+    if sensitivities:
+        panels.append(LinePanel("Sensitivity, larger = pruned less", ACROSS, "sensitivity", by_kind(sensitivities)))
     return line_chart(panels)
 
 
@@ -93,16 +93,17 @@ def profile_chart(name: str, profile: Mapping[str, Any]) -> "Figure":
 
 def by_kind(values: Iterable[tuple[str, int, float]]) -> dict[str, list[tuple[float, float]]]:
     """Kind of matrix -> (block, value) by depth, from (matrix, block, value); the experts of a block by their mean."""
-    found: dict[str, dict[int, list[float]]] = {}
+    kinds: dict[str, dict[int, list[float]]] = {}
     for name, block, value in values:
-        found.setdefault(name.rpartition(".")[2], {}).setdefault(block, []).append(value)
+        kinds.setdefault(name.rpartition(".")[2], {}).setdefault(block, []).append(value)
     return {
-        kind: [(block, sum(own) / len(own)) for block, own in sorted(blocks.items())] for kind, blocks in found.items()
+        kind: [(block, sum(group) / len(group)) for block, group in sorted(blocks.items())]
+        for kind, blocks in kinds.items()
     }
 
 
 def layer_chart(layers: tuple[LayerFacts, ...]) -> "Figure":
-    """What was done where: one cell per matrix, or per matrix of all experts; blocks left to right."""
+    """Sparsity and loss as heat maps: one cell per matrix, or per matrix of all experts; blocks left to right."""
     layers = experts_together(layers)
     modules = list(dict.fromkeys(layer.place[1] for layer in layers))
     depth = max(layer.place[0] or 0 for layer in layers) + 1
@@ -120,15 +121,17 @@ def layer_chart(layers: tuple[LayerFacts, ...]) -> "Figure":
 def _heat(axes: "Axes", values: dict[tuple[int | None, str], float | None], modules: list[str], form: str) -> None:
     from matplotlib.colors import LinearSegmentedColormap
 
-    known = {
+    figures = {
         (block or 0, modules.index(module)): value for (block, module), value in values.items() if value is not None
     }
     blocks = sorted({block or 0 for block, _ in values})
-    highest = max(known.values(), default=0.0) or 1.0
-    cells = [[known.get((block, row), float("nan")) for block in range(blocks[-1] + 1)] for row in range(len(modules))]
+    highest = max(figures.values(), default=0.0) or 1.0
+    cells = [
+        [figures.get((block, row), float("nan")) for block in range(blocks[-1] + 1)] for row in range(len(modules))
+    ]
     colours = LinearSegmentedColormap.from_list("layers", [LIGHT, DARK])
     axes.pcolormesh(cells, cmap=colours, vmin=0, vmax=highest, edgecolors="#ffffff", linewidth=1.5)
-    for (block, row), value in known.items():
+    for (block, row), value in figures.items():
         colour = "#ffffff" if value / highest > 0.5 else "#112233"
         axes.text(block + 0.5, row + 0.5, form.format(value), ha="center", va="center", color=colour, gid=CELLS)
     axes.set_xticks([block + 0.5 for block in blocks], [str(block) for block in blocks])

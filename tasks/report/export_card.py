@@ -10,8 +10,8 @@ from pruning_core.settings.recipe import BASELINE
 
 MEGABYTE = 1e6
 SHOWN_FALLBACKS = 20
-JUDGING = ("llama.cpp", "ONNX Runtime")
-"""Engines that run exports of their own to judge them."""
+EVALUATING = ("llama.cpp", "ONNX Runtime")
+"""Engines that evaluate exports of their own format."""
 
 
 def card(record: Mapping[str, Any]) -> str:
@@ -20,25 +20,31 @@ def card(record: Mapping[str, Any]) -> str:
     Args:
         record: as `tasks.pipeline.export.export_record` makes it.
     """
-    made = FORMATS.build(record["facts"]["format"], "format")
+    file_format = FORMATS.build(record["facts"]["format"], "format")
     front = {
-        "library_name": made.library,
-        "tags": ["espalier", "compressed", made.name],
+        "library_name": file_format.library,
+        "tags": ["espalier", "compressed", file_format.name],
         "pipeline_tag": "text-generation",
     }
     parts = [
-        ["---", yaml.safe_dump(front, sort_keys=False).rstrip(), "---", "", f"# {record['variant']} as {made.name}"],
+        [
+            "---",
+            yaml.safe_dump(front, sort_keys=False).rstrip(),
+            "---",
+            "",
+            f"# {record['variant']} as {file_format.name}",
+        ],
         [
             "## Load",
             "",
-            "```sh" if made.shell else "```python",
-            made.command().replace("{path}", "path/of/this/directory"),
+            "```sh" if file_format.shell else "```python",
+            file_format.command().replace("{path}", "path/of/this/directory"),
             "```",
         ],
         ["## Quality", "", *_quality(record)],
         ["## Size", "", *_sizes(record)],
         ["## Speed", "", *_speed(record)],
-        ["## What was checked", "", _checked(record)],
+        ["## What was checked", "", _verification(record)],
         *([["## Recipe", "", *_recipe(record)]] if record["variant"] != BASELINE else []),
         ["## Where it comes from", "", *_lineage(record)],
     ]
@@ -55,14 +61,14 @@ def _quality(record: Mapping[str, Any]) -> Iterator[str]:
     quality = record["quality"]
     rows = [["dense", _number(quality["dense"]["perplexity"]), "", ""]]
     names = {"variant": record["variant"], "export": "this export"}
-    names |= {engine: f"this export, run by {engine}" for engine in JUDGING}
+    names |= {engine: f"this export, run by {engine}" for engine in EVALUATING}
     for key, name in names.items():
         if key not in quality or (key == "variant" and record["variant"] == BASELINE):
             continue
-        told = quality[key]
-        difference = told["difference_to_dense"]
+        metrics = quality[key]
+        difference = metrics["difference_to_dense"]
         loss = f"{difference['mean']:+.4f} ± {difference['standard_error']:.4f}"
-        rows.append([name, _number(told["perplexity"]), loss, _kl(told)])
+        rows.append([name, _number(metrics["perplexity"]), loss, _kl(metrics)])
     yield from _table(["", "perplexity", "loss against dense, nats per token", "KL to dense"], rows)
     protocol = quality["export"]["protocol"]
     shown = {key: value for key, value in protocol.items() if key not in ("text", "tokens", "digest")}
@@ -117,15 +123,15 @@ def _speed(record: Mapping[str, Any]) -> Iterator[str]:
     )
 
 
-def _checked(record: Mapping[str, Any]) -> str:
-    found = record["facts"]["verified"]
+def _verification(record: Mapping[str, Any]) -> str:
+    check = record["facts"]["verified"]
     same = (
         "Every tensor was read again from these files and is the variant's bit for bit"
-        if found["equal"] == found["tensors"]
-        else f"Every tensor was read again from these files: {found['equal']} of {found['tensors']} are the variant's "
-        f"bit for bit, the others change the weights by {found['relative_change']:.2e} of their norm"
+        if check["equal"] == check["tensors"]
+        else f"Every tensor was read again from these files: {check['equal']} of {check['tensors']} are the variant's "
+        f"bit for bit, the others change the weights by {check['relative_change']:.2e} of their norm"
     )
-    zeros = found["zeros"]
+    zeros = check["zeros"]
     if not zeros["before"]:
         return f"{same}."
     return f"{same}. Of {zeros['before']:,} zeros of the pruned matrices {zeros['after']:,} are zeros still."
@@ -152,13 +158,13 @@ def _lineage(record: Mapping[str, Any]) -> Iterator[str]:
     rows.append(["export", f"`{record['export']['digest']}`"])
     yield from _table(["", "SHA-256"], rows)
     yield ""
-    known = ", ".join(f"{name} {version}" for name, version in record["lineage"]["versions"].items())
+    versions = ", ".join(f"{name} {version}" for name, version in record["lineage"]["versions"].items())
     commit = record["lineage"]["git_commit"]
-    yield f"{f'Commit `{commit}`; ' if commit else ''}{known}. `export.json` has the same for machines."
+    yield f"{f'Commit `{commit}`; ' if commit else ''}{versions}. `export.json` has the same for machines."
 
 
-def _kl(told: Mapping[str, Any]) -> str:
-    return f"{told['kl_to_dense']:.4f}" if "kl_to_dense" in told else ""
+def _kl(metrics: Mapping[str, Any]) -> str:
+    return f"{metrics['kl_to_dense']:.4f}" if "kl_to_dense" in metrics else ""
 
 
 def _number(perplexity: float | None) -> str:

@@ -1,4 +1,4 @@
-"""Where each variant comes from, and what went otherwise than asked for, as the report shows it."""
+"""The lineage and the ledger of each variant, as the report shows them."""
 
 from collections import Counter
 from typing import Any
@@ -39,28 +39,28 @@ def chain(variant: Variant) -> list[dict[str, str]]:
     for step in variant.provenance.get("lineage", {}).get("steps", []):
         links.setdefault(_link(step), []).append(step["digest"])
     places = list(ORDER)
-    found = [
+    titled = [
         {
             "title": ORDER.get(kind, kind.replace("_", " ")),
             "count": f"× {len(digests)}" if len(digests) > 1 else "",
             "digest": (digests[0] if len(digests) == 1 else digest_of(digests))[:SHORT],
         }
-        for kind, digests in sorted(links.items(), key=lambda link: places.index(_known(link[0])))
+        for kind, digests in sorted(links.items(), key=lambda link: places.index(_listed_kind(link[0])))
     ]
     if variant.samples:
-        found.append({"title": "samples", "count": "", "digest": variant.samples.digest[:SHORT]})
-    return found
+        titled.append({"title": "samples", "count": "", "digest": variant.samples.digest[:SHORT]})
+    return titled
 
 
 def _link(step: dict[str, str]) -> str:
-    """What a step is a part of; the dense model's evaluation, and the windows it read, are not what made a variant."""
+    """The link that a step belongs to; the dense model's evaluation and its windows have links of their own."""
     kind, place = step["kind"], step["place"].split(" > ")
     if kind == "tokens" and place in (["tokens"], ["baseline", "tokens"]):
         return "evaluation tokens"
     return "dense evaluation" if kind == "evaluate" and place == ["baseline"] else kind
 
 
-def _known(kind: str) -> str:
+def _listed_kind(kind: str) -> str:
     return kind if kind in ORDER else "allocation"
 
 

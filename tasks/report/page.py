@@ -5,11 +5,11 @@ identifier: equal records give an equal file.
 """
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from pruning_core.checkpoint.durable_files import replace_bytes
 from tasks.records.comparison import comparable, comparison_table, row
 from tasks.records.pareto import fronts
 from tasks.records.variant import Variant
@@ -18,11 +18,12 @@ from tasks.report.details import details, texts
 from tasks.report.lineage import ledgers
 from tasks.report.pareto_plot import pareto
 from tasks.report.summary import summary
-from tasks.report.tables import agreements, export_rows, sample_rows, task_tables
+from tasks.report.tables import agreements, export_rows, lm_eval_tables, sample_rows
+from tasks.report.templates import fill_template
 
 __all__ = ["comparison_table", "write_report"]
 
-TEMPLATE = "report.html"
+TEMPLATE = Path(__file__).with_name("report.html")
 UNKNOWN = "–"
 # Beyond this number of variants a plot needs the whole width of the page.
 MANY = 9
@@ -40,34 +41,24 @@ def write_report(variants: Iterable[Variant], destination: Path, workspace: Path
     """
     page = render(comparable(variants))
     path = Path(workspace) / destination
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_text(page, encoding="utf-8")
-    unfinished.replace(path)
+    replace_bytes(path, page.encode())
     return path
 
 
 def render(variants: list[Variant]) -> str:
     """The page as text."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
     from plotly.offline import get_plotlyjs
 
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(TEMPLATE).render(
+    return fill_template(
+        TEMPLATE,
         summary=summary(variants),
         rows=_table(variants),
         plots=[(title, note, Markup(html)) for title, note, html in _plots(variants)],
         wide=len(variants) > MANY,
         samples=sample_rows(variants),
         agreements=agreements(variants),
-        tasks=task_tables(variants),
+        tasks=lm_eval_tables(variants),
         exports=export_rows(variants),
         ledgers=ledgers(variants),
         protocol=_flat(variants[0].metrics.protocol) | texts(variants[0]),
@@ -79,35 +70,35 @@ def render(variants: list[Variant]) -> str:
 
 def _table(variants: list[Variant]) -> list[dict[str, Any]]:
     rows = [row(variant) for variant in variants]
-    increases = [max(known["loss_increase"] or 0.0, 0.0) for known in rows]
+    increases = [max(figures["loss_increase"] or 0.0, 0.0) for figures in rows]
     longest = max(increases) or 1.0
     on = fronts(variants)
     return [
-        _cells(known) | {"bar": round(100 * increase / longest, 1), "fronts": ", ".join(on[known["name"]])}
-        for known, increase in zip(rows, increases, strict=True)
+        _cells(figures) | {"bar": round(100 * increase / longest, 1), "fronts": ", ".join(on[figures["name"]])}
+        for figures, increase in zip(rows, increases, strict=True)
     ]
 
 
-def _cells(known: dict[str, Any]) -> dict[str, Any]:
+def _cells(figures: dict[str, Any]) -> dict[str, Any]:
     """A row as the text of its cells."""
-    error = known["loss_increase_error"]
-    size, packed = known["size_bytes"], known["packed_bytes"]
+    error = figures["loss_increase_error"]
+    size, packed = figures["size_bytes"], figures["packed_bytes"]
     return {
-        "name": known["name"],
-        "baseline": known["baseline"],
-        "fallbacks": known["fallbacks"],
-        "perplexity": _text(known["perplexity"], ".4g" if (known["perplexity"] or 0) >= 1000 else ".3f"),
-        "loss_increase": _text(known["loss_increase"], "+.4f"),
+        "name": figures["name"],
+        "baseline": figures["baseline"],
+        "fallbacks": figures["fallbacks"],
+        "perplexity": _text(figures["perplexity"], ".4g" if (figures["perplexity"] or 0) >= 1000 else ".3f"),
+        "loss_increase": _text(figures["loss_increase"], "+.4f"),
         "loss_error": f"± {error:.4f}" if error else "",
-        "kl_to_dense": _text(known["kl_to_dense"], ".4f"),
-        "top1_agreement": _text(known["top1_agreement"], ".1%"),
-        "sparsity": _text(known["sparsity"], ".1%"),
-        "sparsity_whole_model": _text(known["sparsity_whole_model"], ".1%"),
+        "kl_to_dense": _text(figures["kl_to_dense"], ".4f"),
+        "top1_agreement": _text(figures["top1_agreement"], ".1%"),
+        "sparsity": _text(figures["sparsity"], ".1%"),
+        "sparsity_whole_model": _text(figures["sparsity_whole_model"], ".1%"),
         "size": _text(None if size is None else size / 1e6, ",.2f"),
         "packed": _text(None if packed is None else packed / 1e6, ",.2f"),
-        "bits_per_weight": _text(known["bits_per_weight"], ".2f"),
-        "prefill": _text(known["prefill_tokens_per_second"], ",.0f"),
-        "decode": _text(known["decode_tokens_per_second"], ",.0f"),
+        "bits_per_weight": _text(figures["bits_per_weight"], ".2f"),
+        "prefill": _text(figures["prefill_tokens_per_second"], ",.0f"),
+        "decode": _text(figures["decode_tokens_per_second"], ",.0f"),
     }
 
 

@@ -16,10 +16,10 @@ TRACES = 2
 
 def pareto(variants: list[Variant]) -> Any:
     """Loss increase against each cost: every variant a point, those that no other beats joined by a line."""
-    known = [(cost, _points(variants, cost)) for cost in COSTS]
-    known = [(cost, points) for cost, points in known if len(points) > 1]
-    figure = new_figure(known[0][0].title if known else "", "loss above dense, nats per token")
-    for index, (cost, points) in enumerate(known):
+    panels = [(cost, _points(variants, cost)) for cost in COSTS]
+    panels = [(cost, points) for cost, points in panels if len(points) > 1]
+    figure = new_figure(panels[0][0].title if panels else "", "loss above dense, nats per token")
+    for index, (cost, points) in enumerate(panels):
         best = front([variant for variant, _ in points], cost)
         _draw(figure, points, best, visible=index == 0)
     buttons = [
@@ -27,11 +27,11 @@ def pareto(variants: list[Variant]) -> Any:
             "label": cost.name,
             "method": "update",
             "args": [
-                {"visible": [place // TRACES == index for place in range(TRACES * len(known))]},
+                {"visible": [place // TRACES == index for place in range(TRACES * len(panels))]},
                 {"xaxis.title.text": cost.title},
             ],
         }
-        for index, (cost, _) in enumerate(known)
+        for index, (cost, _) in enumerate(panels)
     ]
     if len(buttons) > 1:
         menu = {"type": "buttons", "direction": "right", "x": 0, "xanchor": "left", "y": 1.16, "yanchor": "top"}
@@ -43,15 +43,15 @@ def pareto(variants: list[Variant]) -> Any:
 
 def _points(variants: list[Variant], cost: Cost) -> list[tuple[Variant, float]]:
     """(variant, its cost as shown: megabytes, or milliseconds per token) of those whose loss and cost are known."""
-    found = []
+    points = []
     for variant in variants:
         interval = cost.interval(variant)
         if interval is not None and loss_increase(variant) is not None:
-            found.append((variant, _shown(variant, cost, interval)))
-    return found
+            points.append((variant, _plotted_cost(variant, cost, interval)))
+    return points
 
 
-def _shown(variant: Variant, cost: Cost, interval: tuple[float, float]) -> float:
+def _plotted_cost(variant: Variant, cost: Cost, interval: tuple[float, float]) -> float:
     return 1e3 / variant.speed.decode_tokens_per_second.median if cost.name == "speed" else interval[0] / 1e6
 
 

@@ -34,7 +34,7 @@ def dashes(variants: Iterable[Variant]) -> dict[str, str]:
 
 
 def curve(variant: Variant) -> str:
-    """All of a recipe but how much goes: variants that differ in that alone make one curve."""
+    """A recipe without its sparsity: variants that differ in that alone make one curve."""
     recipe = {key: value for key, value in variant.recipe.items() if key != "sparsity"}
     for part, amount in (("structured", "ratio"), ("recovery", "sparsity")):
         if isinstance(recipe.get(part), dict):
@@ -99,7 +99,7 @@ def quality(variants: list[Variant]) -> Any:
         )
     # Variants of one sparsity would otherwise get an axis from -50 % to 150 %.
     figure.update_xaxes(tickformat=".0%", range=[0, 1])
-    return _scaled(figure, [v.metrics.perplexity for v in points] + ([dense] if dense else []))
+    return _set_scale(figure, [v.metrics.perplexity for v in points] + ([dense] if dense else []))
 
 
 def sparsity_by_depth(variants: list[Variant]) -> Any:
@@ -121,7 +121,7 @@ def loss_by_depth(variants: list[Variant]) -> Any:
         values = [sum(layer.loss for layer in layers) for layers in blocks.values()]
         seen += values
         _line(figure, variants, variant, list(blocks), values, "loss %{y:.3g}")
-    return _scaled(figure, seen)
+    return _set_scale(figure, seen)
 
 
 def window_differences(variants: list[Variant]) -> Any:
@@ -132,7 +132,7 @@ def window_differences(variants: list[Variant]) -> Any:
     for variant in reversed(variants):
         losses = None if variant.is_baseline or not dense else variant.window_losses()
         if losses and len(losses) == len(dense):
-            difference = [own - base for own, base in zip(losses, dense, strict=True)]
+            difference = [loss - base for loss, base in zip(losses, dense, strict=True)]
             style = {"line": {"color": colour[variant.name], "width": 1.5}, "boxmean": True, "boxpoints": "outliers"}
             figure.add_box(x=difference, name=escape(variant.name), marker={"size": 3}, showlegend=False, **style)
     figure.add_vline(x=0, line={"color": DENSE, "dash": "dash", "width": 1.5})
@@ -166,9 +166,9 @@ def recovery(variants: list[Variant]) -> Any:
     figure, seen = new_figure("optimizer steps", "validation loss, nats per token"), []
     for variant in variants:
         points = [(point.step, point.validation_loss) for point in variant.loss_curves.get("model", ())]
-        known = variant.facts.recovery
-        if not points and known:
-            points = [(0, known.validation_loss["before"]), (known.steps, known.validation_loss["after"])]
+        result = variant.facts.recovery
+        if not points and result:
+            points = [(0, result.validation_loss["before"]), (result.steps, result.validation_loss["after"])]
         if points:
             seen += [loss for _, loss in points]
             figure.add_scatter(
@@ -180,17 +180,17 @@ def recovery(variants: list[Variant]) -> Any:
                 line={"color": colours(variants)[variant.name]},
                 hovertemplate=f"<b>{escape(variant.name)}</b>, step %{{x}}<br>loss %{{y:.4f}}<extra></extra>",
             )
-    return _scaled(figure, seen)
+    return _set_scale(figure, seen)
 
 
 def _by_block(
-    variants: list[Variant], known: Callable[[LayerFacts], float | None]
+    variants: list[Variant], value_of: Callable[[LayerFacts], float | None]
 ) -> Iterable[tuple[Variant, dict[int, list[LayerFacts]]]]:
     for variant in variants:
         blocks: dict[int, list[LayerFacts]] = {}
         for layer in variant.facts.layers:
             block = layer.place[0]
-            if block is not None and known(layer) is not None:
+            if block is not None and value_of(layer) is not None:
                 blocks.setdefault(block, []).append(layer)
         if blocks:
             yield variant, dict(sorted(blocks.items()))
@@ -238,7 +238,7 @@ def legible(figure: Any) -> Any:
     return figure
 
 
-def _scaled(figure: Any, values: list[float]) -> Any:
+def _set_scale(figure: Any, values: list[float]) -> Any:
     """A logarithmic axis where a linear one would hide the low values."""
     positive = [value for value in values if value > 0]
     if positive and len(positive) == len(values) and max(positive) / min(positive) > LOG_RATIO:

@@ -1,4 +1,4 @@
-"""How a search went and what it found, as one self-contained page."""
+"""The convergence and the result of a search, as one self-contained page."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -11,10 +11,10 @@ SETTINGS = {"displayModeBar": False, "responsive": True}
 STYLE = "body{font:15px system-ui,sans-serif;color:#26323d;max-width:960px;margin:24px auto;padding:0 16px}"
 
 
-def convergence(found: Mapping[str, Any]) -> Any:
+def convergence(search: Mapping[str, Any]) -> Any:
     """The best validation fitness by tokens evaluated, and the fitness of every start as a line across."""
     figure = new_figure("search tokens evaluated", "KL to dense on validation windows, nats per token")
-    history = found["history"]
+    history = search["history"]
     hover = "generation %{customdata}<br>%{x:,} tokens<br>KL %{y:.4f}<extra></extra>"
     for name, key, style in (("best so far", "best", {"width": 2.5}), ("parent", "validation", {"width": 1})):
         figure.add_scatter(
@@ -26,7 +26,7 @@ def convergence(found: Mapping[str, Any]) -> Any:
             line={"color": COLOURS[0 if key == "best" else 1], "shape": "hv", **style},
             hovertemplate=hover,
         )
-    named = [start for start in found["initial"] if not start["label"].startswith(("varied", "random"))]
+    named = [start for start in search["initial"] if not start["label"].startswith(("varied", "random"))]
     for start in named:
         figure.add_hline(y=start["fitness"], line={"color": DENSE, "dash": "dot", "width": 1})
         place = {"x": 1, "xref": "paper", "xanchor": "right", "y": start["fitness"], "yshift": 8, "showarrow": False}
@@ -55,17 +55,17 @@ def profile(rows: Sequence[Mapping[str, Any]], target: float) -> Any:
     return figure
 
 
-def search_page(found: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], target: float) -> str:
+def search_page(search: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], target: float) -> str:
     """Both plots on a page that needs no network, as text.
 
     Args:
-        found: {initial, history, best} of a search.
+        search: {initial, history, best} of a search.
         rows: of shares.json, per matrix its name, block and sparsity.
     """
     from plotly.io import to_html
     from plotly.offline import get_plotlyjs
 
-    titled = (("Convergence", convergence(found)), ("Sparsity by depth", profile(rows, target)))
+    titled = (("Convergence", convergence(search)), ("Sparsity by depth", profile(rows, target)))
     drawn = "".join(
         f"<h2>{title}</h2>"
         + to_html(figure, SETTINGS, include_plotlyjs=False, full_html=False, div_id=f"search-{number}")

@@ -1,4 +1,4 @@
-"""The comparison in plain words, made of the figures: what somebody reads who reads nothing else."""
+"""The comparison in plain words: a summary for readers in a hurry."""
 
 from tasks.records.pareto import loss_increase
 from tasks.records.variant import Spread, Variant
@@ -15,7 +15,7 @@ def summary(variants: list[Variant]) -> str:
     """
     dense = variants[0] if variants[0].is_baseline else None
     compressed = [variant for variant in variants if not variant.is_baseline]
-    sentences = [_judged(variants[0], len(compressed))]
+    sentences = [_scope(variants[0], len(compressed))]
     if dense is not None:
         sentences += [
             _perplexity(dense),
@@ -26,7 +26,7 @@ def summary(variants: list[Variant]) -> str:
     return " ".join(sentence for sentence in [*sentences, _fallbacks(compressed)] if sentence)
 
 
-def _judged(first: Variant, count: int) -> str:
+def _scope(first: Variant, count: int) -> str:
     amount = f"{first.metrics.windows} windows of the same text" if first.metrics.windows else "the same windows"
     amount += f" ({first.metrics.tokens:,} predicted tokens)" if first.metrics.tokens else ""
     return f"{count} compressed variant{'s' * (count != 1)} beside the dense model, judged on {amount}."
@@ -45,13 +45,13 @@ def _perplexity(dense: Variant) -> str:
 def _smallest(dense: Variant, compressed: list[Variant]) -> str:
     """Which variant is the smallest of those that are nearly as good as dense."""
     base, size = dense.metrics.perplexity, dense.packed_bytes
-    known = [variant for variant in compressed if variant.metrics.perplexity and variant.packed_bytes]
-    if not base or not size or not known:
+    measured = [variant for variant in compressed if variant.metrics.perplexity and variant.packed_bytes]
+    if not base or not size or not measured:
         return ""
-    near = [variant for variant in known if variant.metrics.perplexity <= base * (1 + TOLERATED)]
+    near = [variant for variant in measured if variant.metrics.perplexity <= base * (1 + TOLERATED)]
     near = [variant for variant in near if variant.packed_bytes < size]
     if not near:
-        best = min(known, key=lambda variant: variant.metrics.perplexity)
+        best = min(measured, key=lambda variant: variant.metrics.perplexity)
         return (
             f"No smaller variant stays within {TOLERATED:.0%} of its perplexity; the best is {best.name} with "
             f"{best.metrics.perplexity:.4g} ({best.metrics.perplexity / base - 1:+.1%}) at "
@@ -75,10 +75,10 @@ def _packing(variant: Variant) -> str:
 
 
 def _closest(compressed: list[Variant]) -> str:
-    known = [variant for variant in compressed if variant.metrics.difference_to_dense]
-    if not known:
+    measured = [variant for variant in compressed if variant.metrics.difference_to_dense]
+    if not measured:
         return ""
-    best = min(known, key=loss_increase)
+    best = min(measured, key=loss_increase)
     difference, sparsity = best.metrics.difference_to_dense, best.sparsity
     error = f" ± {difference.standard_error:.4f}" if difference.standard_error else ""
     removed = f" with {sparsity.prunable:.1%} of the prunable weights removed" if sparsity else ""
@@ -86,7 +86,7 @@ def _closest(compressed: list[Variant]) -> str:
 
 
 def _fastest(dense: Variant, compressed: list[Variant]) -> str:
-    """Whether any variant decodes faster beyond what its quartiles leave open.
+    """Whether any variant decodes faster, beyond what the quartiles leave open.
 
     Of those alone that are stored smaller: what a model that computes the same work gains, it gained by chance.
     """
@@ -96,8 +96,8 @@ def _fastest(dense: Variant, compressed: list[Variant]) -> str:
     smaller = [variant for variant in compressed if variant.size_bytes and variant.size_bytes < size]
     if not smaller:
         return "As stored none is smaller than the dense model, so none is expected to run faster."
-    known = [(variant, rate) for variant in smaller if (rate := _decoding(variant))]
-    faster = [(variant, rate) for variant, rate in known if (rate.low or rate.median) > (base.high or base.median)]
+    rates = [(variant, rate) for variant in smaller if (rate := _decoding(variant))]
+    faster = [(variant, rate) for variant, rate in rates if (rate.low or rate.median) > (base.high or base.median)]
     if not faster:
         return "None writes text measurably faster than the dense model here."
     best, rate = max(faster, key=lambda entry: entry[1].median)

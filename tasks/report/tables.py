@@ -1,37 +1,37 @@
-"""What the variants answered to tasks, as the cells of the report's tables."""
+"""The tables of the report on lm-eval tasks, text samples and exports, as text of their cells."""
 
 from typing import Any
 
-from tasks.records.model_facts import stored
-from tasks.records.variant import TaskResult, Variant
+from tasks.records.model_facts import stored_value
+from tasks.records.variant import LmEvalTaskResult, Variant
 
 
-def task_tables(variants: list[Variant]) -> list[dict[str, Any]]:
-    """A table per task: its name, what guessing gives, and a row per variant that answered it."""
-    judged = [(variant, variant.judged.tasks) for variant in variants if variant.judged]
-    names = dict.fromkeys(name for _, tasks in judged for name in tasks)
+def lm_eval_tables(variants: list[Variant]) -> list[dict[str, Any]]:
+    """A table per lm-eval task: its name, what guessing gives, and a row per variant that answered it."""
+    answers = [(variant, variant.judged.tasks) for variant in variants if variant.judged]
+    names = dict.fromkeys(name for _, tasks in answers for name in tasks)
     tables = []
     for name in names:
-        answered = [(variant, tasks[name]) for variant, tasks in judged if name in tasks]
-        chance = next((told.chance for _, told in answered if told.chance is not None), None)
+        answered = [(variant, tasks[name]) for variant, tasks in answers if name in tasks]
+        chance = next((result.chance for _, result in answered if result.chance is not None), None)
         tables.append(
             {
                 "name": name,
                 "asked": answered[0][1].items,
                 "chance": None if chance is None else f"{chance:.1%}",
-                "rows": [_task_cells(variant, told) for variant, told in answered],
-                "cut": max(told.truncated for _, told in answered),
+                "rows": [_lm_eval_cells(variant, result) for variant, result in answered],
+                "cut": max(result.truncated for _, result in answered),
             }
         )
     return tables
 
 
-def _task_cells(variant: Variant, told: TaskResult) -> dict[str, str]:
-    paired = None if variant.is_baseline else told.to_dense.get("accuracy")
+def _lm_eval_cells(variant: Variant, result: LmEvalTaskResult) -> dict[str, str]:
+    paired = None if variant.is_baseline else result.to_dense.get("accuracy")
     cells = {
         "name": variant.name,
-        "accuracy": _share(told.accuracy, told.accuracy_error),
-        "accuracy_norm": _share(told.accuracy_norm, told.accuracy_norm_error),
+        "accuracy": _share(result.accuracy, result.accuracy_error),
+        "accuracy_norm": _share(result.accuracy_norm, result.accuracy_norm_error),
         "difference": "",
         "exchanged": "",
         "p_value": "",
@@ -51,9 +51,9 @@ def _share(value: float | None, error: float | None) -> str:
 
 
 def sample_rows(variants: list[Variant]) -> list[dict[str, Any]]:
-    """Per prompt its text, how the evaluation text goes on, and what each model wrote; [] where nothing was written."""
-    known = [variant for variant in variants if variant.samples]
-    if not known:
+    """Per prompt its text, how the evaluation text goes on, and each model's continuation; [] without samples."""
+    writers = [variant for variant in variants if variant.samples]
+    if not writers:
         return []
     return [
         {
@@ -61,9 +61,9 @@ def sample_rows(variants: list[Variant]) -> list[dict[str, Any]]:
             + (f", from evaluation window {prompt.window}" if prompt.window is not None else ""),
             "text": prompt.text,
             "follows": prompt.follows,
-            "written": [_cell(variant, place) for variant in known],
+            "written": [_cell(variant, place) for variant in writers],
         }
-        for place, prompt in enumerate(known[0].samples.prompts)
+        for place, prompt in enumerate(writers[0].samples.prompts)
     ]
 
 
@@ -74,17 +74,17 @@ def agreements(variants: list[Variant]) -> list[tuple[str, str]]:
 
 
 def _cell(variant: Variant, place: int) -> dict[str, Any]:
-    own = variant.samples.continuations[place]
-    shared, other, rest = own.text
-    alike = own.shared == len(own.tokens)
+    continuation = variant.samples.continuations[place]
+    shared, other, rest = continuation.text
+    alike = continuation.shared == len(continuation.tokens)
     return {
         "name": variant.name,
         "baseline": variant.is_baseline,
         "note": ""
         if variant.is_baseline
-        else f"all {own.shared} tokens as dense"
+        else f"all {continuation.shared} tokens as dense"
         if alike
-        else f"{own.shared} of {len(own.tokens)} tokens as dense",
+        else f"{continuation.shared} of {len(continuation.tokens)} tokens as dense",
         "shared": shared,
         "other": _visible(other),
         "rest": rest,
@@ -104,9 +104,9 @@ def export_rows(variants: list[Variant]) -> list[dict[str, str]]:
     rows = []
     for variant in variants:
         if variant.exports:
-            own = (AS_STORED, variant.size_bytes, stored(variant.facts.bits_per_weight))
-            made = [(export.label, export.file_bytes, export.bits_per_weight) for export in variant.exports]
-            rows += [_export_cells(variant.name, *one) for one in (own, *made)]
+            as_stored = (AS_STORED, variant.size_bytes, stored_value(variant.facts.bits_per_weight))
+            exports = [(export.label, export.file_bytes, export.bits_per_weight) for export in variant.exports]
+            rows += [_export_cells(variant.name, *one) for one in (as_stored, *exports)]
     return rows
 
 

@@ -51,24 +51,26 @@ def allocation(params: AllocationParams, inputs: dict[str, Artifact], out: Path,
     """
     with exclusive:
         matrices = matrices_of(decoder_of(inputs["source"], params.trust_remote_code))
-    known = inputs.get("sensitivity")
-    profile = Profile.of_facts(json.loads((known.path / "profile.json").read_text())) if known else None
-    chosen = ALLOCATIONS.build(params.allocation)
+    measured = inputs.get("sensitivity")
+    profile = Profile.of_facts(json.loads((measured.path / "profile.json").read_text())) if measured else None
+    allocator = ALLOCATIONS.build(params.allocation)
     request = Request(matrices, params.unit, params.m, params.target, profile)
-    if "levels" in chosen.needs:
-        measured = measured_levels([inputs[f"levels-{index}"] for index in range(1 + matrices[-1].block)])
-        request = replace(request, levels=chosen.levels_for(request), errors=chosen.errors_of(measured, request))
-    return write_allocation(chosen, request, chosen.shares(request), out)
+    if "levels" in allocator.needs:
+        level_errors = measured_levels([inputs[f"levels-{index}"] for index in range(1 + matrices[-1].block)])
+        request = replace(
+            request, levels=allocator.levels_for(request), errors=allocator.errors_of(level_errors, request)
+        )
+    return write_allocation(allocator, request, allocator.shares(request), out)
 
 
-def write_allocation(chosen: Allocation, request: Request, shares: Shares, out: Path) -> dict[str, Any]:
-    """Check and write what an allocation decided; returns the facts of the artifact.
+def write_allocation(allocator: Allocation, request: Request, shares: Shares, out: Path) -> dict[str, Any]:
+    """Check and write the shares of an allocation; returns the facts of the artifact.
 
     Raises:
         ComputationError: it misses the budget that it has to meet.
     """
-    facts = budget_facts(request, shares) | {"name": chosen.name}
-    if chosen.meets_budget:
+    facts = budget_facts(request, shares) | {"name": allocator.name}
+    if allocator.meets_budget:
         _check_budget(request, facts["removed"])
     rows = [_row(matrix, request, shares) for matrix in request.matrices]
     write_json(out / TABLE, shares.facts() | {"matrices": rows})
@@ -76,7 +78,7 @@ def write_allocation(chosen: Allocation, request: Request, shares: Shares, out: 
 
 
 def budget_facts(request: Request, shares: Shares) -> dict[str, Any]:
-    """What was wanted and what the shares really remove, in all and per block."""
+    """The target and the weights that the shares really remove, in all and per block."""
     total, removed = sum(request.sizes), shares.removed(request.matrices, request.m)
     return {
         "unit": request.unit,

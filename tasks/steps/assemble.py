@@ -1,4 +1,4 @@
-"""Step: the blocks of a variant become a model directory that any loader reads."""
+"""Step: write the blocks of a variant as a model directory that any loader reads."""
 
 import shutil
 from dataclasses import dataclass

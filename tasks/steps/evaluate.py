@@ -51,22 +51,22 @@ def evaluate(params: EvaluateParams, inputs: dict[str, Artifact], out: Path, con
     model = load_model(inputs["model"].path, trust_remote_code=trust)
     if "baseline" in inputs:
         dense = load_model(inputs["source"].path, trust_remote_code=trust)
-        own, divergence = compare_to_dense(
+        quality, divergence = compare_to_dense(
             model, dense, windows.tokens, params.batch, progress("evaluation"), windows.facts["scored"]
         )
-        relative = _relative(own, divergence, inputs["baseline"])
+        relative = _relative(quality, divergence, inputs["baseline"])
     else:
-        own = perplexity(model, windows.tokens, params.batch, progress("evaluation"), windows.facts["scored"])
+        quality = perplexity(model, windows.tokens, params.batch, progress("evaluation"), windows.facts["scored"])
         relative = SELF
     protocol = Protocol.of(windows)
-    metrics = own.facts() | relative | {"protocol": protocol.facts() | {"digest": protocol.digest}}
+    metrics = quality.facts() | relative | {"protocol": protocol.facts() | {"digest": protocol.digest}}
     write_json(out / "metrics.json", metrics)
-    write_json(out / "windows.json", {"losses": own.losses.tolist()})
+    write_json(out / "windows.json", {"losses": quality.losses.tolist()})
     return metrics
 
 
-def _relative(own: Perplexity, divergence: Divergence, baseline: Artifact) -> dict[str, Any]:
-    difference = paired_difference(own.losses, losses_of(baseline))
+def _relative(quality: Perplexity, divergence: Divergence, baseline: Artifact) -> dict[str, Any]:
+    difference = paired_difference(quality.losses, losses_of(baseline))
     return {
         "kl_to_dense": divergence.mean_kl,
         "top1_agreement": divergence.top1_agreement,

@@ -1,4 +1,4 @@
-"""Step: the quality of an export as its own engine runs it, on the windows that the dense model was judged on."""
+"""Step: the quality of an export as its own engine runs it, on the windows that the dense model was evaluated on."""
 
 import importlib
 import importlib.metadata
@@ -44,8 +44,8 @@ def evaluate_export(
     """
     runner = importlib.import_module(ENGINES[params.engine][0])
     windows = Windows(load_tokens(inputs["tokens"]), inputs["tokens"].facts)
-    own = runner.perplexity(inputs["model"].path, windows.tokens, progress("evaluation"), windows.facts["scored"])
-    difference = paired_difference(own.losses, losses_of(inputs["baseline"]))
-    return own.facts() | {
+    quality = runner.perplexity(inputs["model"].path, windows.tokens, progress("evaluation"), windows.facts["scored"])
+    difference = paired_difference(quality.losses, losses_of(inputs["baseline"]))
+    return quality.facts() | {
         "difference_to_dense": {"mean": difference.mean, "standard_error": difference.standard_error},
     }

@@ -1,4 +1,4 @@
-"""Step: a finished variant in a format that people serve, read again and compared weight by weight."""
+"""Step: export a variant for serving, read it again and compare it weight by weight."""
 
 import json
 import shutil
@@ -51,12 +51,12 @@ def export(params: ExportParams, inputs: dict[str, Artifact], out: Path, context
         InputError: the format cannot express the model.
         ComputationError: what was written does not give the model back, or a removed weight has come back.
     """
-    model, made = stored_model(inputs["model"]), FORMATS.build(params.format, "format")
-    made.check(model)
+    model, file_format = stored_model(inputs["model"]), FORMATS.build(params.format, "format")
+    file_format.check(model)
     place = context.scratch / "export"
     try:
-        told = _written(made, model, place)
-        found = verified(made, model, made.read(place), progress("verifying"))
+        written = _write(file_format, model, place)
+        verified = verify(file_format, model, file_format.read(place), progress("verifying"))
     except (InputError, ComputationError):
         # What was written wrongly is nothing to go on from.
         context.store.discard_scratch(context.key)
@@ -66,34 +66,34 @@ def export(params: ExportParams, inputs: dict[str, Artifact], out: Path, context
     parameters = model.checkpoint.parameters
     return {
         "format": params.format,
-        "written": told,
+        "written": written,
         "file_bytes": size,
         "parameters": parameters,
         "bits_per_weight": 8 * size / parameters,
-        "verified": found,
+        "verified": verified,
     }
 
 
-def _written(made: Format, model: StoredModel, place: Path) -> dict[str, Any]:
-    """What the format tells of the export in `place`, which is finished there, or begun, by whoever was killed."""
-    told = place.with_name("written.json")
+def _write(file_format: Format, model: StoredModel, place: Path) -> dict[str, Any]:
+    """Write the export into `place`, or finish what a killed run began there; returns the format's notes."""
+    notes = place.with_name("written.json")
     if not place.is_dir():
-        # It was told of one that is gone: it had been moved when the run was killed.
-        told.unlink(missing_ok=True)
-    if told.is_file():
-        return json.loads(told.read_text(encoding="utf-8"))
+        # The notes of an export that had been moved when the run was killed.
+        notes.unlink(missing_ok=True)
+    if notes.is_file():
+        return json.loads(notes.read_text(encoding="utf-8"))
     place.mkdir(exist_ok=True)
-    if made.recognises(place) and not any(place.glob(".*")):
-        # Killed between the last file and what is told of all.
+    if file_format.recognises(place) and not any(place.glob(".*")):
+        # Killed between the last file and the notes.
         shutil.rmtree(place)
         place.mkdir()
     for file in companion_files(model.directory):
         shutil.copyfile(file, place / file.name)
-    write_json(told, made.write(model, place, progress("export")))
-    return json.loads(told.read_text(encoding="utf-8"))
+    write_json(notes, file_format.write(model, place, progress("export")))
+    return json.loads(notes.read_text(encoding="utf-8"))
 
 
-def verified(made: Format, model: StoredModel, export: Tensors, report: Progress) -> dict[str, Any]:
+def verify(file_format: Format, model: StoredModel, export: Tensors, report: Progress) -> dict[str, Any]:
     """Every weight of an export beside the variant's, read one at a time.
 
     Returns:
@@ -107,19 +107,19 @@ def verified(made: Format, model: StoredModel, export: Tensors, report: Progress
     removed = {matrix.stored: matrix for matrix in model.matrices if matrix.removed}
     names, equal, largest, squares, total, gone, still = model.names(), 0, 0.0, 0.0, 0.0, 0, 0
     if missing := sorted(set(names) - set(export.names())):
-        raise ComputationError(f"the {made.name} export lacks {missing[0]}")
+        raise ComputationError(f"the {file_format.name} export lacks {missing[0]}")
     for done, name in enumerate(names, start=1):
-        wanted, found = model.load(name), export.load(name)
-        if found.shape != wanted.shape:
-            raise ComputationError(f"{name} has the shape {list(found.shape)} in the export, {list(wanted.shape)} here")
+        stored, read = model.load(name), export.load(name)
+        if read.shape != stored.shape:
+            raise ComputationError(f"{name} has the shape {list(read.shape)} in the export, {list(stored.shape)} here")
         # A reader gives packed weights in float32, and whoever computes rounds them to the model's dtype.
-        same = torch.equal(_bits(found.to(wanted.dtype)), _bits(wanted))
-        if made.exact and not same:
-            raise ComputationError(f"{name} does not come back bit for bit from the {made.name} export")
+        same = torch.equal(_bits(read.to(stored.dtype)), _bits(stored))
+        if file_format.exact and not same:
+            raise ComputationError(f"{name} does not come back bit for bit from the {file_format.name} export")
         equal += same
-        before, after = wanted.double(), found.double()
+        before, after = stored.double(), read.double()
         if not after.isfinite().all():
-            raise ComputationError(f"{name} holds NaN or infinite values in the {made.name} export")
+            raise ComputationError(f"{name} holds NaN or infinite values in the {file_format.name} export")
         difference = after - before
         largest = max(largest, float(difference.abs().max())) if difference.numel() else largest
         squares, total = squares + float(difference.square().sum()), total + float(before.square().sum())
@@ -129,8 +129,8 @@ def verified(made: Format, model: StoredModel, export: Tensors, report: Progress
         report(done, len(names))
     if still < gone:
         raise ComputationError(
-            f"{gone - still} of {gone} zeros of the pruned matrices have other values in the {made.name} export; "
-            "choose a format or type that holds zero exactly"
+            f"{gone - still} of {gone} zeros of the pruned matrices have other values in the {file_format.name} "
+            "export; choose a format or type that holds zero exactly"
         )
     return {
         "tensors": len(names),

@@ -95,7 +95,7 @@ def chain_of(params: Forwards, inputs: dict[str, Artifact], blocks: tuple[Artifa
 
 @dataclass
 class _Live:
-    """What this process holds: one decoder, and the states at the end of one chain."""
+    """The state of this process: one decoder, and the hidden states at the end of one chain."""
 
     lock: threading.RLock = field(default_factory=threading.RLock)
     decoder_key: str = ""

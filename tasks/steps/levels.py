@@ -1,4 +1,4 @@
-"""Step: every level of every matrix of one block, from statistics of the dense model."""
+"""Step: compress every matrix of one block at each of its levels, from statistics of the dense model."""
 
 import json
 from collections.abc import Sequence
@@ -60,16 +60,16 @@ def levels(params: LevelsParams, inputs: dict[str, Artifact], out: Path, context
         decoder = decoder_of(inputs["source"], params.trust_remote_code, running)
         decoder.load_block(index)
         stored = inputs.get("statistics")
-        known = load_statistics(stored, running.torch_device) if stored else ungrouped(decoder, index)
+        statistics = load_statistics(stored, running.torch_device) if stored else ungrouped(decoder, index)
         shown = progress(f"levels of block {index}")
-        found = compress_levels(decoder, index, known, method, params.unit, params.shares, shown)
+        compressed = compress_levels(decoder, index, statistics, method, params.unit, params.shares, shown)
         decoder.drop_block(index)
-    save_file(found.tensors, out / WEIGHTS)
-    write_json(out / FACTS, found.matrices)
-    forms = sorted({matrix["form"] for matrix in found.matrices})
-    return {"forms": forms, "levels": sum(len(row) for row in params.shares.values()), "ledger": found.ledger}
+    save_file(compressed.tensors, out / WEIGHTS)
+    write_json(out / FACTS, compressed.matrices)
+    forms = sorted({matrix["form"] for matrix in compressed.matrices})
+    return {"forms": forms, "levels": sum(len(row) for row in params.shares.values()), "ledger": compressed.ledger}
 
 
 def measured_levels(blocks: Sequence[Artifact]) -> list[dict[str, Any]]:
-    """What is known of the levels of every matrix, in the model's order."""
+    """The measured errors of the levels of every matrix, in the model's order."""
     return [matrix for block in blocks for matrix in json.loads((block.path / FACTS).read_text())]

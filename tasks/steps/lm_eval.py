@@ -1,4 +1,4 @@
-"""Step: what a model answers to tasks, beside the dense model's answers to the same items."""
+"""Step: evaluate a model on lm-eval tasks, beside the dense model's answers to the same items."""
 
 import importlib.metadata
 import json
@@ -25,11 +25,11 @@ LIBRARIES = ("lm_eval", "datasets")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskEvaluationParams:
-    """Tasks of lm-evaluation-harness.
+class LmEvalParams:
+    """The lm-eval tasks and how they are run.
 
     Args:
-        tasks: mappings {name, few_shot, limit, data, examples}, the last two SHA-256 of files or None.
+        tasks: lm-eval tasks, mappings {name, few_shot, limit, data, examples}, the last two SHA-256 of files or None.
         files: SHA-256 -> path.
         batch: prompts per forward.
         libraries: as `libraries` gives them.
@@ -44,12 +44,12 @@ class TaskEvaluationParams:
 
 
 @step("task_evaluation", unkeyed=("files",))
-def evaluate_tasks(
-    params: TaskEvaluationParams, inputs: dict[str, Artifact], out: Path, context: Context
+def evaluate_lm_eval_tasks(
+    params: LmEvalParams, inputs: dict[str, Artifact], out: Path, context: Context
 ) -> dict[str, Any]:
-    """Accuracy on tasks of lm-evaluation-harness, and the paired difference to the dense model.
+    """Accuracy on lm-eval tasks, and the paired difference to the dense model.
 
-    inputs: model; items-NAME for a task whose items are an artifact (`tasks.steps.lm_eval_items`); and for a
+    inputs: model; items-NAME for an lm-eval task whose items are an artifact (`tasks.steps.lm_eval_items`); and for a
         compressed model baseline (the dense model's task_evaluation).
     writes: metrics.json, items.jsonl {task, id, correct, chosen, log_likelihoods in nats, correct_norm, chosen_norm}.
     """
@@ -57,7 +57,7 @@ def evaluate_tasks(
     from pruning_core.evaluation.lm_eval.harness import Examinee, answer
 
     path, trust = inputs["model"].path, params.trust_remote_code
-    defined = {spec["name"]: _task(spec, params, inputs, context) for spec in params.tasks}
+    defined = {spec["name"]: _lm_eval_task(spec, params, inputs, context) for spec in params.tasks}
     model = load_model(path, trust_remote_code=trust).to(Running(params.device).torch_device)
     examinee = Examinee(model, read_tokenizer(path, trust_remote_code=trust), params.batch)
     answers = {}
@@ -68,13 +68,16 @@ def evaluate_tasks(
     agreed = {name: given.protocol for name, given in answers.items()}
     protocol = TaskProtocol(agreed, params.libraries["lm_eval"], examinee.max_length)
     dense = _answers_of(inputs["baseline"], protocol) if "baseline" in inputs else None
-    told = {}
+    results = {}
     for name, given in answers.items():
         theirs = [item for item in dense if item.task == name] if dense is not None else given.items
-        told[name] = accuracies(given.items) | {"truncated": given.truncated, "to_dense": beside(given.items, theirs)}
+        results[name] = accuracies(given.items) | {
+            "truncated": given.truncated,
+            "to_dense": beside(given.items, theirs),
+        }
     metrics = {
-        "tasks": told,
-        "mean_accuracy": sum(task["accuracy"] for task in told.values()) / len(told),
+        "tasks": results,
+        "mean_accuracy": sum(task["accuracy"] for task in results.values()) / len(results),
         "protocol": protocol.facts() | {"digest": protocol.digest},
     }
     write_json(out / "metrics.json", metrics)
@@ -84,23 +87,23 @@ def evaluate_tasks(
 
 
 def libraries() -> dict[str, str]:
-    """Versions of the libraries that compute here alone, for the step's params: a part of its key."""
+    """Versions of the libraries that only this step uses, for its params: a part of its key."""
     return {name: importlib.metadata.version(name) for name in LIBRARIES}
 
 
 def items_of(evaluation: Artifact) -> list[Item]:
-    """The answers of a task evaluation, task by task."""
+    """The answers in an artifact of this step, lm-eval task by lm-eval task."""
     lines = (evaluation.path / ITEMS).read_text().splitlines()
     return [Item.of(json.loads(line)) for line in lines]
 
 
-def _task(spec: dict[str, Any], params: TaskEvaluationParams, inputs: dict[str, Artifact], context: Context) -> Any:
-    """The task with its items; defined before the model is loaded, so that bad data is told at once."""
+def _lm_eval_task(spec: dict[str, Any], params: LmEvalParams, inputs: dict[str, Artifact], context: Context) -> Any:
+    """The lm-eval task with its items; defined before the model is loaded, so that bad data fails at once."""
     from pruning_core.evaluation.lm_eval.definitions import task_of_hub, task_of_rows
 
     name = spec["name"]
-    if made := inputs.get(f"items-{name}"):
-        return task_of_rows(name, read_rows(made.path / ITEMS, Continuation))
+    if items := inputs.get(f"items-{name}"):
+        return task_of_rows(name, read_rows(items.path / ITEMS, Continuation))
     if spec["data"] is None:
         return task_of_hub(name, context.store.root / "datasets")
     rows = {key: _rows(name, spec[key], params.files, context) for key in ("data", "examples") if spec[key]}
@@ -116,7 +119,7 @@ def _rows(name: str, digest: str, files: dict[str, str], context: Context) -> li
 
 
 def _answers_of(baseline: Artifact, protocol: TaskProtocol) -> list[Item]:
-    """The dense model's answers, once they are known to be comparable."""
+    """The dense model's answers, checked to be of the same protocol."""
     agreed = {name: value for name, value in baseline.facts["protocol"].items() if name != "digest"}
     protocol.require_same(TaskProtocol(**agreed))
     return items_of(baseline)

@@ -1,23 +1,20 @@
-"""Step: a text becomes items of the task that asks what follows."""
+"""Step: cut a text into items of the lm-eval task that asks which continuation follows."""
 
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pruning_core.checkpoint.model_files import read_config, read_tokenizer
 from pruning_core.evaluation.lm_eval.continuations import Shape, continuation_items
-from pruning_core.model.context_length import check_fits
-from pruning_core.text import TEXTS
 from tasks.engine.step import Context, step
-from tasks.steps.tokens import text_module
+from tasks.steps.tokens import read_text, text_module
 from tasks.store.artifact import Artifact
 
 ITEMS = "items.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskItemsParams:
+class LmEvalItemsParams:
     """A text and how items are cut from it.
 
     Args:
@@ -40,17 +37,16 @@ class TaskItemsParams:
 
 
 @step("task_items", modules=lambda params: text_module(params.text))
-def task_items(params: TaskItemsParams, inputs: dict[str, Artifact], out: Path, context: Context) -> dict[str, Any]:
+def lm_eval_items(
+    params: LmEvalItemsParams, inputs: dict[str, Artifact], out: Path, context: Context
+) -> dict[str, Any]:
     """Items {context, choices, label} cut from a text in the source model's tokens.
 
     inputs: source.
     writes: items.jsonl.
     """
-    trust = params.trust_remote_code
     shape = Shape(params.items, params.context, params.continuation, params.choices)
-    check_fits(read_config(inputs["source"].path, trust_remote_code=trust), shape.length)
-    tokenizer = read_tokenizer(inputs["source"].path, trust_remote_code=trust)
-    documents = TEXTS.build(params.text).read(context.workspace)
+    documents, tokenizer = read_text(params, shape.length, inputs["source"], context)
     items = continuation_items(documents, tokenizer, shape, params.seed)
     (out / ITEMS).write_text("".join(json.dumps(item) + "\n" for item in items), encoding="utf-8")
     return asdict(shape) | {"seed": params.seed, "source": dict(documents.source), "text_digest": documents.digest}

@@ -1,4 +1,4 @@
-"""Step: how fast and how large a model is on this machine; apart from quality, since no two measurements are equal."""
+"""Step: measure speed and size of a model on this machine; apart from quality, since no two measurements are equal."""
 
 from dataclasses import dataclass
 from pathlib import Path

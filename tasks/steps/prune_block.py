@@ -1,4 +1,4 @@
-"""Step: one block of one variant, the unit that a killed run resumes at."""
+"""Step: compress one block of one variant; a killed run resumes at the block."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,8 +72,8 @@ def prune_block(params: PruneBlockParams, inputs: dict[str, Artifact], out: Path
             decoder = _decoder(inputs["source"], params)
             decoder.load_block(index)
             stored = inputs.get("statistics")
-            known = load_statistics(stored, running.torch_device) if stored else ungrouped(decoder, index)
-            outcome = compress_block_from(decoder, index, known, method, shares_in(params))
+            statistics = load_statistics(stored, running.torch_device) if stored else ungrouped(decoder, index)
+            outcome = compress_block_from(decoder, index, statistics, method, shares_in(params))
             decoder.drop_block(index)
     return _write(outcome, out)
 
@@ -87,8 +87,8 @@ def _on_states(params: PruneBlockParams, inputs: dict[str, Artifact], context: C
         decoder.load_block(index)
         shown = progress(f"block {index}")
         more = index + 1 < len(decoder)
-        chosen = {"shares": shares_in(params), "shards": chain.shards, "advance": more}
-        outcome = compress_block(decoder, index, states, method, params.propagate, shown, **chosen)
+        options = {"shares": shares_in(params), "shards": chain.shards, "advance": more}
+        outcome = compress_block(decoder, index, states, method, params.propagate, shown, **options)
         chain.shards.check_alike(outcome.weights)
         decoder.drop_block(index)
         keep_states(context, chain, context.key, states)

@@ -1,4 +1,4 @@
-"""Step: a pruned model is trained back to quality, with its zeros where they were."""
+"""Step: train a pruned model to recover quality; its zeros stay where they are."""
 
 import importlib.metadata
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ DTYPES = ("float32", "bfloat16")
 
 @dataclass(frozen=True, kw_only=True)
 class RecoverParams(OnDevice):
-    """A training.
+    """The training of a model.
 
     Args:
         recovery: as in a recipe.
@@ -85,14 +85,14 @@ def recover(params: RecoverParams, inputs: dict[str, Artifact], out: Path, conte
         facts = write_model(inputs["model"], subject, recovered, out)
     write_json(out / CURVE, recovered.curves)
     after = sum(int((~keep).sum()) for keep in recovered.masks.values())
-    told = _told(losses, removed, after) | {"dropped_windows": inputs["windows"].facts["dropped"]}
+    result = _recovery_facts(losses, removed, after) | {"dropped_windows": inputs["windows"].facts["dropped"]}
     recipe = facts.get("recipe", {}) | {"recovery": params.recovery}
-    told |= {"steps": _steps(recovered.curves), "history": recovered.history}
-    return {"ledger": []} | facts | {"recipe": recipe, "recovery": told}
+    result |= {"steps": _steps(recovered.curves), "history": recovered.history}
+    return {"ledger": []} | facts | {"recipe": recipe, "recovery": result}
 
 
 def libraries_of(recovery: dict[str, Any]) -> dict[str, str]:
-    """Versions of the libraries that compute in this method alone, for the step's params: a part of its key."""
+    """Versions of the libraries that only this method uses, for the step's params: a part of its key."""
     return {"peft": importlib.metadata.version("peft")} if recovery.get("name") == "lora" else {}
 
 
@@ -119,7 +119,7 @@ def _loss(decoder: WholeDecoder | None, windows: Tensor, params: RecoverParams) 
     return perplexity(decoder.model, windows, params.batch).mean_loss if decoder else None
 
 
-def _told(losses: dict[str, float | None], removed: int, after: int) -> dict[str, Any]:
+def _recovery_facts(losses: dict[str, float | None], removed: int, after: int) -> dict[str, Any]:
     """validation_loss, the share of the gap to the dense model that was closed, and removed weights.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A trained model as an artifact: the masks it came with, its weights in the checkpoint's dtype, what is told of it."""
+"""A trained model as an artifact: its masks, its weights in the checkpoint's dtype, and its facts."""
 
 import shutil
 from contextlib import suppress
@@ -82,12 +82,12 @@ def _stored_tensors(decoder: WholeDecoder, recovered: Recovered) -> dict[str, Te
         # Most checkpoints store it once; the other name is not known then.
         with suppress(KeyError):
             if id(parameter) in trained:
-                value = rounded(decoder, name, parameter.detach())
+                value = round_to_stored(decoder, name, parameter.detach())
                 decoder.store(name, value, tensors)
     return tensors
 
 
-def rounded(decoder: WholeDecoder, name: str, value: Tensor) -> Tensor:
+def round_to_stored(decoder: WholeDecoder, name: str, value: Tensor) -> Tensor:
     """A parameter as the checkpoint's dtype holds it, on the CPU.
 
     Raises:
@@ -104,7 +104,7 @@ def rounded(decoder: WholeDecoder, name: str, value: Tensor) -> Tensor:
 def _layers(subject: TrainableModel, recovered: Recovered) -> list[LayerFacts]:
     layers = []
     for name, module in subject.matrices().items():
-        weight = rounded(subject.decoder, f"{name}.weight", matrix(module).detach())
+        weight = round_to_stored(subject.decoder, f"{name}.weight", matrix(module).detach())
         keep = recovered.masks.get(name, torch.ones(weight.shape, dtype=torch.bool))
         if left := lost_zeros(weight, keep):
             raise ComputationError(f"{name}: {left} removed weights are not zero after recovery")
@@ -125,6 +125,6 @@ def _layers(subject: TrainableModel, recovered: Recovered) -> list[LayerFacts]:
 def _facts(model: Artifact, checkpoint: Checkpoint, layers: list[LayerFacts], zeros: int) -> dict[str, Any]:
     before = {} if model.kind == KIND else model.facts
     if before and not any(layer.removed for layer in layers):
-        # A model that was made smaller has no masks, and its shares and sizes stay what its step told.
+        # A model that was made smaller has no masks, and its shares and sizes stay what its step reported.
         return before | {"parameters": before["parameters"] | {"zeros": zeros}}
     return before | counted(layers, checkpoint, zeros)

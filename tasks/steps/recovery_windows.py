@@ -1,4 +1,4 @@
-"""Step: the windows that a recovery learns from and is watched on, none of them text that it is judged on."""
+"""Step: the training and validation windows of a recovery, none of them shared with the evaluation text."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,10 +48,10 @@ def recovery_windows(
             "the training text is the evaluation text, so the result would look better than it is; set "
             "recovery.data.text to another text or split"
         )
-    judged = load_tokens(inputs["evaluation"])
+    evaluation = load_tokens(inputs["evaluation"])
     training, validation = _set_apart(load_tokens(inputs["tokens"]), params.validation)
-    training, dropped = without_overlap(training, judged, "training", params.overlap)
-    validation, left_out = without_overlap(validation, judged, "validation", params.overlap)
+    training, dropped = without_overlap(training, evaluation, "training", params.overlap)
+    validation, left_out = without_overlap(validation, evaluation, "validation", params.overlap)
     seen = shared_windows(training, validation)
     training = training[~seen]
     if not len(training) or not len(validation):
@@ -65,5 +65,5 @@ def _set_apart(windows: Tensor, count: int) -> tuple[Tensor, Tensor]:
     if count >= len(windows):
         raise InputError(f"{count} of {len(windows)} windows are to be set apart, and none would be left to train on")
     places = torch.arange(count) * len(windows) // count
-    chosen = torch.zeros(len(windows), dtype=torch.bool).index_fill(0, places, True)
-    return windows[~chosen], windows[chosen]
+    apart = torch.zeros(len(windows), dtype=torch.bool).index_fill(0, places, True)
+    return windows[~apart], windows[apart]

@@ -1,4 +1,4 @@
-"""What the params of many steps have in common: how a step runs a model."""
+"""Params that many steps share: how a step runs a model."""
 
 from dataclasses import dataclass
 

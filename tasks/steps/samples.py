@@ -1,4 +1,4 @@
-"""Step: what a model writes after given prompts, beside what the dense model writes after them."""
+"""Step: continue given prompts with a model, and compare with the dense model's continuations."""
 
 import json
 from dataclasses import dataclass
@@ -61,8 +61,8 @@ def samples(params: SamplesParams, inputs: dict[str, Artifact], out: Path, conte
     written = continue_greedily(model, given, new_tokens, progress("samples"))
     theirs = [entry["tokens"] for entry in read_samples(dense)["continuations"]] if dense else written
     continuations = [
-        _told(tokenizer, prompt, own, shared_start(own, other))
-        for prompt, own, other in zip(given, written, theirs, strict=True)
+        _continuation(tokenizer, prompt, tokens, shared_start(tokens, other))
+        for prompt, tokens, other in zip(given, written, theirs, strict=True)
     ]
     write_json(out / SAMPLES, {"prompts": prompts, "continuations": continuations})
     protocol = SampleProtocol.of(given, new_tokens)
@@ -79,7 +79,9 @@ def read_samples(artifact: Artifact) -> dict[str, Any]:
     return json.loads((artifact.path / SAMPLES).read_text())
 
 
-def _told(tokenizer: PreTrainedTokenizerBase, prompt: list[int], tokens: list[int], shared: int) -> dict[str, Any]:
+def _continuation(
+    tokenizer: PreTrainedTokenizerBase, prompt: list[int], tokens: list[int], shared: int
+) -> dict[str, Any]:
     return {"tokens": tokens, "shared": shared, "text": list(parts(tokenizer, prompt, tokens, shared))}
 
 
@@ -88,16 +90,16 @@ def _prompts(
 ) -> list[dict[str, Any]]:
     """{window, tokens, text, follows}; `follows` is how the window goes on, None of a prompt that was given."""
     if params.texts is not None:
-        found = [(None, token_ids(tokenizer, text, special_tokens=params.special_tokens), []) for text in params.texts]
+        cut = [(None, token_ids(tokenizer, text, special_tokens=params.special_tokens), []) for text in params.texts]
     else:
         windows, beginning, end = (
             load_tokens(inputs["tokens"]),
             params.beginning,
             params.beginning + params.new_tokens,
         )
-        chosen = [place * len(windows) // params.windows for place in range(params.windows)]
-        rows = [windows[window].tolist() for window in chosen]
-        found = [(window, row[:beginning], row[beginning:end]) for window, row in zip(chosen, rows, strict=True)]
+        places = [place * len(windows) // params.windows for place in range(params.windows)]
+        rows = [windows[window].tolist() for window in places]
+        cut = [(window, row[:beginning], row[beginning:end]) for window, row in zip(places, rows, strict=True)]
     return [
         {
             "window": window,
@@ -105,5 +107,5 @@ def _prompts(
             "text": "".join(parts(tokenizer, [], tokens, 0)),
             "follows": "".join(parts(tokenizer, tokens, rest, 0)) if rest else None,
         }
-        for window, tokens, rest in found
+        for window, tokens, rest in cut
     ]

@@ -1,4 +1,4 @@
-"""Step: the allocation that a search over stored levels finds; killed at any instant, it goes on at the generation."""
+"""Step: search an allocation over stored levels; a killed search resumes at its last generation."""
 
 import json
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class SearchParams(OnDevice):
         unit: zeros of a matrix, or the n of n:m patterns.
         m: of n:m patterns.
         target: removed fraction.
-        workers: who judges candidates, as in params.yaml.
+        workers: which evaluate candidates, as in params.yaml.
     """
 
     allocation: dict[str, Any]
@@ -76,8 +76,8 @@ def search(params: SearchParams, inputs: dict[str, Artifact], out: Path, context
         state = State({}, [], levels.start, {}, [])
         if sum(len(row) > 1 for row in levels.gene_zeros) > 1:
             operators = Operators(levels, _repair_errors(measured))
-            chosen = Workers(**params.workers)
-            ran = run_search(params, chosen, inputs, context.scratch, settings, operators, starts)
+            workers = Workers(**params.workers)
+            ran = run_search(params, workers, inputs, context.scratch, settings, operators, starts)
             # How fast it was is no part of the result, which is the same wherever and in however many goes it ran.
             context.store.events.record(EVENT, key=context.key, tokens=str(ran.tokens), seconds=f"{ran.seconds:.3f}")
             state = ran.state
@@ -92,8 +92,8 @@ def _summary(state: State) -> dict[str, Any]:
     best = min(state.validation.values(), default=None)
     starts = [{"label": start["label"], "fitness": start["fitness"]} for start in state.initial]
     saved = 1 - state.forwards[0] / state.forwards[1] if state.forwards[1] else 0.0
-    known = {"generations": state.generation, "tokens": state.tokens, "evaluations": len(state.validation)}
-    return {"fitness": best, "initial": starts, "forwards_saved": saved, **known}
+    counts = {"generations": state.generation, "tokens": state.tokens, "evaluations": len(state.validation)}
+    return {"fitness": best, "initial": starts, "forwards_saved": saved, **counts}
 
 
 def _starts(
@@ -103,18 +103,18 @@ def _starts(
     measured: list[dict[str, Any]],
     inputs: dict[str, Artifact],
 ) -> tuple[dict[str, Genome], list[dict[str, Any]]]:
-    """Label -> genome, and what the allocations could not decide."""
+    """Label -> genome of every start, and a ledger of allocations that could not tell matrices apart."""
     starts: dict[str, Genome] = {} if settings.start == "random" else {"uniform": levels.start}
     ledger = []
-    for number, (chosen, spec) in enumerate(zip(settings.starts, settings.initial, strict=False)):
+    for number, (allocation, spec) in enumerate(zip(settings.starts, settings.initial, strict=False)):
         profile = _profile(inputs.get(f"sensitivity-{number}"))
-        asked = Request(request.matrices, request.unit, request.m, request.target, profile)
-        if "levels" in chosen.needs:
-            errors = chosen.errors_of(measured, asked)
-            asked = Request(request.matrices, request.unit, request.m, request.target, profile, levels, errors)
+        start_request = Request(request.matrices, request.unit, request.m, request.target, profile)
+        if "levels" in allocation.needs:
+            errors = allocation.errors_of(measured, start_request)
+            start_request = Request(request.matrices, request.unit, request.m, request.target, profile, levels, errors)
         label = _label(spec, starts)
-        starts[label] = nearest_genome(levels, chosen.shares(asked))
-        if starts[label] == levels.start and chosen.name != "uniform":
+        starts[label] = nearest_genome(levels, allocation.shares(start_request))
+        if starts[label] == levels.start and allocation.name != "uniform":
             ledger.append({"event": "degenerate", "what": f"{label} tells no matrix from another", "rule": "uniform"})
     return starts, ledger
 
@@ -130,7 +130,7 @@ def _profile(artifact: Artifact | None) -> Profile | None:
 
 
 def _repair_errors(measured: list[dict[str, Any]]) -> list[list[float]]:
-    """What repairs go by: the lost share of the outputs, or of the weights where there are no statistics."""
+    """The errors that repairs go by: the lost share of the outputs, or of the weights where there are no statistics."""
     if all(level["loss"] is not None for facts in measured for level in facts["levels"]):
         return level_errors(measured, "relative_output")
     weights = {facts["name"]: 2 / (facts["weight_square"] or 1.0) for facts in measured}

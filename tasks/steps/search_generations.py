@@ -1,4 +1,4 @@
-"""How a search runs: its work cut into pieces for workers, its state written after every generation."""
+"""Run a search: its work is split among workers, and its state is written after every generation."""
 
 import json
 import sys
@@ -19,7 +19,7 @@ from tasks.parallel.worker_pool import workers
 from tasks.progress import progress
 from tasks.steps.levels import WEIGHTS
 from tasks.steps.running import OnDevice
-from tasks.steps.search_worker import Job, judge_part, prepare, release, write_targets
+from tasks.steps.search_worker import Job, evaluate_part, prepare, release, write_targets
 from tasks.store.artifact import Artifact
 from tasks.store.canonical_json import write_json
 
@@ -34,8 +34,8 @@ PARTS = 8
 
 
 @dataclass(frozen=True)
-class Ran:
-    """A finished search, and what of it this process did: tokens judged, in how many seconds."""
+class SearchRun:
+    """A finished search, with the tokens that this process evaluated and the seconds it took."""
 
     state: State
     tokens: int
@@ -44,36 +44,36 @@ class Ran:
 
 def run_search(
     running: OnDevice,
-    chosen: Workers,
+    worker_settings: Workers,
     inputs: dict[str, Artifact],
     folder: Path,
     settings: Evolutionary,
     operators: Operators,
     starts: dict[str, Genome],
-) -> Ran:
+) -> SearchRun:
     """Search to the end; where `folder` holds an earlier state it goes on from there, to the same end.
 
     Args:
         running, inputs: of the step `search`.
-        chosen: who judges candidates.
+        worker_settings: of the workers that evaluate candidates.
         folder: for the state and the dense model's predictions; survives a kill.
     """
     job = _job(running, inputs, folder, settings, operators)
     everything = settings.windows + settings.validation
     held_out = [(2 * index + 1) * everything // (2 * settings.validation) for index in range(settings.validation)]
     rest = sorted(set(range(everything)) - set(held_out))
-    with workers(chosen) as submit:
-        if chosen.name == "threads":
-            prepare(job, chosen.number)
+    with workers(worker_settings) as submit:
+        if worker_settings.name == "threads":
+            prepare(job, worker_settings.number)
         try:
             _write_targets(job, submit)
-            judge = partial(_judge, job, submit, settings.length - 1)
-            return _generations(Evolution(settings, operators, judge, rest, held_out), starts, folder / STATE)
+            evaluate = partial(_evaluate_genomes, job, submit, settings.length - 1)
+            return _generations(Evolution(settings, operators, evaluate, rest, held_out), starts, folder / STATE)
         finally:
             release(job)
 
 
-def _generations(evolution: Evolution, starts: dict[str, Genome], saved: Path) -> Ran:
+def _generations(evolution: Evolution, starts: dict[str, Genome], saved: Path) -> SearchRun:
     begun = time.monotonic()
     earlier = State.of_facts(json.loads(saved.read_text())) if saved.is_file() else None
     before = earlier.tokens if earlier else 0
@@ -91,7 +91,7 @@ def _generations(evolution: Evolution, starts: dict[str, Genome], saved: Path) -
     if shown is not None:
         shown(total, total)
     write_json(saved, state.facts())
-    return Ran(state, state.tokens - before, time.monotonic() - begun)
+    return SearchRun(state, state.tokens - before, time.monotonic() - begun)
 
 
 def _job(
@@ -124,7 +124,9 @@ def _write_targets(job: Job, submit: Submit) -> None:
         shown(number + 1, len(waiting))
 
 
-def _judge(job: Job, submit: Submit, predictions: int, genomes: Sequence[Genome], rows: Sequence[int]) -> GenomeScores:
+def _evaluate_genomes(
+    job: Job, submit: Submit, predictions: int, genomes: Sequence[Genome], rows: Sequence[int]
+) -> GenomeScores:
     """The fitness of candidates: pieces of neighbours and of windows side by side, added up in one order.
 
     Args:
@@ -135,7 +137,7 @@ def _judge(job: Job, submit: Submit, predictions: int, genomes: Sequence[Genome]
     cuts = min(-(-PIECES // len(batches)), len(order))
     pieces = [order[len(order) * cut // cuts : len(order) * (cut + 1) // cuts] for cut in range(cuts)]
     work = [(piece, batch) for piece in pieces for batch in batches]
-    futures = [submit(judge_part, job, [list(genomes[index]) for index in piece], batch) for piece, batch in work]
+    futures = [submit(evaluate_part, job, [list(genomes[index]) for index in piece], batch) for piece, batch in work]
     totals, run = [0.0] * len(genomes), 0
     for (piece, _), future in zip(work, futures, strict=True):
         done = future.result()

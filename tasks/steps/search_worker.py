@@ -1,4 +1,4 @@
-"""What a worker of a search does: it builds its model once, and judges candidates that it is sent as JSON.
+"""The worker of a search: it builds its model once, and evaluates candidates that it is sent as JSON.
 
 Everything else it reads from the artifacts that the job names, so that any process that sees their files can work.
 """
@@ -72,15 +72,15 @@ def write_targets(job: Job, number: int) -> None:
     rows = ready.windows[first : first + job["part"]]
     evaluator = ready.idle.get()
     try:
-        found = DenseTargets.of(evaluator.dense_logits, rows, job["top"], job["batch"])
+        targets = DenseTargets.of(evaluator.dense_logits, rows, job["top"], job["batch"])
     finally:
         ready.idle.put(evaluator)
     partial = path.with_suffix(".partial")
-    found.save(partial)
+    targets.save(partial)
     partial.rename(path)
 
 
-def judge_part(job: Job, genomes: list[list[int]], rows: list[int]) -> dict[str, Any]:
+def evaluate_part(job: Job, genomes: list[list[int]], rows: list[int]) -> dict[str, Any]:
     """{"divergences": per candidate its KL summed over all predictions of these windows, "blocks": forwards run}.
 
     Args:
@@ -94,10 +94,10 @@ def judge_part(job: Job, genomes: list[list[int]], rows: list[int]) -> dict[str,
             ready.targets = Targets(parts, job["part"])
     evaluator = ready.idle.get()
     try:
-        found = evaluator.evaluate([tuple(genome) for genome in genomes], ready.windows, rows, ready.targets)
+        scores = evaluator.evaluate([tuple(genome) for genome in genomes], ready.windows, rows, ready.targets)
     finally:
         ready.idle.put(evaluator)
-    return {"divergences": [sum(windows) for windows in found.divergences], "blocks": found.blocks}
+    return {"divergences": [sum(windows) for windows in scores.divergences], "blocks": scores.blocks}
 
 
 def _ready(job: Job) -> _Ready:

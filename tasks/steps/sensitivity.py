@@ -1,4 +1,4 @@
-"""Step: how sensitive the matrices of a model are, measured once and shared by every allocation that asks for it."""
+"""Step: measure how sensitive the matrices of a model are; every allocation that needs it shares the result."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,8 +32,8 @@ class SensitivityParams(OnDevice):
 
 def sensitivity_modules(params: SensitivityParams) -> list[str]:
     """The modules of the sensitivity and, where it prunes, of the method that these params choose."""
-    chosen = [SENSITIVITIES.module(params.sensitivity["name"])]
-    return [*chosen, *method_modules(params.method, params.device)] if params.method else chosen
+    modules = [SENSITIVITIES.module(params.sensitivity["name"])]
+    return [*modules, *method_modules(params.method, params.device)] if params.method else modules
 
 
 @step("sensitivity", modules=sensitivity_modules)
@@ -43,26 +43,28 @@ def sensitivity(params: SensitivityParams, inputs: dict[str, Artifact], out: Pat
     inputs: source; tokens, and statistics-0, statistics-1, ... of the dense model's blocks, where it looks at them.
     writes: profile.json (`pruning_core.sensitivity.Profile`).
     """
-    chosen = SENSITIVITIES.build(params.sensitivity)
+    measure = SENSITIVITIES.build(params.sensitivity)
     with exclusive:
-        subject = _subject(chosen, params, inputs)
-        profile = chosen.measure(subject, progress(f"sensitivity by {chosen.name}"))
+        sensitivity_inputs = _sensitivity_inputs(measure, params, inputs)
+        profile = measure.measure(sensitivity_inputs, progress(f"sensitivity by {measure.name}"))
     write_json(out / PROFILE, profile.facts())
-    known = {name: value for name, value in profile.facts().items() if name in ("blocks", "block_errors", "details")}
-    return {"name": chosen.name, **known}
+    facts = {name: value for name, value in profile.facts().items() if name in ("blocks", "block_errors", "details")}
+    return {"name": measure.name, **facts}
 
 
-def _subject(chosen: Sensitivity, params: SensitivityParams, inputs: dict[str, Artifact]) -> SensitivityInputs:
+def _sensitivity_inputs(
+    measure: Sensitivity, params: SensitivityParams, inputs: dict[str, Artifact]
+) -> SensitivityInputs:
     running = params.running
-    decoder = _decoder(chosen, inputs["source"], params.trust_remote_code, running)
+    decoder = _decoder(measure, inputs["source"], params.trust_remote_code, running)
     method = build_method(params.method, device=running.torch_device) if params.method else None
     windows = load_tokens(inputs["tokens"]) if "tokens" in inputs else None
     statistics = _statistics(inputs, running) if "statistics-0" in inputs else None
     return SensitivityInputs(matrices_of(decoder), decoder, windows, statistics, method)
 
 
-def _decoder(chosen: Sensitivity, source: Artifact, trust: bool, running: Running) -> Decoder:
-    if "model" not in chosen.needs:
+def _decoder(measure: Sensitivity, source: Artifact, trust: bool, running: Running) -> Decoder:
+    if "model" not in measure.needs:
         return decoder_of(source, trust, running)
     return load_whole(source.path, trust, device=running.torch_device, dtype=running.torch_dtype)
 

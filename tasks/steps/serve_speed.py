@@ -1,4 +1,4 @@
-"""Step: how fast an export is served and what memory it takes, beside the dense model in the same run."""
+"""Step: measure speed and memory of a served export, beside the dense model in the same run."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -33,11 +33,11 @@ class FileDigests:
         file = file.resolve()
         state = file.stat()
         signature = [state.st_size, state.st_mtime_ns, state.st_ino, state.st_ctime_ns]
-        known = self._known.get(str(file))
-        if known is None or known[0] != signature:
-            self._known[str(file)] = known = [signature, file_sha256(file)]
+        entry = self._known.get(str(file))
+        if entry is None or entry[0] != signature:
+            self._known[str(file)] = entry = [signature, file_sha256(file)]
             write_json(self._path, self._known)
-        return known[1]
+        return entry[1]
 
 
 def source_model(workspace: Path, settings: Settings) -> SourceModel:
@@ -56,5 +56,5 @@ def as_artifact(source: SourceModel) -> Artifact:
 def companion_files(directory: Path) -> list[Path]:
     """The files of a model directory that are neither weights nor made by a loader: config, tokenizer, remote code."""
     patterns = (*SETTINGS, *TOKENIZER_FILES, REMOTE_CODE)
-    found = {file for pattern in patterns for file in directory.glob(pattern) if file.is_file()}
-    return sorted(found - {directory / "model.safetensors.index.json"})
+    files = {file for pattern in patterns for file in directory.glob(pattern) if file.is_file()}
+    return sorted(files - {directory / "model.safetensors.index.json"})

@@ -46,15 +46,15 @@ def statistics(params: StatisticsParams, inputs: dict[str, Artifact], out: Path,
         decoder.drop_block(index)
         keep_states(context, chain, DENSE, states)
     save_file(
-        {str(number): known.moment.cpu() for number, (_, known) in enumerate(collected)},
+        {str(number): layer_statistics.moment.cpu() for number, (_, layer_statistics) in enumerate(collected)},
         out / "statistics.safetensors",
     )
-    return {"groups": [_facts(group, known) for group, known in collected]}
+    return {"groups": [_facts(group, layer_statistics) for group, layer_statistics in collected]}
 
 
-def _facts(group: InputGroup, known: LayerStatistics) -> dict[str, Any]:
-    facts = {"names": list(group.names), "tokens": known.tokens, "sequences": known.sequences}
-    return facts | ({"routed": known.routed} if isinstance(known, PooledStatistics) else {})
+def _facts(group: InputGroup, layer_statistics: LayerStatistics) -> dict[str, Any]:
+    facts = {"names": list(group.names), "tokens": layer_statistics.tokens, "sequences": layer_statistics.sequences}
+    return facts | ({"routed": layer_statistics.routed} if isinstance(layer_statistics, PooledStatistics) else {})
 
 
 def load_statistics(artifact: Artifact, device: torch.device) -> list[tuple[InputGroup, LayerStatistics]]:
@@ -64,6 +64,6 @@ def load_statistics(artifact: Artifact, device: torch.device) -> list[tuple[Inpu
     for number, group in enumerate(artifact.facts["groups"]):
         moment = moments[str(number)]
         fields = (len(moment), True, group["tokens"], group["sequences"], moment)
-        known = PooledStatistics(*fields, group["routed"]) if "routed" in group else LayerStatistics(*fields)
-        loaded.append((InputGroup(tuple(group["names"])), known))
+        layer_statistics = PooledStatistics(*fields, group["routed"]) if "routed" in group else LayerStatistics(*fields)
+        loaded.append((InputGroup(tuple(group["names"])), layer_statistics))
     return loaded

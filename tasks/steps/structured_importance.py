@@ -1,4 +1,4 @@
-"""Step: the scores of a model's channels and heads, which plans of any ratio share."""
+"""Step: score a model's channels and heads; structured pruning at any ratio shares the scores."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +56,7 @@ def structured_importance(
     writes: scores.safetensors {site: [groups] float64}, notes.json, groups.txt (a table for people).
     """
     importance = IMPORTANCES.build(params.importance)
-    decoder = opened(inputs["source"], params, whole="whole" in importance.needs)
+    decoder = load_decoder(inputs["source"], params, whole="whole" in importance.needs)
     sites = tuple(sites_of(decoder.blocks, decoder.block_prefix, params.families))
     check_coupling(decoder, sites, torch.arange(8)[None] % decoder.model.get_input_embeddings().num_embeddings)
     windows = load_tokens(inputs["tokens"]) if "tokens" in importance.needs else None
@@ -74,7 +74,7 @@ def load_scores(artifact: Artifact) -> Scores:
     return Scores(load_file(artifact.path / "scores.safetensors"), artifact.facts["per_parameter"])
 
 
-def opened(source: Artifact, params: OnDevice, whole: bool) -> Decoder:
+def load_decoder(source: Artifact, params: OnDevice, whole: bool) -> Decoder:
     """The model of an input, as a whole or block by block, where and as precise as params say."""
     running = params.running
     where = {"device": running.torch_device, "dtype": running.torch_dtype}

@@ -1,4 +1,4 @@
-"""Step: a model with fewer channels and heads, as a directory that is really smaller."""
+"""Step: remove channels and heads of a model, and write the smaller model."""
 
 import shutil
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from tasks.progress import progress
 from tasks.steps.hidden_states import exclusive, load_tokens
 from tasks.steps.running import OnDevice
 from tasks.steps.source_model import companion_files
-from tasks.steps.structured_importance import GROUPS_TABLE, load_scores, opened
+from tasks.steps.structured_importance import GROUPS_TABLE, load_decoder, load_scores
 from tasks.store.artifact import Artifact
 from tasks.store.canonical_json import write_json
 
@@ -55,15 +55,17 @@ def structured_prune(
         table for people).
     """
     ranking = build_ranking(params.ranking)
-    decoder = opened(inputs["source"], params, whole=False)
+    decoder = load_decoder(inputs["source"], params, whole=False)
     sites = sites_of(decoder.blocks, decoder.block_prefix, inputs["scores"].facts["families"])
     plan = ranking.plan(sites, load_scores(inputs["scores"]), *stored_parameters(decoder))
     replacements, refits = None, []
     if params.reconstruction is not None:
-        chosen = build_reconstruction(params.reconstruction)
+        reconstruction = build_reconstruction(params.reconstruction)
         windows = load_tokens(inputs["tokens"])
         with exclusive:
-            replacements, refits = chosen.run(decoder, sites, plan, windows, params.batch, progress("least squares"))
+            replacements, refits = reconstruction.run(
+                decoder, sites, plan, windows, params.batch, progress("least squares")
+            )
     for file in companion_files(inputs["source"].path):
         shutil.copyfile(file, out / file.name)
     written = write_pruned(decoder, sites, plan, out, replacements or Replacements(), progress("surgery"))
@@ -99,7 +101,7 @@ def _facts(
             "zeros": written["zeros"],
         },
         "layers": [layer.facts() for layer in layers],
-        "ledger": _raised(refits, params.reconstruction),
+        "ledger": _raised_ridges(refits, params.reconstruction),
         "reconstruction": refits,
         "bits_per_weight": {"stored": width, "bitmask": width},
         "size_bytes": {"stored": stored, "bitmask": stored},
@@ -107,18 +109,18 @@ def _facts(
     }
 
 
-def _raised(refits: list[dict[str, Any]], reconstruction: dict[str, Any] | None) -> list[dict[str, Any]]:
+def _raised_ridges(refits: list[dict[str, Any]], reconstruction: dict[str, Any] | None) -> list[dict[str, Any]]:
     """A ledger entry for every consumer that could be solved for with a larger ridge than any that was asked for."""
     if reconstruction is None:
         return []
-    asked = build_reconstruction(reconstruction).ridges
-    raised = [refit for refit in refits if refit["event"] == "least_squares" and refit["ridge"] > max(asked)]
+    ridges = build_reconstruction(reconstruction).ridges
+    raised = [refit for refit in refits if refit["event"] == "least_squares" and refit["ridge"] > max(ridges)]
     return [{"layer": refit["layer"], "event": "ridge_raised", "ridge": refit["ridge"]} for refit in raised]
 
 
 def _layers(decoder: Decoder, index: int, sites: list[Site], plan: KeptGroups) -> list[LayerFacts]:
     cuts = {name: cut for site in sites if site.block == index for name, cut in kept_slices(site, plan).items()}
-    found = []
+    layers = []
     for name, module in decoder.linears(index).items():
         dense = torch.Size(matrix(module).shape)
         stays = list(module.weight.shape)
@@ -126,7 +128,7 @@ def _layers(decoder: Decoder, index: int, sites: list[Site], plan: KeptGroups) -
             axis, kept = cuts[f"{name}.weight"]
             stays[axis] = len(kept)
         rows, columns = stays if matrix(module) is module.weight else reversed(stays)
-        found.append(
+        layers.append(
             LayerFacts(
                 name=name,
                 stored=decoder.stored_name(f"{name}.weight"),
@@ -138,4 +140,4 @@ def _layers(decoder: Decoder, index: int, sites: list[Site], plan: KeptGroups) -
                 dense_columns=dense[1],
             )
         )
-    return found
+    return layers

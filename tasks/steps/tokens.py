@@ -1,17 +1,20 @@
-"""Step: a text becomes windows of tokens."""
+"""Step: cut a text into windows of tokens."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import save_file
 
 from pruning_core.checkpoint.model_files import read_config, read_tokenizer
 from pruning_core.model.context_length import check_fits
-from pruning_core.text import TEXTS
+from pruning_core.text import TEXTS, Documents
 from pruning_core.text.tokenized.windows import Windows, calibration_windows, evaluation_windows
 from tasks.engine.step import Context, step
 from tasks.store.artifact import Artifact
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +49,20 @@ def text_module(text: dict[str, Any]) -> list[str]:
     return [TEXTS.module(text["name"])]
 
 
+def read_text(
+    params: Any, length: int, source: Artifact, context: Context
+) -> tuple[Documents, "PreTrainedTokenizerBase"]:
+    """The text of a step's params, and the tokenizer of a model that windows of `length` tokens must fit.
+
+    Raises:
+        InputError: the model's context is shorter, or the text cannot be read.
+    """
+    trust = params.trust_remote_code
+    check_fits(read_config(source.path, trust_remote_code=trust), length)
+    tokenizer = read_tokenizer(source.path, trust_remote_code=trust)
+    return TEXTS.build(params.text).read(context.workspace), tokenizer
+
+
 @step("tokens", modules=lambda params: text_module(params.text))
 def tokens(params: TokensParams, inputs: dict[str, Artifact], out: Path, context: Context) -> dict[str, Any]:
     """Windows of a text in the source model's tokens.
@@ -53,16 +70,13 @@ def tokens(params: TokensParams, inputs: dict[str, Artifact], out: Path, context
     inputs: source.
     writes: tokens.safetensors {tokens: [windows, length] int64}.
     """
-    trust = params.trust_remote_code
-    check_fits(read_config(inputs["source"].path, trust_remote_code=trust), params.length)
-    tokenizer = read_tokenizer(inputs["source"].path, trust_remote_code=trust)
-    documents = TEXTS.build(params.text).read(context.workspace)
+    documents, tokenizer = read_text(params, params.length, inputs["source"], context)
     windows = _windows(params, documents, tokenizer)
     save_file({"tokens": windows.tokens}, out / "tokens.safetensors")
     return windows.facts
 
 
-def _windows(params: TokensParams, documents: Any, tokenizer: Any) -> Windows:
+def _windows(params: TokensParams, documents: Documents, tokenizer: "PreTrainedTokenizerBase") -> Windows:
     if params.role == "calibration":
         return calibration_windows(
             documents,

@@ -1,4 +1,4 @@
-"""What an artifact is: a directory of files, a manifest, and a digest of its content."""
+"""An artifact: a directory of files, a manifest, and a digest of its content."""
 
 import json
 import re
@@ -40,7 +40,7 @@ class Artifact:
         return self.manifest["facts"]
 
     def reference(self) -> dict[str, str]:
-        """The artifact as JSON, for task parameters and results."""
+        """The artifact as JSON, for parameters and results of Prefect tasks."""
         return {"kind": self.kind, "key": self.key, "digest": self.digest, "path": str(self.path)}
 
     @classmethod
@@ -87,14 +87,14 @@ def is_consistent(manifest: Any, key: str) -> bool:
     return manifest["key"] == key and manifest["digest"] == content_digest(manifest)
 
 
-def difference(expected: dict[str, str], found: dict[str, str]) -> str | None:
+def difference(expected: dict[str, str], actual: dict[str, str]) -> str | None:
     """The first way in which two listings (relative path -> digest) differ, as a sentence, or None."""
-    for name in sorted(expected.keys() | found.keys()):
-        if name not in found:
+    for name in sorted(expected.keys() | actual.keys()):
+        if name not in actual:
             return f"file {name} is missing"
         if name not in expected:
             return f"file {name} was added"
-        if expected[name] != found[name]:
+        if expected[name] != actual[name]:
             return f"file {name} was changed"
     return None
 

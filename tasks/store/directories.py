@@ -30,14 +30,14 @@ def files(directory: Path) -> list[str]:
     Raises:
         ComputationError: it holds a link or a device; the bytes behind those can change without a trace.
     """
-    found = []
+    names = []
     for path in sorted(directory.rglob("*")):
         mode = path.lstat().st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             raise ComputationError(f"{path} is not a plain file; an artifact holds plain files only")
         if stat.S_ISREG(mode):
-            found.append(path.relative_to(directory).as_posix())
-    return [name for name in found if name not in (MANIFEST, RUN)]
+            names.append(path.relative_to(directory).as_posix())
+    return [name for name in names if name not in (MANIFEST, RUN)]
 
 
 def digests(directory: Path) -> dict[str, str]:
@@ -50,11 +50,11 @@ def digests(directory: Path) -> dict[str, str]:
 def signature(directory: Path) -> Signature:
     """The stat signature of every file that `files` lists, and of manifest.json when there is one."""
     names = files(directory) + [MANIFEST] * (directory / MANIFEST).is_file()
-    found = {}
+    stats = {}
     for name in names:
         info = (directory / name).stat()
-        found[name] = [info.st_size, info.st_mtime_ns, info.st_ino, info.st_ctime_ns]
-    return found
+        stats[name] = [info.st_size, info.st_mtime_ns, info.st_ino, info.st_ctime_ns]
+    return stats
 
 
 def flush(directory: Path) -> None:
@@ -111,7 +111,7 @@ class Signatures:
         """Know nothing of `name` any more."""
         (self.root / f"{name}.json").unlink(missing_ok=True)
 
-    def untouched(self, name: str, directory: Path) -> bool:
+    def is_untouched(self, name: str, directory: Path) -> bool:
         """Whether `directory` is as it was recorded, by sizes, times and inodes."""
         recorded = self.of(name)
         return recorded is not None and recorded["stat"] == signature(directory)

@@ -1,4 +1,4 @@
-"""What happened out of the ordinary in a store, kept for whoever asks later."""
+"""The log of unusual events in a store, such as altered results."""
 
 import json
 import os
@@ -29,9 +29,9 @@ class Events(list[Event]):
         finally:
             os.close(handle)
 
-    def everyones(self, since: str = "") -> list[Event]:
+    def of_all_processes(self, since: str = "") -> list[Event]:
         """The events of all processes and drivers, from the time `since` (as in an event's "time") on."""
         if not self.path.is_file():
             return []
-        found = [json.loads(line) for line in self.path.read_text().splitlines()]
-        return [event for event in found if event["time"] >= since]
+        events = [json.loads(line) for line in self.path.read_text().splitlines()]
+        return [event for event in events if event["time"] >= since]

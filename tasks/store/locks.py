@@ -74,6 +74,18 @@ def locked(path: Path, on_wait: OnWait | None = None) -> Iterator[None]:
         lock.release()
 
 
+@contextlib.contextmanager
+def locked_at_once(path: Path, refusal: Callable[[Path], Exception]) -> Iterator[None]:
+    """Hold the lock on `path` inside the block, or raise `refusal(path)` where somebody else has it."""
+    lock = FileLock(path)
+    if not lock.acquire(timeout=0):
+        raise refusal(path)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def share(path: Path, on_wait: OnWait | None = None) -> int:
     """Wait until nobody holds the lock on `path` alone, and share it with others; returns what `unlock` frees."""
     path.parent.mkdir(parents=True, exist_ok=True)

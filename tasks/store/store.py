@@ -2,7 +2,7 @@
 
 root/objects/<key>/     files, manifest.json, run.json (host, times: outside every digest); never modified
 root/signatures/        stat signatures taken at publication: unchanged ones need no second hashing
-root/tmp/               artifacts being written, each with a locked .owner file; swept when it is dead
+root/tmp/               artifacts being written, each with a locked .owner file; removed when it is dead
 root/altered/           what was found incomplete or changed, moved aside
 root/scratch/<name>/    checkpoints of steps under way; they survive a kill
 root/locks/             flock files, never unlinked
@@ -38,7 +38,7 @@ from tasks.store.canonical_json import write_json
 from tasks.store.directories import MANIFEST, RUN, Signatures, digests, flush, replace_directory
 from tasks.store.event_log import Events
 from tasks.store.locks import FileLock, locked
-from tasks.store.temporary_dirs import Builds, explained_full_disk
+from tasks.store.temporary_dirs import Builds, explain_full_disk
 from tasks.store.use_lock import UseLock
 
 Compute = Callable[[Path], dict[str, Any] | None]
@@ -67,7 +67,7 @@ class Store:
         """
         if not (self.objects / checked_name(key)).is_dir():
             return None
-        artifact, problem = self._used(key, thorough)
+        artifact, problem = self._check_for_use(key, thorough)
         if problem is None:
             return artifact
         lock = FileLock(self._lock(key))
@@ -99,11 +99,11 @@ class Store:
         return Artifact(manifest["kind"], key, manifest["digest"], path, hit=True), None
 
     def get_or_compute(self, kind: str, key: str, provenance: dict[str, Any], compute: Compute) -> Artifact:
-        """The artifact of `key`, found, or made by `compute`; see there."""
+        """The artifact of `key`, found or computed; see `compute`."""
         return self.find(key) or self.compute(kind, key, provenance, compute)
 
     def compute(self, kind: str, key: str, provenance: dict[str, Any], compute: Compute) -> Artifact:
-        """The artifact of `key`, which was not found, made by compute(directory), which runs at most once.
+        """Compute the artifact of `key`, which was not found, by compute(directory), which runs at most once.
 
         Processes and threads that ask for one key at the same time wait for the first and share its result.
         When `compute` raises, nothing is published and the exception goes on.
@@ -121,10 +121,10 @@ class Store:
         """
         self.use.enter()
         with locked(self._lock(key), on_wait=lambda holder: self._waiting(kind, key, holder)):
-            found = self._find_locked(key)
-            if found:
-                return found
-            with explained_full_disk(self.root), self.builds.begin(key) as build:
+            artifact = self._find_locked(key)
+            if artifact:
+                return artifact
+            with explain_full_disk(self.root), self.builds.begin(key) as build:
                 begun, clock = datetime.now(UTC), time.monotonic()
                 facts = compute(build)
                 refuse_reserved_names(build)
@@ -148,7 +148,7 @@ class Store:
         if stored is None:
             raise ComputationError(f"artifact {artifact.path} is gone or was altered; run its step again")
         name = "copy-" + hashlib.sha256(os.fsencode(destination)).hexdigest()
-        with locked(self.root / "locks" / name), explained_full_disk(destination.parent):
+        with locked(self.root / "locks" / name), explain_full_disk(destination.parent):
             if not self._is_copy(stored, destination, name):
                 copy_into(stored, destination)
             self._signatures.record(name, destination)
@@ -183,7 +183,7 @@ class Store:
         update = current().start(f"waiting for {kind}, which {holder} computes", 1)
         return lambda: update(1)
 
-    def _used(self, key: str, thorough: bool = False) -> tuple[Artifact | None, str | None]:
+    def _check_for_use(self, key: str, thorough: bool = False) -> tuple[Artifact | None, str | None]:
         """As `check`; the artifact counts as used now, and stays for as long as this process lives."""
         self.use.enter()
         run = self.objects / key / RUN
@@ -192,7 +192,7 @@ class Store:
         return self.check(key, thorough)
 
     def _find_locked(self, key: str, thorough: bool = False) -> Artifact | None:
-        artifact, problem = self._used(key, thorough)
+        artifact, problem = self._check_for_use(key, thorough)
         if problem:
             aside = self.root / "altered" / f"{key}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
             aside.parent.mkdir(parents=True, exist_ok=True)
@@ -202,7 +202,7 @@ class Store:
 
     def _problem(self, path: Path, manifest: Any, thorough: bool) -> str | None:
         """What is wrong with the artifact at `path`, or None; hashed only when it was touched, or `thorough`."""
-        if not thorough and self._signatures.untouched(path.name, path):
+        if not thorough and self._signatures.is_untouched(path.name, path):
             return None
         recorded = self._signatures.of(path.name)
         if recorded and recorded["manifest"] != file_sha256(path / MANIFEST):
@@ -234,7 +234,7 @@ class Store:
             return False
         if file_sha256(destination / MANIFEST) != file_sha256(artifact.path / MANIFEST):
             return False
-        if self._signatures.untouched(name, destination):
+        if self._signatures.is_untouched(name, destination):
             return True
         try:
             return digests(destination) == artifact.manifest["files"]

@@ -1,4 +1,4 @@
-"""Folders for artifacts being written, which disappear when their writer does."""
+"""Temporary folders for artifacts being written; those of a dead writer are removed."""
 
 import contextlib
 import errno
@@ -22,7 +22,7 @@ class Builds:
     A lock tells a dead writer from a live one for certain; a process id may be in use again.
 
     Args:
-        gate: lock file that is held for an instant by whoever begins or sweeps.
+        gate: lock file that is held for an instant by whoever begins or removes one.
     """
 
     def __init__(self, root: Path, gate: Path) -> None:
@@ -34,23 +34,23 @@ class Builds:
         """A new folder, gone afterwards unless it was renamed away; those of dead writers go first."""
         build = self.root / f"{name}.{secrets.token_hex(8)}"
         owner = FileLock(build.with_name(f"{build.name}.owner"))
-        # One gate for sweeping and beginning: no sweep sees an owner file before it is locked.
+        # One gate for beginning and removing: no removal sees an owner file before it is locked.
         with locked(self._gate):
-            self._sweep()
+            self._remove_abandoned()
             owner.acquire()
             build.mkdir()
         try:
             yield build
         finally:
-            # What cannot be removed now goes with the next sweep; the error under way matters more.
+            # What cannot be removed now goes with the next removal; the error under way matters more.
             shutil.rmtree(build, ignore_errors=True)
             owner.path.unlink(missing_ok=True)
             owner.release()
 
-    def sweep(self) -> None:
+    def remove_abandoned(self) -> None:
         """Remove what killed processes left; what live ones are writing stays."""
         with locked(self._gate):
-            self._sweep()
+            self._remove_abandoned()
 
     def abandoned(self) -> list[Path]:
         """The folders that killed processes left."""
@@ -60,7 +60,7 @@ class Builds:
     def _names(self) -> list[str]:
         return sorted({path.name.removesuffix(".owner") for path in self.root.glob("*")})
 
-    def _sweep(self) -> None:
+    def _remove_abandoned(self) -> None:
         for name in self._names():
             owner = FileLock(self.root / f"{name}.owner")
             if owner.acquire(timeout=0):
@@ -70,7 +70,7 @@ class Builds:
 
 
 @contextlib.contextmanager
-def explained_full_disk(place: Path) -> Iterator[None]:
+def explain_full_disk(place: Path) -> Iterator[None]:
     """Turn a full disk, quota or limit of size inside the block into an InputError that names `place`; others pass."""
     try:
         yield

@@ -15,7 +15,7 @@ from typing import ClassVar
 from pruning_core.errors import InputError
 from tasks.machine.open_files import holders
 from tasks.progress import current
-from tasks.store.locks import FileLock, share, unlock
+from tasks.store.locks import locked_at_once, share, unlock
 
 SHOWN_USERS = 4
 
@@ -36,10 +36,10 @@ class UseLock:
         It waits where the store is being collected. Threads of one process either all have such a block, or the first
         of them that begins one does so after the process entered.
         """
-        own = os.getpid(), self._path
+        key = os.getpid(), self._path
         with self._guard:
-            if not self._blocks[own] and own not in self._entered:
-                self._entered[own] = self._share()
+            if not self._blocks[key] and key not in self._entered:
+                self._entered[key] = self._share()
 
     @contextmanager
     def shared(self) -> Iterator[None]:
@@ -53,36 +53,34 @@ class UseLock:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Inside the block no other process uses the store, and who wants to waits.
+        """Inside the block no other process uses the store; one that wants to waits.
 
         Raises:
             InputError: some do; which.
         """
-        lock = FileLock(self._path)
-        if not lock.acquire(timeout=0):
-            users = holders(self._path) or ["a process of another user or machine"]
-            others = [f"{len(users) - SHOWN_USERS} more"] if len(users) > SHOWN_USERS else []
-            told = ", ".join([*users[:SHOWN_USERS], *others])
-            raise InputError(f"the store is in use by {told}; nothing is removed, run this again when they have ended")
-        try:
-            with self._inside():
-                yield
-        finally:
-            lock.release()
+        with locked_at_once(self._path, _in_use), self._inside():
+            yield
 
     @contextmanager
     def _inside(self) -> Iterator[None]:
-        own = os.getpid(), self._path
+        key = os.getpid(), self._path
         with self._guard:
-            self._blocks[own] += 1
+            self._blocks[key] += 1
         try:
             yield
         finally:
             with self._guard:
-                self._blocks[own] -= 1
+                self._blocks[key] -= 1
 
     def _share(self) -> int:
         return share(self._path, lambda _: _waiting())
+
+
+def _in_use(path: Path) -> InputError:
+    users = holders(path) or ["a process of another user or machine"]
+    others = [f"{len(users) - SHOWN_USERS} more"] if len(users) > SHOWN_USERS else []
+    shown = ", ".join([*users[:SHOWN_USERS], *others])
+    return InputError(f"the store is in use by {shown}; nothing is removed, run this again when they have ended")
 
 
 def _waiting() -> Callable[[], None]:

@@ -1,4 +1,4 @@
-"""MLflow: a run of its own for a comparison, which shows the report; the same variants never give a second one."""
+"""MLflow: the run of a comparison, which shows the report; the same variants never give a second one."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -39,7 +39,7 @@ def track_comparison(workspace: Path, page: Path, variants: Iterable[Variant]) -
     def write(client: Any, run_id: str) -> None:
         client.log_artifact(run_id, str(page))
         where = f"The report is `{page.name}` under Artifacts. Compared: {', '.join(runs)}."
-        told = f"{summary(comparable(variants))}\n\n{where}"
-        client.set_tag(run_id, "mlflow.note.content", told[:7900])
+        note = f"{summary(comparable(variants))}\n\n{where}"
+        client.set_tag(run_id, "mlflow.note.content", note[:7900])
 
     return track_once(workspace, page.stem, identity, content, page.name, tags, write)

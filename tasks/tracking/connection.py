@@ -1,8 +1,8 @@
 """The workspace's MLflow database: made, opened for one piece of work under one lock, and closed.
 
 Two processes that make the database at the same time would break it, and two that look for the same run would both
-create it: hence the lock. Importing mlflow and opening the database take a process 1.6 seconds, once, so modules that
-are imported at the start of commands import mlflow inside functions only.
+create it: hence the lock. Importing mlflow and opening the database take a process about two seconds, once, so mlflow
+is imported inside functions only.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from tasks.store.locks import locked
-from tasks.tracking.database_faults import explained, require_usable
+from tasks.tracking.database_faults import explain_faults, require_usable
 from tasks.tracking.run_contents import experiment_tags
 from tasks.tracking.run_index import EXPERIMENT, database
 
@@ -49,7 +49,7 @@ def is_made(workspace: Path) -> bool:
 
 
 @contextlib.contextmanager
-def connected(workspace: Path) -> Iterator["MlflowClient"]:
+def connect(workspace: Path) -> Iterator["MlflowClient"]:
     """A client of the workspace's database, which is made where it is missing; MLflow's global settings stay.
 
     Raises:
@@ -65,7 +65,7 @@ def connected(workspace: Path) -> Iterator["MlflowClient"]:
     # Its traceback of what is told in a sentence here.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     file, address = database(workspace), store_uri(workspace)
-    with locked(lock_path(workspace)), explained(file, MlflowException, SQLAlchemyError):
+    with locked(lock_path(workspace)), explain_faults(file, MlflowException, SQLAlchemyError):
         if not is_made(workspace):
             _make(file)
         require_usable(file, LOCK_SECONDS)
@@ -77,7 +77,7 @@ def connected(workspace: Path) -> Iterator["MlflowClient"]:
 
 def prepare(workspace: Path) -> str:
     """Create the database and the experiment where they are missing; returns the experiment's id."""
-    with connected(workspace) as client:
+    with connect(workspace) as client:
         return client.get_experiment_by_name(EXPERIMENT).experiment_id
 
 

@@ -1,6 +1,6 @@
-"""What is wrong with MLflow's database, in a sentence. No result is lost by it: the store had them before.
+"""Faults of MLflow's database, explained in one sentence. No result is lost by it: the store had them before.
 
-The only module that opens the file itself, and only to see that it can be used; what it says MLflow is asked.
+The only module that opens the file itself, and only to see that it can be used; its content is read through MLflow.
 """
 
 import contextlib
@@ -37,14 +37,14 @@ def require_usable(database: Path, seconds: float) -> None:
     """
     # Not mode=ro: what a killed writer left unfinished is rolled back before anybody can read.
     address = f"{database.as_uri()}?mode=rw"
-    with explained(database), closing(sqlite3.connect(address, uri=True, timeout=seconds)) as connection:
+    with explain_faults(database), closing(sqlite3.connect(address, uri=True, timeout=seconds)) as connection:
         there = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
         if not there >= TABLES:
             raise sqlite3.DatabaseError(f"no such table: {', '.join(sorted(TABLES - there))}")
 
 
 @contextlib.contextmanager
-def explained(database: Path, *wrappers: type[Exception]) -> Iterator[None]:
+def explain_faults(database: Path, *wrappers: type[Exception]) -> Iterator[None]:
     """Turn a fault of the database inside the block into an InputError; what is no such fault passes.
 
     Args:

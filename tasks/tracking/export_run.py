@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks.records.exports import EXPORT, taken
+from tasks.records.exports import EXPORT, export_size
 from tasks.store.canonical_json import digest_of, plain
 from tasks.tracking.comparison_run import KIND
 from tasks.tracking.run_contents import export_metrics
@@ -36,7 +36,7 @@ def track_export(workspace: Path, record: Mapping[str, Any], card: Path) -> Trac
     def write(client: Any, run_id: str) -> None:
         for name, value in _metrics(record).items():
             client.log_metric(run_id, name, float(f"{value:.6g}"))
-        for name, value in export_metrics([taken(record["facts"], record["model_facts"])]).items():
+        for name, value in export_metrics([export_size(record["facts"], record["model_facts"])]).items():
             if parent:
                 client.log_metric(parent, name, value)
         client.log_artifact(run_id, str(card))
@@ -49,7 +49,7 @@ def track_export(workspace: Path, record: Mapping[str, Any], card: Path) -> Trac
 def _metrics(record: Mapping[str, Any]) -> dict[str, float]:
     quality = record["quality"]["export"]
     rows = [row for row in record["serving"]["rows"] if row["model"] == EXPORT and row["batch"] == 1]
-    known = {
+    metrics = {
         "perplexity": quality["perplexity"],
         "loss_increase": quality["difference_to_dense"]["mean"],
         "kl_to_dense": quality["kl_to_dense"],
@@ -59,4 +59,4 @@ def _metrics(record: Mapping[str, Any]) -> dict[str, float]:
             {"prefill_tok_s": rows[0]["prefill"]["median"], "decode_tok_s": rows[0]["decode"]["median"]} if rows else {}
         ),
     }
-    return {name: value for name, value in known.items() if value is not None}
+    return {name: value for name, value in metrics.items() if value is not None}

@@ -1,4 +1,4 @@
-"""The registered model: a version per variant that was judged, and the alias `champion` on the one that is in use.
+"""The registered model: a version per variant that passed through the gates, and the alias `champion` on one of them.
 
 A version's source is the artifact's folder, so that `models:/NAME@champion` leads any reader of MLflow to the weights;
 its tags say why it did or did not become the champion.
@@ -12,7 +12,7 @@ from typing import Any
 
 from pruning_core.settings.schedule import NOT_IN_NAMES
 from tasks.records.variant import Variant
-from tasks.tracking.connection import connected, is_made, run_tags
+from tasks.tracking.connection import connect, is_made, run_tags
 from tasks.tracking.run_index import Client, every, find
 
 ALIAS = "champion"
@@ -47,12 +47,12 @@ def model_name(model: str) -> str:
 
 def present(workspace: Path, name: str) -> Version | None:
     """The version that bears the alias, None where there is none yet."""
-    with connected(workspace) as client:
+    with connect(workspace) as client:
         version = _aliases(client, name).get(ALIAS)
         if version is None:
             return None
-        found = client.get_model_version(name, version)
-        return Version(str(found.version), dict(found.tags))
+        registered = client.get_model_version(name, version)
+        return Version(str(registered.version), dict(registered.tags))
 
 
 def register(workspace: Path, name: str, variant: Variant, tags: Mapping[str, str], description: str) -> Version:
@@ -63,26 +63,32 @@ def register(workspace: Path, name: str, variant: Variant, tags: Mapping[str, st
     """
     identity = {"variant_key": variant.model.key or variant.model.digest}
     identity["evaluation_key"] = variant.evaluation.key or variant.evaluation.digest
-    own = {"variant": variant.name, "artifact.digest": variant.model.digest, "artifact.path": variant.model.path or ""}
-    wanted = {**own, **tags, **identity}
-    with connected(workspace) as client:
+    artifact_tags = {
+        "variant": variant.name,
+        "artifact.digest": variant.model.digest,
+        "artifact.path": variant.model.path or "",
+    }
+    all_tags = {**artifact_tags, **tags, **identity}
+    with connect(workspace) as client:
         if not client.search_registered_models(f"name = '{name}'"):
             client.create_registered_model(name, description=f"Compressed variants; the alias `{ALIAS}` is in use.")
-        for known in every(client.search_model_versions, filter_string=f"name = '{name}'"):
-            if identity.items() <= dict(known.tags).items():
-                for tag, value in wanted.items():
-                    client.set_model_version_tag(name, known.version, tag, value)
-                client.update_model_version(name, known.version, description)
-                return Version(str(known.version), wanted)
+        for registered in every(client.search_model_versions, filter_string=f"name = '{name}'"):
+            if identity.items() <= dict(registered.tags).items():
+                for tag, value in all_tags.items():
+                    client.set_model_version_tag(name, registered.version, tag, value)
+                client.update_model_version(name, registered.version, description)
+                return Version(str(registered.version), all_tags)
         runs = [run["run_id"] for run in find(client, identity)]
         source = Path(variant.model.path or "").absolute().as_uri()
-        made = client.create_model_version(name, source, runs[0] if runs else None, wanted, description=description)
-        return Version(str(made.version), wanted)
+        created = client.create_model_version(
+            name, source, runs[0] if runs else None, all_tags, description=description
+        )
+        return Version(str(created.version), all_tags)
 
 
-def crown(workspace: Path, name: str, version: Version) -> None:
+def promote(workspace: Path, name: str, version: Version) -> None:
     """Move the alias to this version."""
-    with connected(workspace) as client:
+    with connect(workspace) as client:
         client.set_registered_model_alias(name, ALIAS, version.version)
 
 
@@ -94,12 +100,12 @@ def registered_versions(workspace: Path) -> list[dict[str, Any]]:
     """
     if not is_made(workspace):
         return []
-    with connected(workspace) as client:
+    with connect(workspace) as client:
         models = {model.name: model.aliases for model in every(client.search_registered_models)}
         return [
             {
                 **{name: getattr(version, name) for name in ("name", "version", "source", "run_id")},
-                "aliases": [alias for alias, own in models[version.name].items() if str(own) == str(version.version)],
+                "aliases": [alias for alias, v in models[version.name].items() if str(v) == str(version.version)],
                 "tags": dict(version.tags),
                 "run_tags": run_tags(client, version.run_id),
             }

@@ -1,4 +1,4 @@
-"""What the run of a variant says: parameters, metrics, tags and a description, as plain values.
+"""The content of a variant's MLflow run: parameters, metrics, tags and a description, as plain values.
 
 Few headline metrics with short names, so that the run list reads as a table; the per-layer ones share a
 prefix, which the UI folds into sections of their own.
@@ -54,13 +54,13 @@ def headline(variant: Variant) -> dict[str, float]:
 
     What is not known is left out. size_mb is in 10^6 bytes. MLflow shows every digit that it is given.
     """
-    known = row(variant)
-    values = {name: known.get(name) for name in HEADLINE} | {
-        "size_mb": None if known["size_bytes"] is None else known["size_bytes"] / 1e6,
-        "prefill_tok_s": known["prefill_tokens_per_second"],
-        "decode_tok_s": known["decode_tokens_per_second"],
+    figures = row(variant)
+    values = {name: figures.get(name) for name in HEADLINE} | {
+        "size_mb": None if figures["size_bytes"] is None else figures["size_bytes"] / 1e6,
+        "prefill_tok_s": figures["prefill_tokens_per_second"],
+        "decode_tok_s": figures["decode_tokens_per_second"],
         # A perplexity beyond every float must sort last, not look unmeasured.
-        "perplexity": math.inf if known["perplexity"] is None else known["perplexity"],
+        "perplexity": math.inf if figures["perplexity"] is None else figures["perplexity"],
     }
     return {name: float(f"{value:.6g}") for name, value in values.items() if value is not None}
 
@@ -86,42 +86,44 @@ def loss_metrics(variant: Variant) -> Iterator[tuple[str, float, int]]:
     for part, points in variant.loss_curves.items():
         place = "recovery" if part == "model" else f"recovery/{part}"
         for point in points:
-            known = {"train_loss": point.train_loss, "learning_rate": point.learning_rate}
-            known["validation_loss"] = point.validation_loss
-            yield from ((f"{place}/{name}", value, point.step) for name, value in known.items() if value is not None)
+            point_metrics = {"train_loss": point.train_loss, "learning_rate": point.learning_rate}
+            point_metrics["validation_loss"] = point.validation_loss
+            yield from (
+                (f"{place}/{name}", value, point.step) for name, value in point_metrics.items() if value is not None
+            )
 
 
-def task_metrics(variant: Variant) -> dict[str, float]:
-    """Accuracy of each task, and its difference to the dense model's."""
-    found = {}
-    for name, told in (variant.judged.tasks if variant.judged else {}).items():
-        found[f"accuracy/{name}"] = told.accuracy
-        if told.accuracy_norm is not None:
-            found[f"accuracy_norm/{name}"] = told.accuracy_norm
-        if (paired := told.to_dense.get("accuracy")) and not variant.is_baseline:
-            found[f"accuracy_difference/{name}"] = paired.difference
-    return {name: float(f"{value:.6g}") for name, value in found.items()}
+def lm_eval_metrics(variant: Variant) -> dict[str, float]:
+    """Accuracy on each lm-eval task, and its difference to the dense model's."""
+    metrics = {}
+    for name, result in (variant.judged.tasks if variant.judged else {}).items():
+        metrics[f"accuracy/{name}"] = result.accuracy
+        if result.accuracy_norm is not None:
+            metrics[f"accuracy_norm/{name}"] = result.accuracy_norm
+        if (paired := result.to_dense.get("accuracy")) and not variant.is_baseline:
+            metrics[f"accuracy_difference/{name}"] = paired.difference
+    return {name: float(f"{value:.6g}") for name, value in metrics.items()}
 
 
 def export_metrics(exports: Iterable[ExportSize]) -> dict[str, float]:
     """Megabytes and bits per weight of each export of a variant."""
-    found = {}
+    metrics = {}
     for export in exports:
         # MLflow takes no = in a name.
         place = f"export/{export.label.replace('=', ' ')}"
-        found |= {f"{place}/size_mb": export.file_bytes / 1e6, f"{place}/bits_per_weight": export.bits_per_weight}
-    return {name: float(f"{value:.6g}") for name, value in found.items()}
+        metrics |= {f"{place}/size_mb": export.file_bytes / 1e6, f"{place}/bits_per_weight": export.bits_per_weight}
+    return {name: float(f"{value:.6g}") for name, value in metrics.items()}
 
 
 def quality(variant: Variant) -> dict[str, float]:
-    """Every metric that is one number: those that variants are compared by, of tasks, of exports, and of samples."""
-    known = headline(variant) | task_metrics(variant) | export_metrics(variant.exports)
-    return known | ({"greedy_agreement": float(f"{variant.samples.agreement:.6g}")} if variant.samples else {})
+    """Every metric that is one number: the headline ones, and those of lm-eval tasks, exports and samples."""
+    metrics = headline(variant) | lm_eval_metrics(variant) | export_metrics(variant.exports)
+    return metrics | ({"greedy_agreement": float(f"{variant.samples.agreement:.6g}")} if variant.samples else {})
 
 
 def tags(variant: Variant, workspace: Path) -> dict[str, str]:
-    """What the run is found by and where everything came from; what is not known is left out."""
-    known = {
+    """The tags that identify the run and its origins; what is not known is left out."""
+    values = {
         **identity(variant),
         "role": "baseline" if variant.is_baseline else "variant",
         "artifact.path": _inside(variant.model.path, workspace),
@@ -139,7 +141,7 @@ def tags(variant: Variant, workspace: Path) -> dict[str, str]:
         **run_files.sample_tags(variant.samples),
         **{f"parent.{kind}.digest": digest for kind, digest in variant.parent_digests().items()},
     }
-    return {name: value for name, value in known.items() if value}
+    return {name: value for name, value in values.items() if value}
 
 
 def identity(variant: Variant) -> dict[str, str]:
@@ -166,28 +168,28 @@ def parent_runs(variant: Variant, runs: list[Run]) -> dict[str, str]:
 
 def missing(run: Run, variant: Variant, tags: dict[str, str]) -> dict[str, dict[str, Any]]:
     """What a run that was tracked before lacks, the path of an artifact that has moved, other samples and exports."""
-    known = run["tags"]
-    changed = {"greedy_agreement"} if known.get(run_files.SAMPLES_TAG) != tags.get(run_files.SAMPLES_TAG) else set()
+    recorded = run["tags"]
+    changed = {"greedy_agreement"} if recorded.get(run_files.SAMPLES_TAG) != tags.get(run_files.SAMPLES_TAG) else set()
     changed |= {k for k, v in export_metrics(variant.exports).items() if run["metrics"].get(k) != v}
     moved = {"artifact.path", run_files.SAMPLES_TAG}
     return {
-        "tags": {k: v for k, v in tags.items() if k not in known or (k in moved and known[k] != v)},
+        "tags": {k: v for k, v in tags.items() if k not in recorded or (k in moved and recorded[k] != v)},
         "metrics": {k: v for k, v in quality(variant).items() if k not in run["metrics"] or k in changed},
     }
 
 
 def summary(variant: Variant) -> str:
     """One line: what was done to the model and what it cost."""
-    known = row(variant)
-    perplexity = known["perplexity"]
+    figures = row(variant)
+    perplexity = figures["perplexity"]
     parts = [f"perplexity {perplexity:.4g}" if perplexity else "perplexity beyond every float"]
     if variant.is_baseline:
         return f"The dense baseline: {parts[0]}."
-    if known["loss_increase"] is not None:
-        error = known["loss_increase_error"]
-        parts.append(f"{known['loss_increase']:+.4f}{f' ± {error:.4f}' if error else ''} nats against dense")
-    if known["sparsity"]:
-        parts.append(f"{known['sparsity']:.1%} of the prunable weights removed")
+    if figures["loss_increase"] is not None:
+        error = figures["loss_increase_error"]
+        parts.append(f"{figures['loss_increase']:+.4f}{f' ± {error:.4f}' if error else ''} nats against dense")
+    if figures["sparsity"]:
+        parts.append(f"{figures['sparsity']:.1%} of the prunable weights removed")
     return ", ".join(parts).capitalize() + "."
 
 

@@ -1,4 +1,4 @@
-"""Which runs there are: asked of MLflow, and handed on as plain dictionaries.
+"""Search the MLflow runs; they are handed on as plain dictionaries.
 
 Nothing here imports mlflow; every search is given a client, which `tasks.tracking.connection` opens.
 """
@@ -36,18 +36,18 @@ def find(client: Client, tags: Mapping[str, str] | None = None, status: str | No
     # MLflow's filters know no escaped quotes: such a value is compared below only.
     clauses = [f"tags.`{name}` = '{value}'" for name, value in tags.items() if "'" not in value]
     clauses += [f"attributes.status = '{status}'"] if status else []
-    found = every(client.search_runs, **_experiment(client), filter_string=" and ".join(clauses), order_by=_LAST_FIRST)
-    return [run for run in map(_plain, found) if tags.items() <= run["tags"].items()]
+    runs = every(client.search_runs, **_experiment(client), filter_string=" and ".join(clauses), order_by=_LAST_FIRST)
+    return [run for run in map(_plain, runs) if tags.items() <= run["tags"].items()]
 
 
 def next_in_sequence(client: Client) -> dict[str, str]:
-    """The tag of a new run that says that it is the last one."""
+    """The sequence tag of a new run, which makes it the last one."""
     last = client.search_runs(**_experiment(client), order_by=_LAST_FIRST, max_results=1)
     return {SEQUENCE: f"{1 + int(last[0].data.tags.get(SEQUENCE, 0)) if last else 1:08d}"}
 
 
 def every(search: Callable[..., Any], **query: Any) -> Iterator[Any]:
-    """All that one of the client's searches finds; it gives them page by page."""
+    """All results of one of the client's searches, which returns them page by page."""
     page = search(**query)
     yield from page
     while page.token:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 from tasks.machine.process_identity import Owner
 from tasks.records.variant import Dataset, Variant
 from tasks.tracking import run_contents
-from tasks.tracking.connection import connected, is_made, run_tags
-from tasks.tracking.run_files import SAMPLES_TAG, SETTINGS, drawn_files, files_of, sample_files
+from tasks.tracking.connection import connect, is_made, run_tags
+from tasks.tracking.run_files import SAMPLES_TAG, SETTINGS, drawing_files, files_of, sample_files
 from tasks.tracking.run_index import EXPERIMENT, FINISHED, Run, artifact_folder, every, find, next_in_sequence
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def track_variant(workspace: Path, variant: Variant, artifacts: list[Path]) -> T
     A run that was there gets what it lacks (a DVC md5, a commit, a metric measured since); one that a killed
     process left unfinished is replaced. `artifacts` are small files or folders that the run shall show.
     """
-    with connected(workspace) as client:
+    with connect(workspace) as client:
         mine = find(client, run_contents.identity(variant))
         finished = next((run for run in mine if run["status"] == FINISHED), None)
         dense = run_contents.parent_runs(variant, find(client, {"role": "baseline"}, FINISHED))
@@ -63,7 +63,7 @@ def find_runs(workspace: Path, tags: Mapping[str, str] | None = None, status: st
     """What `find` finds in a workspace: its finished runs, the newest first; [] where nothing was tracked."""
     if not is_made(workspace):
         return []
-    with connected(workspace) as client:
+    with connect(workspace) as client:
         return find(client, tags, status)
 
 
@@ -74,7 +74,7 @@ def end_abandoned(workspace: Path) -> list[str]:
     """
     if not is_made(workspace):
         return []
-    with connected(workspace) as client:
+    with connect(workspace) as client:
         left = [run for run in find(client, status="RUNNING") if OWNER in run["tags"]]
         left = [run for run in left if Owner(**json.loads(run["tags"][OWNER])).is_gone()]
         for run in left:
@@ -90,16 +90,16 @@ def begin_run(client: "MlflowClient", name: str, tags: Mapping[str, str], starte
         started: ms since 1970.
     """
     experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
-    own = {OWNER: json.dumps(Owner.here().facts()), **next_in_sequence(client)}
-    return client.create_run(experiment, started, {**tags, **own}, name).info.run_id, experiment
+    process_tags = {OWNER: json.dumps(Owner.here().facts()), **next_in_sequence(client)}
+    return client.create_run(experiment, started, {**tags, **process_tags}, name).info.run_id, experiment
 
 
 def _complete(client: "MlflowClient", workspace: Path, run: Run, variant: Variant, tags: dict[str, str]) -> None:
     """Give a finished run what became known since."""
     missing = run_contents.missing(run, variant, tags)
     # Equal keys: what leads to this variant now led to it then.
-    known = (artifact_folder(workspace, run) / SETTINGS).is_file()
-    texts = {} if known else files_of(variant.provenance)
+    has_settings = (artifact_folder(workspace, run) / SETTINGS).is_file()
+    texts = {} if has_settings else files_of(variant.provenance)
     texts |= sample_files(variant.samples) if SAMPLES_TAG in missing["tags"] else {}
     # The tags last: they say which texts are there.
     _log_texts(client, run["run_id"], texts)
@@ -196,7 +196,7 @@ def _log_artifacts(client: "MlflowClient", run_id: str, variant: Variant, artifa
         else:
             client.log_artifact(run_id, str(path))
     texts = files_of(variant.provenance) | sample_files(variant.samples)
-    _log_texts(client, run_id, texts | drawn_files(variant.facts.layers, artifacts))
+    _log_texts(client, run_id, texts | drawing_files(variant.facts.layers, artifacts))
 
 
 def _log_texts(client: "MlflowClient", run_id: str, texts: Mapping[str, str]) -> None:

@@ -1,10 +1,10 @@
-"""MLflow: runs beside those of variants, of which there is one for each thing that they are about."""
+"""MLflow: runs that are not of variants, one for each comparison or export."""
 
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tasks.tracking.connection import connected
+from tasks.tracking.connection import connect
 from tasks.tracking.run_index import FINISHED, Client, artifact_folder, find
 from tasks.tracking.runs import TrackedRun, begin_run
 
@@ -28,7 +28,7 @@ def track_once(
         shown: a file that it has when all is written.
         tags: further ones of a new run.
     """
-    with connected(workspace) as client:
+    with connect(workspace) as client:
         mine = find(client, identity)
         finished = next((run for run in mine if run["status"] == FINISHED), None)
         same = finished and finished["tags"].get(CONTENT) == content
@@ -39,8 +39,8 @@ def track_once(
         else:
             for unfinished in mine:
                 client.delete_run(unfinished["run_id"])
-            own = identity | tags | {"mlflow.source.type": "LOCAL"}
-            run_id, _ = begin_run(client, name, own, int(time.time() * 1000))
+            all_tags = identity | tags | {"mlflow.source.type": "LOCAL"}
+            run_id, _ = begin_run(client, name, all_tags, int(time.time() * 1000))
         write(client, run_id)
         # Last: it says that all of the above is there.
         client.set_tag(run_id, CONTENT, content)

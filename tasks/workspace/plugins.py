@@ -1,4 +1,4 @@
-"""Methods of a workspace's own: the files that `plugins` in params.yaml names are run, and register what they define.
+"""Plugins: Python files of a workspace, listed under `plugins` in params.yaml, that register methods of their own.
 
 They are modules of a package without a folder, so that a file called statistics.py hides nobody else's module and only
 what is listed can be imported. A process has the files of one workspace; those of another, or a changed file, take
@@ -13,7 +13,7 @@ from types import ModuleType
 
 from pruning_core.errors import InputError
 from pruning_core.registry import forget_methods
-from tasks.engine.code_digest import PLUGINS, read_again
+from tasks.engine.code_digest import PLUGINS, reread_plugins
 
 _LOCK = threading.RLock()
 _LOADED: dict[str, bytes] = {}
@@ -39,7 +39,7 @@ def load_plugins(root: Path, files: Iterable[str]) -> None:
         for path, source in sources.items():
             _run(Path(path), source)
         _LOADED.update(sources)
-        read_again([f"{PLUGINS}.{Path(path).stem}" for path in sources])
+        reread_plugins([f"{PLUGINS}.{Path(path).stem}" for path in sources])
 
 
 def loaded_plugins() -> list[str]:

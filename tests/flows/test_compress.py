@@ -89,7 +89,7 @@ def test_the_flow_gives_the_digests_that_the_steps_give_without_prefect(runs: di
     pipeline = Pipeline(workspace.context(), workspace.settings)
     record = runs["records"][0][1]
     assert record.model.digest == pipeline.model(VARIANT).digest
-    assert record.evaluation.digest == pipeline.evaluated(VARIANT).digest
+    assert record.evaluation.digest == pipeline.quality(VARIANT).digest
     assert record.parents["calibration"].digest == pipeline.calibration.digest
 
 

@@ -30,7 +30,7 @@ def run(make_workspace, monkeypatch):
             raise error
 
         module = contextlib.nullcontext(SimpleNamespace(compress=flow))
-        monkeypatch.setattr(launch, "prepared", lambda *given: module)
+        monkeypatch.setattr(launch, "prepare_flow", lambda *given: module)
         launch.run_flow("compress", True, None, variant="magnitude-50")
 
     return fails

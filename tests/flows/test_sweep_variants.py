@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows.sweep_variants import axes_of, swept
+from flows.sweep_variants import axes_of, expand_sweep
 from pruning_core.errors import InputError
 from tasks.workspace.workspace import Workspace
 
@@ -42,12 +42,12 @@ def test_an_option_takes_the_place_of_the_same_axis_in_params_alone(workspace_ro
     params = yaml.safe_load((workspace_root / "params.yaml").read_text())
     params["sweep"] = {"methods": ["sparsegpt-50"], "sparsities": [0.3, 0.4], "bits": [4]}
     (workspace_root / "params.yaml").write_text(yaml.safe_dump(params))
-    made, skipped = swept(Workspace.open(workspace_root), {"sparsities": [0.6]})
+    made, skipped = expand_sweep(Workspace.open(workspace_root), {"sparsities": [0.6]})
     assert list(made.settings.variants) == ["sparsegpt-60-int4"] and skipped == []
     overridden = Workspace.open(workspace_root, ["sweep.bits=[null]"])
-    assert list(swept(overridden, {})[0].settings.variants) == ["sparsegpt-30", "sparsegpt-40"]
+    assert list(expand_sweep(overridden, {})[0].settings.variants) == ["sparsegpt-30", "sparsegpt-40"]
 
 
 def test_without_any_axis_there_is_nothing_to_sweep(workspace_root: Path):
     with pytest.raises(InputError, match="nothing to sweep"):
-        swept(Workspace.open(workspace_root), {})
+        expand_sweep(Workspace.open(workspace_root), {})

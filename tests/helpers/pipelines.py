@@ -6,14 +6,14 @@ import yaml
 
 from tasks.engine.step import direct
 from tasks.engine.step_log import CACHED, StepLog
-from tasks.pipeline.opened import opened
+from tasks.pipeline.open_pipeline import open_pipeline
 from tasks.pipeline.variant import Pipeline
 from tasks.workspace.workspace import Workspace
 
 
 def pipeline_of(root: Path, overrides: list[str] | None = None) -> tuple[Pipeline, StepLog]:
     log = StepLog(direct)
-    return opened(Workspace.open(root, overrides), log), log
+    return open_pipeline(Workspace.open(root, overrides), log), log
 
 
 def computed(log: StepLog) -> list[str]:

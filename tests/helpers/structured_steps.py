@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tasks.engine.step import direct
 from tasks.engine.step_log import CACHED, StepLog
-from tasks.pipeline.opened import opened
+from tasks.pipeline.open_pipeline import open_pipeline
 from tasks.steps.structured_importance import structured_importance
 from tasks.steps.structured_prune import structured_prune
 from tasks.store.artifact import Artifact
@@ -27,7 +27,7 @@ class Steps:
 
     def __init__(self, root: Path) -> None:
         self.log = StepLog(direct)
-        self.pipeline = opened(Workspace.open(root), self.log)
+        self.pipeline = open_pipeline(Workspace.open(root), self.log)
         self.run = self.pipeline.context.run
 
     def scores(self, importance: str = "column", families=("mlp", "attention")) -> Artifact:

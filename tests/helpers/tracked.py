@@ -21,8 +21,8 @@ def make(
     pipeline = Pipeline(workspace.context(), workspace.settings)
     records = {}
     for name in (BASELINE, *names):
-        pipeline.evaluated(name)
-        pipeline.measured(name)
+        pipeline.quality(name)
+        pipeline.speed(name)
         variant = variant_record(workspace, pipeline, name, [])
         records[name] = variant.as_json()
         if tracked:

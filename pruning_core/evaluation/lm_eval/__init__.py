@@ -1,1 +1,1 @@
-"""Questions with known answers, put to a model through lm-evaluation-harness."""
+"""lm-eval tasks: questions with known answers, put to a model through lm-evaluation-harness."""

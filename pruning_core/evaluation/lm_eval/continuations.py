@@ -1,4 +1,4 @@
-"""A held-out task made of any text: which of several pieces of the text really follows a context?
+"""A held-out lm-eval task made of any text: which of several pieces of the text really follows a context?
 
 Published benchmarks ask for knowledge that a small or specialised model does not have, and then accuracy stays at
 chance whatever is pruned. The text that a model is judged on holds as many questions as are needed that it can answer.
@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from pruning_core.errors import InputError
 from pruning_core.text import Documents
-from pruning_core.text.tokenized.windows import token_ids
+from pruning_core.text.tokenized.windows import decoded, token_ids
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,10 @@ class _Pieces:
         self.documents = [token_ids(tokenizer, text, special_tokens=False) for text in texts]
         self.beginnings: list[dict[int, list[int]]] = []
         for ids in self.documents:
-            found: dict[int, list[int]] = defaultdict(list)
+            starts: dict[int, list[int]] = defaultdict(list)
             for start in range(shape.context, len(ids) - shape.continuation + 1):
-                found[ids[start]].append(start)
-            self.beginnings.append(found)
+                starts[ids[start]].append(start)
+            self.beginnings.append(starts)
 
     def places(self) -> Iterator[tuple[int, int]]:
         """(document, first token) of the windows, back to back, that an item may be cut from."""
@@ -102,19 +102,19 @@ class _Pieces:
         true = self._text(context, ids[middle:end])
         if true is None:
             return None
-        chosen = [true]
+        choices = [true]
         # Pieces that touch the window would be copied from the context, or be the true one shifted.
         apart = [at for at in self.beginnings[number][ids[middle]] if at >= end or at + shape.continuation <= start]
         for at in draw.sample(apart, len(apart)):
-            if len(chosen) == shape.choices:
+            if len(choices) == shape.choices:
                 break
             wrong = self._text(context, ids[at : at + shape.continuation])
-            if wrong is not None and wrong not in chosen:
-                chosen.append(wrong)
-        if len(chosen) < shape.choices:
+            if wrong is not None and wrong not in choices:
+                choices.append(wrong)
+        if len(choices) < shape.choices:
             return None
-        draw.shuffle(chosen)
-        return {"context": self._decoded(context), "choices": chosen, "label": chosen.index(true)}
+        draw.shuffle(choices)
+        return {"context": self._decoded(context), "choices": choices, "label": choices.index(true)}
 
     def _text(self, context: Sequence[int], piece: Sequence[int]) -> str | None:
         """The text of a piece; None where joined to the context's it would not be these tokens."""
@@ -127,4 +127,4 @@ class _Pieces:
         return after.removeprefix(before) if same else None
 
     def _decoded(self, ids: Sequence[int]) -> str:
-        return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return decoded(self.tokenizer, ids)

@@ -1,4 +1,4 @@
-"""Tasks of lm-evaluation-harness: its own definitions, with items that are given or those that it downloads."""
+"""lm-eval tasks: the definitions of lm-evaluation-harness, with items that are given or that it downloads."""
 
 import hashlib
 import json
@@ -33,23 +33,23 @@ DOMAIN: dict[str, Any] = {
     ],
     "metadata": {"version": 1},
 }
-"""The task that `pruning_core.evaluation.lm_eval.continuations` makes items of."""
+"""The lm-eval task that `pruning_core.evaluation.lm_eval.continuations` makes items of."""
 
 Rows = list[dict[str, Any]]
 
 
 def task_of_rows(name: str, rows: Rows, examples: Rows | None = None) -> ConfigurableTask:
-    """A task whose items are `rows`, kept in memory: nothing is downloaded and nothing is cached on disk.
+    """An lm-eval task whose items are `rows`, kept in memory: nothing is downloaded and nothing is cached on disk.
 
     Args:
         name: one of `BENCHMARKS`, whose prompt and metrics are the harness's own, or any other name for items of the
             layout `Continuation`.
         examples: what few-shot examples are drawn from; None: from the items, never the one that is asked.
     """
-    given = {ITEMS: rows} | ({EXAMPLES: examples} if examples else {})
+    splits = {ITEMS: rows} | ({EXAMPLES: examples} if examples else {})
     changes = {
         "task": name,
-        "custom_dataset": _held({split: Dataset.from_list(part) for split, part in given.items()}),
+        "custom_dataset": _held({split: Dataset.from_list(part) for split, part in splits.items()}),
         "training_split": EXAMPLES if examples else None,
         "validation_split": ITEMS,
         "test_split": None,
@@ -63,7 +63,7 @@ def task_of_rows(name: str, rows: Rows, examples: Rows | None = None) -> Configu
 
 
 def task_of_hub(name: str, cache: Path) -> ConfigurableTask:
-    """A task of the harness, its items downloaded from where the definition says.
+    """An lm-eval task, its items downloaded from where the definition says.
 
     Args:
         cache: folder for what is downloaded.

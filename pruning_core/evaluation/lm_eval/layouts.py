@@ -1,6 +1,6 @@
-"""The fields of the data sets that tasks are made of, as the Hugging Face hub has them.
+"""The fields of the data sets that lm-eval tasks are made of, as the Hugging Face hub has them.
 
-One class per layout; `BENCHMARKS` says which task has which layout and in which folder of lm-evaluation-harness it is
+One class per layout; `BENCHMARKS` says which lm-eval task has which layout, and in which folder of the harness it is
 defined. A row that is checked here cannot be misread by the harness, which takes a label of the wrong type for a wrong
 answer and goes on.
 """
@@ -15,7 +15,7 @@ Binary = Annotated[int, Field(ge=0, le=1)]
 
 
 class Row(BaseModel):
-    """One item; other fields than the task's are ignored."""
+    """One item of an lm-eval task; other fields are ignored."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
 
@@ -134,7 +134,7 @@ class Continuation(Row):
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A published task.
+    """A published lm-eval task.
 
     Args:
         folder: of its definition, below `lm_eval/tasks`.
@@ -156,4 +156,4 @@ BENCHMARKS = {
     "lambada_openai": Benchmark("lambada", Lambada),
     "lambada_standard": Benchmark("lambada", Lambada),
 }
-"""The tasks whose items may be a local file."""
+"""The lm-eval tasks whose items may be a local file."""

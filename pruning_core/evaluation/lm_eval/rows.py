@@ -1,4 +1,4 @@
-"""Items of a task, read from a JSON Lines file and checked."""
+"""Items of an lm-eval task, read from a JSON Lines file and checked."""
 
 import json
 from pathlib import Path

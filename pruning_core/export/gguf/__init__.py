@@ -13,7 +13,7 @@ from pruning_core.export.gguf.head import head_of, padded
 from pruning_core.export.gguf.tokenizer import tokenizer_keys
 from pruning_core.export.gguf.weights import GgufWeights
 from pruning_core.export.packing.single_file import origin_of, summed_facts
-from pruning_core.export.stored.previewed_model import ForeseenModel
+from pruning_core.export.stored.previewed_model import PreviewedModel
 from pruning_core.progress import Progress
 
 FILE = "model.gguf"
@@ -36,7 +36,7 @@ class Gguf:
     library = "llama-cpp-python"
     shell = False
 
-    def foresee(self, model: ForeseenModel) -> None:
+    def foresee(self, model: PreviewedModel) -> None:
         self.check(model)
 
     def check(self, model: StoredModel) -> None:

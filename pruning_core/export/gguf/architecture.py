@@ -63,23 +63,23 @@ def gguf_name(name: str) -> str:
     stem, _, kind = name.rpartition(".")
     if stem in OUTSIDE:
         return f"{OUTSIDE[stem]}.{kind}"
-    found = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", stem)
-    if not found or found[2] not in INSIDE:
+    match = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", stem)
+    if not match or match[2] not in INSIDE:
         raise InputError(f"--format gguf has no name for the tensor {name}; use {DENSE_FORMATS}")
-    return f"blk.{found[1]}.{INSIDE[found[2]]}.{kind}"
+    return f"blk.{match[1]}.{INSIDE[match[2]]}.{kind}"
 
 
 def checkpoint_name(name: str) -> str:
     """The inverse of `gguf_name`; InputError for a name that it never gives."""
     stem, _, kind = name.rpartition(".")
-    found = re.fullmatch(r"blk\.(\d+)\.(.+)", stem)
+    match = re.fullmatch(r"blk\.(\d+)\.(.+)", stem)
     outside = {own: theirs for theirs, own in OUTSIDE.items()}
     inside = {own: theirs for theirs, own in INSIDE.items()}
     if stem in outside:
         return f"{outside[stem]}.{kind}"
-    if not found or found[2] not in inside:
+    if not match or match[2] not in inside:
         raise InputError(f"the GGUF tensor {name} is none that this reader knows")
-    return f"model.layers.{found[1]}.{inside[found[2]]}.{kind}"
+    return f"model.layers.{match[1]}.{inside[match[2]]}.{kind}"
 
 
 def row_order(
@@ -92,11 +92,11 @@ def row_order(
     Args:
         heads, key_value_heads: of every block, or of each.
     """
-    found = re.match(r"blk\.(\d+)\.attn_([qk])\.", name)
-    if architecture not in ("llama", MIXED) or not found:
+    match = re.match(r"blk\.(\d+)\.attn_([qk])\.", name)
+    if architecture not in ("llama", MIXED) or not match:
         return None
-    counts = heads if found[2] == "q" else key_value_heads
-    count = counts if isinstance(counts, int) else counts[int(found[1])]
+    counts = heads if match[2] == "q" else key_value_heads
+    count = counts if isinstance(counts, int) else counts[int(match[1])]
     return np.arange(rows).reshape(count, 2, -1).swapaxes(1, 2).reshape(-1)
 
 
@@ -121,15 +121,17 @@ def architecture_keys(config: PretrainedConfig) -> dict[str, Any]:
 
 
 def _widths(config: PretrainedConfig) -> dict[str, int | list[int]]:
-    own = {
+    widths = {
         "feed_forward_length": ("channels", config.intermediate_size),
         "attention.head_count": ("heads", config.num_attention_heads),
         "attention.head_count_kv": ("key_value_heads", config.num_key_value_heads),
     }
     structure = structure_of(config)
     if structure is None:
-        return {key: width for key, (_, width) in own.items()}
-    return {key: [getattr(block, field) or width for block in structure.blocks] for key, (field, width) in own.items()}
+        return {key: width for key, (_, width) in widths.items()}
+    return {
+        key: [getattr(block, field) or width for block in structure.blocks] for key, (field, width) in widths.items()
+    }
 
 
 def rope_factors(config: PretrainedConfig) -> np.ndarray | None:
@@ -141,9 +143,10 @@ def rope_factors(config: PretrainedConfig) -> np.ndarray | None:
     stretched, _ = ROPE_INIT_FUNCTIONS[_rope(config)["rope_type"]](config, "cpu")
     width = 2 * len(stretched)
     plain = float(_rope(config)["rope_theta"]) ** -(np.arange(0, width, 2, dtype=np.float64) / width)
-    return (plain / stretched.double().numpy()).astype(np.float32)
+    factors: np.ndarray = (plain / stretched.double().numpy()).astype(np.float32)
+    return factors
 
 
 def _rope(config: PretrainedConfig) -> dict[str, Any]:
-    found = getattr(config, "rope_parameters", None) or {}
-    return {"rope_type": "default", "rope_theta": 10000.0, **found}
+    parameters = getattr(config, "rope_parameters", None) or {}
+    return {"rope_type": "default", "rope_theta": 10000.0, **parameters}

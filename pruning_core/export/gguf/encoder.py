@@ -57,10 +57,10 @@ class Encoder:
         """
         from gguf import GGMLQuantizationType, quants
 
-        data, weight, own = self._bytes_of(name)
+        data, weight, has_own_codes = self._bytes_of(name)
         kind = self.type_of(name)
         after = quants.dequantize(data, GGMLQuantizationType[kind.upper()]).reshape(weight.shape) == 0
-        return data, tensor_facts(kind, own, weight.numpy() == 0, after)
+        return data, tensor_facts(kind, has_own_codes, weight.numpy() == 0, after)
 
     def _bytes_of(self, name: str) -> tuple[np.ndarray, Tensor, bool]:
         """(array as the file has it, float32 weight in that order of rows, whether it holds the variant's codes)."""
@@ -68,13 +68,13 @@ class Encoder:
         if name in self.model.whole:
             grid = self.model.grid(self.model.whole[name])
         weight = grid.weight if grid else self.model.load(name).float()
-        found = carried(grid, kind) if grid else None
-        data = _rounded(weight, kind, name) if found is None else found
+        blocks = carried(grid, kind) if grid else None
+        data = _rounded(weight, kind, name) if blocks is None else blocks
         heads = (self.keys[f"attention.head_count{kind}"] for kind in ("", "_kv"))
         order = row_order(self.architecture, gguf_name(name), len(data), *heads)
         if order is not None:
             data, weight = data[order], weight[torch.from_numpy(order)]
-        return data, weight, found is not None
+        return data, weight, blocks is not None
 
 
 def _rounded(weight: Tensor, kind: str, name: str) -> np.ndarray:

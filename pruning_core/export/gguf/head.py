@@ -1,4 +1,4 @@
-"""What a GGUF file begins with, as the gguf library writes it: keys, and the table of the tensors."""
+"""The head of a GGUF file, as the gguf library writes it: keys, and the table of the tensors."""
 
 import io
 from typing import Any
@@ -29,7 +29,8 @@ def head_of(encoder: Encoder, tokenizer: dict[str, Any], factors: np.ndarray | N
     if factors is not None:
         _announce(writer, ROPE_FREQUENCIES, factors.shape, "f32")
     # The library opens files by their paths only; this is the state in which it leaves one that it opened.
-    writer.fout, writer.state = [head], WriterState.EMPTY
+    writer.fout = [head]  # type: ignore[list-item]
+    writer.state = WriterState.EMPTY
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()

@@ -55,14 +55,14 @@ def read_gguf_header(path: Path) -> GgufHeader:
         version = head.number("I")
         if version not in VERSIONS:
             raise InputError(f"{path} is GGUF version {version}; readable are {', '.join(map(str, VERSIONS))}")
-        tensors, count = head.number("Q"), head.number("Q")
-        keys = dict(head.key() for _ in range(_within(path, count, size)))
-        found = [head.tensor() for _ in range(_within(path, tensors, size))]
+        tensor_count, key_count = head.number("Q"), head.number("Q")
+        keys = dict(head.key() for _ in range(_within(path, key_count, size)))
+        tensors = [head.tensor() for _ in range(_within(path, tensor_count, size))]
         alignment = keys.get("general.alignment", ALIGNMENT)
         if type(alignment) is not int or alignment < 1:
             raise InputError(f"{path} is damaged: alignment {alignment!r}")
         base = -(-file.tell() // alignment) * alignment
-    return GgufHeader(keys, {name: _placed(path, size, base, *rest) for name, *rest in found})
+    return GgufHeader(keys, {name: _placed(path, size, base, *place) for name, place in tensors})
 
 
 def _within(path: Path, count: int, size: int) -> int:
@@ -90,10 +90,10 @@ class _Head:
     size: int
 
     def take(self, length: int) -> bytes:
-        found = self.file.read(length) if length <= self.size - self.file.tell() else b""
-        if len(found) != length:
+        content = self.file.read(length) if length <= self.size - self.file.tell() else b""
+        if len(content) != length:
             raise InputError(f"{self.path} is truncated or damaged in its head; export or download it again")
-        return found
+        return content
 
     def number(self, code: str) -> Any:
         return struct.unpack(f"<{code}", self.take(struct.calcsize(f"<{code}")))[0]
@@ -105,12 +105,12 @@ class _Head:
         name, kind = self.text(), self.number("I")
         return name, self._value(kind)
 
-    def tensor(self) -> tuple[str, tuple[int, ...], int, int]:
+    def tensor(self) -> tuple[str, tuple[tuple[int, ...], int, int]]:
         name, count = self.text(), self.number("I")
         if not 1 <= count <= DIMENSIONS:
             raise InputError(f"{self.path} is damaged: tensor {name!r} has {count} dimensions")
         shape = tuple(self.number("Q") for _ in range(count))[::-1]
-        return name, shape, self.number("I"), self.number("Q")
+        return name, (shape, self.number("I"), self.number("Q"))
 
     def _value(self, kind: int) -> Any:
         if kind == STRING:

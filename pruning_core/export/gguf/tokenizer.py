@@ -49,17 +49,17 @@ def _refused(fault: str) -> InputError:
 
 def _tokens(settings: dict[str, Any], size: int) -> tuple[list[str], list[int]]:
     """One entry for each row of the embedding."""
-    found: dict[int, tuple[str, int]] = {}
+    tokens: dict[int, tuple[str, int]] = {}
     unknown = settings["model"].get("unk_token")
     for token, index in settings["model"]["vocab"].items():
         is_byte = settings["model"].get("byte_fallback") and len(token) == 6 and token.startswith("<0x")
-        found[index] = (token, BYTE if is_byte else NORMAL)
+        tokens[index] = (token, BYTE if is_byte else NORMAL)
     for added in settings["added_tokens"]:
-        found[added["id"]] = (added["content"], CONTROL if added["special"] else USER_DEFINED)
-    if found and max(found) >= size:
-        raise _refused(f"it has the token {max(found)}, and the model {size} embeddings")
+        tokens[added["id"]] = (added["content"], CONTROL if added["special"] else USER_DEFINED)
+    if tokens and max(tokens) >= size:
+        raise _refused(f"it has the token {max(tokens)}, and the model {size} embeddings")
     # An embedding may have more rows than there are tokens; every row needs a name of its own.
-    entries = [found.get(index, (f"[PAD{index}]", UNUSED)) for index in range(size)]
+    entries = [tokens.get(index, (f"[PAD{index}]", UNUSED)) for index in range(size)]
     return [token for token, _ in entries], [UNKNOWN if token == unknown else kind for token, kind in entries]
 
 
@@ -82,13 +82,13 @@ def _scores(settings: dict[str, Any], size: int) -> list[float]:
 def _prepends_space(settings: dict[str, Any]) -> bool:
     before, normalizer = settings.get("pre_tokenizer"), settings.get("normalizer")
     if before and before["type"] == "Metaspace" and not before.get("split", True) and not normalizer:
-        return before.get("prepend_scheme") != "never"
+        return bool(before.get("prepend_scheme") != "never")
     parts = (normalizer or {}).get("normalizers", [normalizer] if normalizer else [])
     space = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
     prefix = {"type": "Prepend", "prepend": SPACE}
     if before or parts not in ([prefix, space], [space]):
         raise _refused("its pieces are not cut at spaces as SentencePiece cuts them")
-    return parts[0] == prefix
+    return bool(parts[0] == prefix)
 
 
 def _split(settings: dict[str, Any]) -> str:
@@ -113,17 +113,18 @@ def _special(tokenizer: Tokenizer, config: PretrainedConfig) -> dict[str, Any]:
         raise _refused("it adds other special tokens than those for begin and end")
     keys = {"ggml.bos_token_id": bos, "ggml.eos_token_id": eos}
     keys["ggml.padding_token_id"] = _first(getattr(config, "pad_token_id", None))
-    known = {key: value for key, value in keys.items() if value is not None}
-    return known | {"ggml.add_bos_token": bool(before), "ggml.add_eos_token": bool(after)}
+    present = {key: value for key, value in keys.items() if value is not None}
+    return present | {"ggml.add_bos_token": bool(before), "ggml.add_eos_token": bool(after)}
 
 
 def _first(value: Any) -> int | None:
-    return value[0] if isinstance(value, list) else value
+    first: int | None = value[0] if isinstance(value, list) else value
+    return first
 
 
 def _template(directory: Path) -> dict[str, str]:
     file, settings = directory / "chat_template.jinja", directory / "tokenizer_config.json"
     if file.is_file():
         return {"chat_template": file.read_text(encoding="utf-8")}
-    found = json.loads(settings.read_text(encoding="utf-8")).get("chat_template") if settings.is_file() else None
-    return {"chat_template": found} if isinstance(found, str) else {}
+    template = json.loads(settings.read_text(encoding="utf-8")).get("chat_template") if settings.is_file() else None
+    return {"chat_template": template} if isinstance(template, str) else {}

@@ -24,9 +24,10 @@ class GgufWeights:
             raise InputError(f"{directory} holds {len(files)} GGUF files; an export is a directory with one")
         self.path = files[0]
         header = read_gguf_header(self.path)
-        self._architecture = header.keys.get("general.architecture")
-        if self._architecture not in (*ARCHITECTURES.values(), MIXED):
-            raise InputError(f"{self.path} is of the architecture {self._architecture!r}, which is not known here")
+        architecture = header.keys.get("general.architecture")
+        if architecture not in (*ARCHITECTURES.values(), MIXED):
+            raise InputError(f"{self.path} is of the architecture {architecture!r}, which is not known here")
+        self._architecture = str(architecture)
         self._heads = self._counts(header, ""), self._counts(header, "_kv")
         tensors = {name: at for name, at in header.tensors.items() if name != ROPE_FREQUENCIES}
         self._tensors = {checkpoint_name(name): (name, at) for name, at in tensors.items()}
@@ -55,7 +56,7 @@ class GgufWeights:
 
         if name not in self._tensors:
             raise InputError(f"{self.path} holds no tensor {name!r}")
-        own, at = self._tensors[name]
+        gguf_name, at = self._tensors[name]
         kind = GGMLQuantizationType(at.kind)
         plain = {GGMLQuantizationType.F32: "<f4", GGMLQuantizationType.F16: "<f2"}.get(kind)
         with self.path.open("rb") as file:
@@ -63,7 +64,7 @@ class GgufWeights:
             data = np.frombuffer(file.read(at.bytes), dtype=plain or np.uint8)
         try:
             weight = quants.dequantize(data.reshape(*at.shape[:-1], -1), kind).astype(np.float32).reshape(at.shape)
-            order = row_order(self._architecture, own, at.shape[0], *self._heads)
+            order = row_order(self._architecture, gguf_name, at.shape[0], *self._heads)
         except (NotImplementedError, ValueError, IndexError) as error:
             raise InputError(f"{self.path}: {name} cannot be read: {error}") from error
         return torch.from_numpy(weight if order is None else weight[np.argsort(order)])

@@ -13,7 +13,7 @@ from pruning_core.export.onnx.graph import check_architecture
 from pruning_core.export.onnx.packages import DATA, FILE, check_installed
 from pruning_core.export.onnx.weights import OnnxWeights
 from pruning_core.export.packing.single_file import origin_of, summed_facts
-from pruning_core.export.stored.previewed_model import ForeseenModel
+from pruning_core.export.stored.previewed_model import PreviewedModel
 from pruning_core.progress import Progress
 
 Type = Literal["float32", "int8", "int4"]
@@ -43,7 +43,7 @@ class Onnx:
     def exact(self) -> bool:
         return not {self.type, self.head} & {"int8", "int4"}
 
-    def foresee(self, model: ForeseenModel) -> None:
+    def foresee(self, model: PreviewedModel) -> None:
         self.check(model)
 
     def check(self, model: StoredModel) -> None:

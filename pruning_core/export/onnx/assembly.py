@@ -54,7 +54,7 @@ def assembled(model: StoredModel, encoder: OnnxEncoder) -> tuple["ModelProto", l
 
 def _layouts(model: StoredModel, encoder: OnnxEncoder, trace: Traced) -> dict[str, Layout]:
     """Parameter -> layout of its weight, in the order of the names in the file."""
-    places, found = stored_places(trace.model, model.checkpoint), {}
+    places, layouts = stored_places(trace.model, model.checkpoint), dict[str, Layout]()
     uses = _uses(trace.proto)
     inputs = trace.model.get_input_embeddings()
     (embedding,) = (f"{name}.weight" for name, module in trace.model.named_modules() if module is inputs)
@@ -63,11 +63,11 @@ def _layouts(model: StoredModel, encoder: OnnxEncoder, trace: Traced) -> dict[st
         place = places.get(embedding if tied else name)
         if place is None:
             raise InputError(f"{model.directory} lacks the weight {name}")
-        own = f"{TIED}{name}" if tied else place.name
-        found[name] = encoder.layout(own, place.name, uses.get(name, Use.OTHER), name == trace.head)
-    if unused := sorted(set(model.names()) - {layout.stored for layout in found.values()}):
+        in_file = f"{TIED}{name}" if tied else place.name
+        layouts[name] = encoder.layout(in_file, place.name, uses.get(name, Use.OTHER), name == trace.head)
+    if unused := sorted(set(model.names()) - {layout.stored for layout in layouts.values()}):
         raise InputError(f"--format onnx has no place for the tensor {unused[0]}; use {DENSE_FORMATS}")
-    return dict(sorted(found.items(), key=lambda item: item[1].name))
+    return dict(sorted(layouts.items(), key=lambda item: item[1].name))
 
 
 def _uses(proto: "ModelProto") -> dict[str, Use]:
@@ -82,8 +82,8 @@ def _uses(proto: "ModelProto") -> dict[str, Use]:
         for index, value in enumerate(node.input):
             use = USES.get((node.op_type, index), Use.OTHER)
             # A matrix that is multiplied with as it lies, or a table that is transposed, is none of either.
-            own = flipped if use is Use.PRODUCT else names
-            uses.setdefault(flipped.get(value, value), set()).add(use if value in own else Use.OTHER)
+            expected = flipped if use is Use.PRODUCT else names
+            uses.setdefault(flipped.get(value, value), set()).add(use if value in expected else Use.OTHER)
     return {name: use for name, (use, *more) in uses.items() if name in names and not more}
 
 

@@ -58,8 +58,8 @@ def block_size(group: Tensor) -> int | None:
 
     group: [columns], the grid of each column.
     """
-    found = [size for size in SIZES if _alike(group, size)]
-    return next((size for size in found if len(group) % size == 0), found[-1] if found else None)
+    sizes = [size for size in SIZES if _alike(group, size)]
+    return next((size for size in sizes if len(group) % size == 0), sizes[-1] if sizes else None)
 
 
 def carried(grid: StoredGrid, bits: int) -> Blocks | None:
@@ -74,7 +74,7 @@ def carried(grid: StoredGrid, bits: int) -> Blocks | None:
     return Blocks(grid.codes + shift, grid.scale[:, block].float(), zero, bits, size)
 
 
-def packed_codes(blocks: Blocks) -> Tensor:
+def pack_codes(blocks: Blocks) -> Tensor:
     """[rows, blocks, bytes] uint8: 4 bits lie two to a byte, the first one lowest."""
     missing = -blocks.codes.shape[1] % blocks.size
     # What fills the last block adds nothing to a product.
@@ -83,12 +83,12 @@ def packed_codes(blocks: Blocks) -> Tensor:
     return _pairs(codes) if blocks.bits == 4 else codes
 
 
-def packed_zeros(blocks: Blocks) -> Tensor:
+def pack_zeros(blocks: Blocks) -> Tensor:
     """[rows, bytes] uint8, packed as the codes are."""
     return _pairs(_padded(blocks.zero, 2)) if blocks.bits == 4 else blocks.zero
 
 
-def unpacked(values: Tensor, bits: int, count: int) -> Tensor:
+def unpack_codes(values: Tensor, bits: int, count: int) -> Tensor:
     """The first `count` integers of each row of [rows, bytes] uint8."""
     if bits == 4:
         values = torch.stack([values & 15, values >> 4], -1).flatten(1)

@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 
 from pruning_core.checkpoint.stored_model import StoredModel
+from pruning_core.errors import required
 from pruning_core.export.onnx.blocks import (
     BITS,
     ROUNDED,
     Blocks,
     block_size,
     carried,
-    packed_codes,
-    packed_zeros,
+    pack_codes,
+    pack_zeros,
     rounded,
 )
 from pruning_core.export.packing.single_file import tensor_facts
@@ -84,12 +85,12 @@ class Layout:
         if not self.bits:
             return [Array(self.name + TRANSPOSED, floats, (columns, rows))]
         blocks = -(-columns // self.size)
-        found = [
+        arrays = [
             Array(self.name + CODES, integers, (rows, blocks, self.size * self.bits // 8)),
             Array(self.name + SCALE, floats, (rows, blocks)),
         ]
         zeros = Array(self.name + ZERO, integers, (rows, -(-blocks * self.bits // 8)))
-        return [*found, zeros] if self.zeros else found
+        return [*arrays, zeros] if self.zeros else arrays
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,8 @@ class OnnxEncoder:
         matrix = self.model.whole.get(stored)
         if matrix is not None and matrix.bits is not None:
             _, zero, group = self.model.scales(matrix)
-            size, bits = block_size(group), TYPES.get(kind) or next(bits for bits in BITS if matrix.bits <= bits)
+            size = block_size(group)
+            bits = next(bits for bits in BITS if matrix.bits <= bits) if kind is None else TYPES[kind]
             if size is not None and matrix.bits <= bits:
                 symmetric = bool((zero == 2 ** (matrix.bits - 1)).all())
                 return Layout(name, stored, shape, use, bits=bits, size=size, zeros=not symmetric, own=True)
@@ -129,15 +131,16 @@ class OnnxEncoder:
     def encoded(self, layout: Layout) -> tuple[bytes, dict[str, Any]]:
         """(bytes of all arrays, each padded; facts on it as `tensor_facts` tells them)."""
         matrix = self.model.whole.get(layout.stored)
-        grid = self.model.grid(matrix) if layout.own else None
+        grid = self.model.quantized_grid(required(matrix, layout.stored)) if layout.own else None
         weight = grid.weight if grid else self.model.load(layout.stored).float()
-        packed, after = None, weight
+        packed: Blocks | None = None
+        after = weight
         if layout.bits:
-            packed = carried(grid, layout.bits) if grid else rounded(weight, layout.bits)
+            packed = required(carried(grid, layout.bits), layout.name) if grid else rounded(weight, layout.bits)
             after = packed.weight
         parts = _arrays(layout, weight, packed)
-        told = tensor_facts(_kind(layout), layout.own, (weight == 0).numpy(), (after == 0).numpy())
-        return b"".join(_padded(parts[array.name].to(array.dtype)) for array in layout.arrays), told
+        facts = tensor_facts(_kind(layout), layout.own, (weight == 0).numpy(), (after == 0).numpy())
+        return b"".join(_padded(parts[array.name].to(array.dtype)) for array in layout.arrays), facts
 
 
 def _kind(layout: Layout) -> str:
@@ -148,9 +151,9 @@ def _arrays(layout: Layout, weight: Tensor, blocks: Blocks | None) -> Mapping[st
     if blocks is None:
         return {layout.name + TRANSPOSED: weight.T} if layout.use is Use.PRODUCT else {layout.name: weight}
     return {
-        layout.name + CODES: packed_codes(blocks),
+        layout.name + CODES: pack_codes(blocks),
         layout.name + SCALE: blocks.scale,
-        layout.name + ZERO: packed_zeros(blocks),
+        layout.name + ZERO: pack_zeros(blocks),
     }
 
 

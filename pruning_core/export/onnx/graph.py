@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, PretrainedConfig
+from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
 
-from pruning_core.errors import InputError
+from pruning_core.errors import InputError, required
 from pruning_core.export.onnx.packages import quiet
 from pruning_core.export.packing.stored_grids import DENSE_FORMATS
 from pruning_core.model.narrowed import from_config
@@ -35,7 +35,7 @@ class Traced:
     """A graph that takes its weights as inputs, named as the model's parameters."""
 
     proto: "ModelProto" = field(repr=False)
-    model: nn.Module = field(repr=False)
+    model: PreTrainedModel = field(repr=False)
     """Its parameters have shapes, and take no memory."""
     head: str
     """Name of the parameter that gives the logits."""
@@ -60,7 +60,7 @@ def traced(config: PretrainedConfig) -> Traced:
     names = [f"{part}_{block}" for block in range(len(past) // 2) for part in ("key", "value")]
     batch, tokens, before = (torch.export.Dim(name) for name in ("batch", "tokens", "past"))
     with quiet():
-        program = torch.onnx.export(
+        exported = torch.onnx.export(
             WithCache(model),
             (torch.zeros(2, 3, dtype=torch.long), *past),
             dynamo=True,
@@ -72,6 +72,7 @@ def traced(config: PretrainedConfig) -> Traced:
             optimize=False,
             verbose=False,
         )
+        program = required(exported, "the program that torch exported")
         graph = program.model.graph
         for name, _ in model.named_parameters(remove_duplicate=False):
             value = graph.initializers.pop(f"{WRAPPED}{name}")
@@ -95,35 +96,35 @@ class WithCache(nn.Module):
         cache = DynamicCache(zip(past[::2], past[1::2], strict=True))
         # Given per sequence: those that the model makes itself have a batch of one, which the rotary operator refuses.
         positions = (past[0].shape[2] + torch.arange(tokens.shape[1])).expand(tokens.shape[0], -1)
-        found = self.model(input_ids=tokens, position_ids=positions, past_key_values=cache, use_cache=True)
-        return found.logits, *_tensors(found.past_key_values)
+        output = self.model(input_ids=tokens, position_ids=positions, past_key_values=cache, use_cache=True)
+        return output.logits, *_tensors(output.past_key_values)
 
 
 def _tensors(cache: DynamicCache) -> list[Tensor]:
-    return [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
+    return [getattr(layer, part) for layer in cache.layers for part in ("keys", "values")]
 
 
-def _without_memory(config: PretrainedConfig) -> nn.Module:
+def _without_memory(config: PretrainedConfig) -> PreTrainedModel:
     """The model in float32; each parameter is one number, seen in the parameter's shape, and shared with no other."""
     # Rotary tables, which are no parameters, must be real.
     from accelerate import init_empty_weights
 
     with init_empty_weights(include_buffers=False):
-        model = from_config(config, torch.float32).eval()
+        model: PreTrainedModel = from_config(config, torch.float32).eval()
     for name, parameter in list(model.named_parameters(remove_duplicate=False)):
-        owner, _, own = name.rpartition(".")
+        owner, _, attribute = name.rpartition(".")
         one = torch.zeros(()).expand(parameter.shape)
-        setattr(model.get_submodule(owner), own, nn.Parameter(one, requires_grad=False))
+        setattr(model.get_submodule(owner), attribute, nn.Parameter(one, requires_grad=False))
     return model
 
 
-def _empty_cache(model: nn.Module) -> list[Tensor]:
+def _empty_cache(model: PreTrainedModel) -> list[Tensor]:
     """Keys and values of a few tokens, as the blocks make them: sizes of 0 and 1 would be taken for constants."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        found = _tensors(model(input_ids=torch.zeros(2, 5, dtype=torch.long), use_cache=True).past_key_values)
-    return [torch.zeros(tensor.shape) for tensor in found]
+        tensors = _tensors(model(input_ids=torch.zeros(2, 5, dtype=torch.long), use_cache=True).past_key_values)
+    return [torch.zeros(tensor.shape) for tensor in tensors]
 
 
 def _strip(proto: "ModelProto") -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pruning_core.errors import InputError
 from pruning_core.export.onnx.assembly import TIED
-from pruning_core.export.onnx.blocks import BITS, Blocks, unpacked
+from pruning_core.export.onnx.blocks import BITS, Blocks, unpack_codes
 from pruning_core.export.onnx.encoder import CODES, HALVES, SCALE, TRANSPOSED, ZERO
 from pruning_core.export.onnx.packages import BLOCKED, FILE, TORCH, check_installed
 
@@ -111,8 +111,8 @@ class OnnxWeights:
         zero = torch.full((one.rows, count), 2 ** (one.bits - 1), dtype=torch.uint8)
         if f"{name}{ZERO}" in self._arrays:
             packed = self._array(f"{name}{ZERO}", torch.uint8, shape=(one.rows, -(-count * one.bits // 8)))
-            zero = unpacked(packed, one.bits, count)
-        return Blocks(unpacked(codes.flatten(1), one.bits, one.columns), scale, zero, one.bits, one.size)
+            zero = unpack_codes(packed, one.bits, count)
+        return Blocks(unpack_codes(codes.flatten(1), one.bits, one.columns), scale, zero, one.bits, one.size)
 
     def _array(self, name: str, *dtypes: torch.dtype, shape: tuple[int, ...] | None = None) -> Tensor:
         at = self._arrays.get(name)
@@ -126,8 +126,8 @@ class OnnxWeights:
         return torch.frombuffer(data, dtype=at.dtype).reshape(at.shape)
 
     def _placed(self, tensor: "TensorProto") -> Placed:
-        told = {entry.key: entry.value for entry in tensor.external_data}
-        location, dtype = told.get("location", ""), TORCH.get(tensor.data_type)
+        place = {entry.key: entry.value for entry in tensor.external_data}
+        location, dtype = place.get("location", ""), TORCH.get(tensor.data_type)
         # One elsewhere would let a downloaded graph read any file of this machine.
         if not location or Path(location).name != location:
             raise InputError(f"{self.path} names the file {location!r}; its weights must lie beside it")
@@ -136,20 +136,20 @@ class OnnxWeights:
             fault = f"is of type {tensor.data_type}, which is not known here" if file.is_file() else "lies in no file"
             raise InputError(f"{self.path}: {tensor.name} {fault}; export it again")
         shape = tuple(tensor.dims)
-        offset, length = (_number(told.get(key, "")) for key in ("offset", "length"))
-        wanted = math.prod(shape) * dtype.itemsize
-        if min(shape, default=1) < 1 or length != wanted or not 0 <= offset <= file.stat().st_size - length:
+        offset, length = (_number(place.get(key, "")) for key in ("offset", "length"))
+        size = math.prod(shape) * dtype.itemsize
+        if min(shape, default=1) < 1 or length != size or not 0 <= offset <= file.stat().st_size - length:
             raise InputError(
                 f"{self.path} is damaged: {tensor.name} is not where it says in {location}; export it again"
             )
         return Placed(file, dtype, shape, offset)
 
     def _product(self, node: "NodeProto") -> Product:
-        told = {one.name: one.i for one in node.attribute}
-        found = Product(*(told.get(key, 0) for key in ("N", "K", "bits", "block_size")))
-        if found.bits not in BITS or min(found.rows, found.columns, found.size) < 1 or found.size % 16:
+        settings = {one.name: one.i for one in node.attribute}
+        product = Product(*(settings.get(key, 0) for key in ("N", "K", "bits", "block_size")))
+        if product.bits not in BITS or min(product.rows, product.columns, product.size) < 1 or product.size % 16:
             raise InputError(f"{self.path}: the product with {node.input[1]} is of a kind that is not known here")
-        return found
+        return product
 
 
 def _number(text: str) -> int:

@@ -1,4 +1,4 @@
-"""What of a quantized model is not quantized though it multiplies by a matrix: loaders have to be told of it."""
+"""Linear layers of a quantized model that are not quantized, which loaders have to know."""
 
 import torch
 from torch import nn
@@ -16,7 +16,7 @@ def other_linears(model: StoredModel) -> list[str]:
     with torch.device("meta"):
         modules = dict(from_config(read_config(model.directory), torch.float32).named_modules())
     embeddings = {name for name, module in modules.items() if isinstance(module, nn.Embedding)}
-    found = {name for name, module in modules.items() if getattr(getattr(module, "weight", None), "ndim", 0) == 2}
+    matrices = {name for name, module in modules.items() if getattr(getattr(module, "weight", None), "ndim", 0) == 2}
     stems = {name.removesuffix(".weight") for name in model.names() if len(model.checkpoint.shape(name)) == 2}
     coded = {name for matrix in model.quantized for name in (matrix.name, matrix.stored.removesuffix(".weight"))}
-    return sorted((found | stems) - embeddings - coded)
+    return sorted((matrices | stems) - embeddings - coded)

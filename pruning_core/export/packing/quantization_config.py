@@ -13,8 +13,8 @@ def quantization_config(directory: Path) -> dict[str, Any]:
         config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    found = config.get(KEY) if isinstance(config, dict) else None
-    return found if isinstance(found, dict) else {}
+    entry = config.get(KEY) if isinstance(config, dict) else None
+    return entry if isinstance(entry, dict) else {}
 
 
 def set_quantization_config(directory: Path, value: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """What the grids of a quantized variant have in common: the part of it that a format's config has to tell."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -68,12 +69,12 @@ def common_grids(model: StoredModel, name: str) -> Grids:
         InputError: as `whole_matrices`, or matrices with different bits or group sizes.
     """
     matrices = whole_matrices(model, name).values()
-    bits, sizes = {matrix.bits for matrix in matrices}, set()
+    bits, sizes = {matrix.code_bits for matrix in matrices}, set[int | None]()
     symmetric, lowest, permuted, uneven = True, 255, None, None
     for matrix in matrices:
         _, zero, group = model.scales(matrix)
         size = group_size_of(group)
-        symmetric = symmetric and bool((zero == 2 ** (matrix.bits - 1)).all())
+        symmetric = symmetric and bool((zero == 2 ** (matrix.code_bits - 1)).all())
         lowest = min(lowest, int(zero.min()))
         permuted = permuted or (None if are_runs(group) else matrix)
         uneven = uneven or (matrix if matrix.columns % size else None)
@@ -91,5 +92,5 @@ def common_grids(model: StoredModel, name: str) -> Grids:
     return Grids(bits.pop(), sizes.pop(), symmetric, lowest, permuted, uneven)
 
 
-def _listed(values: set) -> str:
+def _listed(values: Iterable[object]) -> str:
     return " and ".join(sorted(map(str, values)))

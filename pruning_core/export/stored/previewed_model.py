@@ -13,7 +13,7 @@ from pruning_core.checkpoint.stored_model import StoredModel
 from pruning_core.model.widths import KEY, BlockWidths, Structure
 
 
-class ForeseenModel(StoredModel):
+class PreviewedModel(StoredModel):
     """Its tensors are those of the source, its `matrices` those of the variant to come.
 
     Scales and zero points are stand-ins that every format can hold: what refuses them refuses something that is known.
@@ -59,8 +59,8 @@ class ForeseenModel(StoredModel):
     def scales(self, matrix: LayerFacts) -> tuple[Tensor, Tensor, Tensor]:
         """As of `StoredModel`, one row of scale and zero for all."""
         group = torch.arange(matrix.columns, dtype=torch.int32) // (self._group_size or matrix.columns)
-        scale = torch.ones(1, matrix.groups)
-        zero = torch.full_like(scale, 2 ** (matrix.bits - 1) if self._symmetric else 1)
+        scale = torch.ones(1, matrix.code_groups)
+        zero = torch.full_like(scale, 2 ** (matrix.code_bits - 1) if self._symmetric else 1)
         return scale, zero, group.flip(0) if self._permuted else group
 
     def fullest(self, m: int) -> int:

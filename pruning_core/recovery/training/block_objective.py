@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,34 +22,34 @@ class Streams:
     decoder: Decoder
     dense: Decoder
     tokens: Tensor = field(repr=False)
-    own: Tensor = field(repr=False)
-    wanted: Tensor = field(repr=False)
+    states: Tensor = field(repr=False)
+    dense_states: Tensor = field(repr=False)
     micro_batch: int
 
     @classmethod
     def at_entry(cls, decoder: Decoder, dense: Decoder, tokens: Tensor, micro_batch: int) -> "Streams":
         """Of `tokens` [windows, length] int64, before block 0."""
         parts = tokens.split(micro_batch)
-        own, wanted = (torch.cat([one.enter(part) for part in parts]) for one in (decoder, dense))
-        return cls(decoder, dense, tokens, own, wanted, micro_batch)
+        states, dense_states = (torch.cat([one.enter(part) for part in parts]) for one in (decoder, dense))
+        return cls(decoder, dense, tokens, states, dense_states, micro_batch)
 
     def output(self, index: int, rows: Tensor, watched: str | None) -> Tensor:
         """What the trained model's block, or its module `watched`, puts out for the windows `rows`; takes gradients."""
-        return self._run(self.decoder, index, self.own, rows, watched)
+        return self._run(self.decoder, index, self.states, rows, watched)
 
     @torch.no_grad()
     def target(self, index: int, watched: str | None) -> Tensor:
         """The same of the dense model, for all windows."""
         parts = torch.arange(len(self.tokens)).split(self.micro_batch)
-        return torch.cat([self._run(self.dense, index, self.wanted, rows, watched) for rows in parts])
+        return torch.cat([self._run(self.dense, index, self.dense_states, rows, watched) for rows in parts])
 
     @torch.no_grad()
     def advance(self, index: int) -> None:
         """Pass the block in both models."""
-        wanted = self.target(index, None)
+        dense_states = self.target(index, None)
         parts = torch.arange(len(self.tokens)).split(self.micro_batch)
-        self.own = torch.cat([self.output(index, rows, None) for rows in parts])
-        self.wanted = wanted
+        self.states = torch.cat([self.output(index, rows, None) for rows in parts])
+        self.dense_states = dense_states
 
     def _run(self, decoder: Decoder, index: int, states: Tensor, rows: Tensor, watched: str | None) -> Tensor:
         block = decoder.blocks[index]
@@ -63,7 +64,7 @@ def _seen(module: nn.Module, forward: Callable[[], Tensor]) -> Tensor:
     """The output of `module` inside a forward, which ends there."""
     seen: list[Tensor] = []
 
-    def stop(module: nn.Module, args: tuple, output: Tensor | tuple) -> None:
+    def stop(module: nn.Module, args: tuple[Any, ...], output: Tensor | tuple[Any, ...]) -> None:
         seen.append(output[0] if isinstance(output, tuple) else output)
         raise _Reached
 
@@ -114,5 +115,5 @@ class BlockObjective(Objective):
 
     def _distance(self, streams: Streams, rows: Tensor) -> Tensor:
         target = self.targets[id(streams)]
-        found = streams.output(self.index, rows, self.watched)
-        return (found - target[rows]).square().mean() / target.square().mean()
+        output = streams.output(self.index, rows, self.watched)
+        return (output - target[rows]).square().mean() / target.square().mean()

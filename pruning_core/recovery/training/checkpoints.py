@@ -42,8 +42,8 @@ class Checkpoints:
 
     def newest(self) -> Path | None:
         """The folder of the last whole checkpoint."""
-        found = self._all()
-        return found[-1] if found else None
+        folders = self._all()
+        return folders[-1] if folders else None
 
     def _all(self) -> list[Path]:
         return sorted(self.folder.glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
@@ -54,10 +54,10 @@ class Checkpoints:
 
     def last_good(self) -> str:
         """A sentence on what is left of a run that failed."""
-        found = self.newest()
-        if found is None:
+        newest = self.newest()
+        if newest is None:
             return "No step was checkpointed before it."
-        return f"The state after step {found.name.removeprefix('step-').lstrip('0') or 0} is kept in {found}."
+        return f"The state after step {newest.name.removeprefix('step-').lstrip('0') or 0} is kept in {newest}."
 
     def save(self, objective: "Objective", state: "State", total: int) -> None:
         """Write the state as the newest checkpoint; a finished run needs no moments any more."""
@@ -65,8 +65,8 @@ class Checkpoints:
         tensors |= {f"objective.{name}": value for name, value in objective.tensors().items()}
         if state.step < total:
             for name, parameter in objective.parameters.items():
-                known = state.optimizer.state[parameter]
-                tensors |= {f"{key}.{name}": known[key] for key in MOMENTS}
+                moments = state.optimizer.state[parameter]
+                tensors |= {f"{key}.{name}": moments[key] for key in MOMENTS}
             tensors |= {f"best.{name}": value for name, value in state.best.items()}
             tensors |= self._random_state()
         facts = {"step": state.step, "total": total, "loss_sum": state.loss_sum, "curve": state.curve}
@@ -78,19 +78,19 @@ class Checkpoints:
         Raises:
             InputError: it is of another run.
         """
-        found = self.newest()
-        if found is None:
+        newest = self.newest()
+        if newest is None:
             return False
-        facts = json.loads((found / FACTS).read_text(encoding="utf-8"))
+        facts = json.loads((newest / FACTS).read_text(encoding="utf-8"))
         if facts["identity"] != self.identity or facts["total"] != total:
-            raise InputError(f"{found} is of a run with other settings; remove it or use another folder")
-        tensors = load_file(found / TENSORS)
+            raise InputError(f"{newest} is of a run with other settings; remove it or use another folder")
+        tensors = load_file(newest / TENSORS)
         _fill(objective, tensors)
         state.step, state.loss_sum, state.curve = facts["step"], facts["loss_sum"], facts["curve"]
         if state.step < total:
             for name, parameter in objective.parameters.items():
-                known = {key: tensors[f"{key}.{name}"] for key in MOMENTS}
-                state.optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in known.items()}
+                moments = {key: tensors[f"{key}.{name}"] for key in MOMENTS}
+                state.optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in moments.items()}
             best = _part(tensors, "best.")
             state.best = {name: value.to(objective.parameters[name].device) for name, value in best.items()}
             self._set_random_state(tensors)

@@ -1,13 +1,15 @@
 """A pattern reached in rounds: exact counts in each, and a mask that only grows."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import Tensor
 
-from pruning_core.errors import ComputationError, InputError
+from pruning_core.errors import ComputationError, InputError, required
 from pruning_core.numerics.selection import rounded_count
-from pruning_core.patterns import Pattern
+from pruning_core.patterns import PATTERNS, Pattern
+from pruning_core.patterns.n_of_m import KeepNOfM
+from pruning_core.patterns.unstructured import Unstructured
 
 Path = Literal["cubic", "geometric"]
 
@@ -23,7 +25,10 @@ class Gradual:
 
     def sparsity_after(self, round_: int) -> float:
         """The share removed after round 1 ... `rounds`, where the pattern takes one; as if it did otherwise."""
-        end = self.sparsity if self.pattern.takes_sparsity else 1 - self.pattern.n / self.pattern.m
+        if isinstance(self.pattern, KeepNOfM):
+            end = 1 - self.pattern.n / self.pattern.m
+        else:
+            end = required(self.sparsity, "the sparsity of a pattern that takes one")
         if round_ == self.rounds:
             return end
         done = round_ / self.rounds
@@ -41,8 +46,8 @@ class Gradual:
             InputError: the mask before removes weights that this round's pattern has to keep.
         """
         # Below every score, what is gone is chosen first again, and ties keep their order.
-        known = score.masked_fill(~keep, -1.0)
-        removed = self._removed(known, int((~keep).sum()) / keep.numel(), round_)
+        ordered = score.masked_fill(~keep, -1.0)
+        removed = self._removed(ordered, int((~keep).sum()) / keep.numel(), round_)
         if bool((~removed & ~keep).any()):
             raise InputError(
                 f"{name}: the model's own zeros do not fit into this pattern and sparsity; begin with the dense model"
@@ -52,15 +57,16 @@ class Gradual:
         return ~removed
 
     def _removed(self, score: Tensor, before: float, round_: int) -> Tensor:
-        share = self.sparsity_after(round_)
-        if self.pattern.takes_sparsity:
+        share, pattern = self.sparsity_after(round_), self.pattern
+        if not isinstance(pattern, KeepNOfM):
             # A model that begins sparser than this round waits for the others.
             sparsity = max(share, before) if round_ < self.rounds else share
-            return self.pattern.removed(score, sparsity, score.shape[1])
-        n = self.pattern.m - rounded_count(self.pattern.m, share)
-        if n == self.pattern.m:
+            return pattern.removed(score, sparsity, score.shape[1])
+        n = pattern.m - rounded_count(pattern.m, share)
+        if n == pattern.m:
             return score < 0
-        return replace(self.pattern, n=max(n, self.pattern.n)).removed(score, None, score.shape[1])
+        denser = {"name": "n_of_m", "n": max(n, pattern.n), "m": pattern.m, "ragged": pattern.ragged}
+        return PATTERNS.build(denser).removed(score, None, score.shape[1])
 
     def history(self, keep: dict[str, Tensor]) -> list[dict[str, Any]]:
         """What each round aimed at, and what is gone at the end."""
@@ -75,8 +81,11 @@ def gradual_pattern(pattern: Pattern, sparsity: float | None, rounds: int, path:
     Raises:
         ValueError: a pattern whose rounds could not be nested exactly, or a sparsity where none or one belongs.
     """
-    exact = pattern.name == "unstructured" and pattern.scope in ("row", "matrix") and pattern.rounding == "exact"
-    if not exact and not (pattern.name == "n_of_m" and pattern.ragged == "error"):
+    if isinstance(pattern, Unstructured):
+        exact = pattern.scope in ("row", "matrix") and pattern.rounding == "exact"
+    else:
+        exact = isinstance(pattern, KeepNOfM) and pattern.ragged == "error"
+    if not exact:
         raise ValueError(
             "the pattern must be unstructured with scope row or matrix and rounding exact, or n_of_m with ragged error"
         )

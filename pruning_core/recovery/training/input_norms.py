@@ -1,6 +1,6 @@
-"""How large the inputs of a model's matrices are on some windows."""
+"""Norms of the inputs of a model's matrices on some windows."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ def input_norms(
 ) -> dict[str, Tensor]:
     """Matrix name -> [columns] float32, the Euclidean norm of each input over all tokens of the batches.
 
-    A matrix that no token reached (an expert) gets ones: nothing is known of its inputs.
+    A matrix that no token reached (an expert) gets ones: its inputs were not seen.
 
     Args:
         batches: [windows, length] int64 token ids each.
@@ -24,7 +24,7 @@ def input_norms(
         for name, module in modules.items()
     }
 
-    def watch(name: str):
+    def watch(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
             squares[name] += args[0].reshape(-1, squares[name].numel()).double().square().sum(dim=0)
 

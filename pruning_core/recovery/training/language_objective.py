@@ -5,11 +5,13 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from pruning_core.errors import InputError
 from pruning_core.evaluation.forward import check_windows
 from pruning_core.evaluation.perplexity import perplexity
-from pruning_core.model.whole_model import WholeDecoder
+from pruning_core.model.decoder import Decoder
+from pruning_core.model.vocabulary import vocabulary_size
 from pruning_core.recovery.training.objective import Objective
 from pruning_core.recovery.training.settings import LanguageTraining
 from pruning_core.recovery.training.trainable_model import TrainableModel
@@ -57,9 +59,9 @@ class LanguageObjective(Objective):
         if self.teacher is None:
             return loss
         with torch.no_grad():
-            wanted = (self._logits(self.teacher, tokens) / self.temperature).log_softmax(-1)
-        found = (logits / self.temperature).log_softmax(-1)
-        distance = F.kl_div(found, wanted, reduction="batchmean", log_target=True)
+            expected = (self._logits(self.teacher, tokens) / self.temperature).log_softmax(-1)
+        predicted = (logits / self.temperature).log_softmax(-1)
+        distance = F.kl_div(predicted, expected, reduction="batchmean", log_target=True)
         return loss + self.distillation * self.temperature**2 * distance
 
     def held_out(self) -> float:
@@ -71,27 +73,27 @@ class LanguageObjective(Objective):
             module.train()
         return loss
 
-    def _logits(self, model: nn.Module, tokens: Tensor) -> Tensor:
+    def _logits(self, model: PreTrainedModel, tokens: Tensor) -> Tensor:
         """[positions, vocabulary] float32."""
         with self._precision():
-            logits = model(input_ids=tokens, use_cache=False).logits[:, :-1]
+            logits: Tensor = model(input_ids=tokens, use_cache=False).logits[:, :-1]
         return logits.flatten(0, 1).float()
 
-    def _precision(self) -> AbstractContextManager:
+    def _precision(self) -> AbstractContextManager[object]:
         return torch.autocast(self.device.type, torch.bfloat16) if self.halved else nullcontext()
 
 
-def _teacher(model: TrainableModel, settings: LanguageTraining) -> nn.Module | None:
+def _teacher(model: TrainableModel, settings: LanguageTraining) -> PreTrainedModel | None:
     if not settings.needs_teacher:
         return None
     teacher = required_teacher(model, "distillation").model
-    known, wanted = (one.get_input_embeddings().num_embeddings for one in (model.decoder.model, teacher))
-    if known != wanted:
-        raise InputError(f"the models predict {known} and {wanted} tokens; distillation needs one vocabulary")
+    own, dense = vocabulary_size(model.decoder.model), vocabulary_size(teacher)
+    if own != dense:
+        raise InputError(f"the models predict {own} and {dense} tokens; distillation needs one vocabulary")
     return teacher
 
 
-def required_teacher(model: TrainableModel, what: str) -> WholeDecoder:
+def required_teacher(model: TrainableModel, what: str) -> Decoder:
     """The dense model; InputError where there is none."""
     if model.teacher is None:
         raise InputError(f"{what} learns from the dense model, which was not given")

@@ -65,8 +65,8 @@ def _optimizer(objective: Objective, settings: Training) -> torch.optim.AdamW:
         {"params": matrices, "weight_decay": settings.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    chosen = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(chosen, lr=settings.learning_rate, betas=BETAS, fused=True)
+    filled = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(filled, lr=settings.learning_rate, betas=BETAS, fused=True)
 
 
 def _advance(objective: Objective, settings: Training, state: State, total: int, checkpoints: Checkpoints) -> None:
@@ -75,9 +75,9 @@ def _advance(objective: Objective, settings: Training, state: State, total: int,
     for group in state.optimizer.param_groups:
         group["lr"] = objective.rate(settings, state.step, total)
     loss = 0.0
-    chosen = settings.rows(state.step, objective.windows)
-    for rows in chosen.split(objective.micro_batch):
-        part = objective.loss(rows) * (len(rows) / len(chosen))
+    batch = settings.rows(state.step, objective.windows)
+    for rows in batch.split(objective.micro_batch):
+        part = objective.loss(rows) * (len(rows) / len(batch))
         part.backward()
         loss += part.item()
     for parameter in objective.parameters.values():
@@ -85,7 +85,7 @@ def _advance(objective: Objective, settings: Training, state: State, total: int,
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
     objective.mask_gradients()
-    gradients = [parameter.grad for parameter in objective.parameters.values()]
+    gradients = [one.grad for one in objective.parameters.values() if one.grad is not None]
     norm = torch.nn.utils.get_total_norm(gradients)
     if not math.isfinite(loss):
         # The state that this step began with is the one that has no loss.

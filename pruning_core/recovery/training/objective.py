@@ -1,4 +1,4 @@
-"""What a training run minimizes, and its state at a step boundary."""
+"""Training objective, and the state of a run at a step boundary."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruning_core.errors import InputError
+from pruning_core.errors import InputError, required
 from pruning_core.recovery.training.settings import Training
 
 
@@ -53,7 +53,7 @@ class Objective(ABC):
     def mask_gradients(self) -> None:
         """Removed weights get no gradient: they must neither move nor count when gradients are clipped."""
         for name, keep in self.masks.items():
-            self.parameters[name].grad.masked_fill_(~keep, 0.0)
+            required(self.parameters[name].grad, f"the gradient of {name}").masked_fill_(~keep, 0.0)
 
     @torch.no_grad()
     def project(self, optimizer: torch.optim.Optimizer) -> None:
@@ -79,8 +79,8 @@ class Objective(ABC):
 
 def moments(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> list[Tensor]:
     """The running means of a parameter's gradient and its square; none before the first step."""
-    known = optimizer.state.get(parameter, {})
-    return [known[key] for key in ("exp_avg", "exp_avg_sq") if key in known]
+    state = optimizer.state.get(parameter, {})
+    return [state[key] for key in ("exp_avg", "exp_avg_sq") if key in state]
 
 
 @dataclass

@@ -2,12 +2,14 @@
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers.pytorch_utils import Conv1D
+
+from pruning_core.model.decoder import matrix
 
 
 class Masked(nn.Module):
@@ -16,6 +18,8 @@ class Masked(nn.Module):
     Args:
         keep: [out, in] bool, or [in, out] for a Conv1D: as the module lays its weight out.
     """
+
+    keep: Tensor
 
     def __init__(self, keep: Tensor) -> None:
         super().__init__()
@@ -34,6 +38,8 @@ class MaskedLowRank(nn.Module):
         scale: alpha / rank.
     """
 
+    keep: Tensor
+
     def __init__(self, keep: Tensor, rank: int, scale: float) -> None:
         super().__init__()
         rows, columns = keep.shape
@@ -49,18 +55,18 @@ class MaskedLowRank(nn.Module):
 
 
 @contextlib.contextmanager
-def parametrized(made: dict[nn.Module, nn.Module]) -> Iterator[None]:
+def parametrized(parametrizations: Mapping[nn.Module, nn.Module]) -> Iterator[None]:
     """Inside the block each module's weight is what its parametrization makes of it; afterwards it is that weight.
 
     Where the block raises the weights are merged too: a caller never sees a half-parametrized model.
     """
-    for module, parametrization in made.items():
+    for module, parametrization in parametrizations.items():
         # unsafe: the forward is known to keep shape and dtype, and checking it would cost one more product each.
         parametrize.register_parametrization(module, "weight", parametrization, unsafe=True)
     try:
         yield
     finally:
-        for module in made:
+        for module in parametrizations:
             parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
             module.weight.requires_grad_(False)
 
@@ -68,4 +74,4 @@ def parametrized(made: dict[nn.Module, nn.Module]) -> Iterator[None]:
 def own_layout(module: nn.Module, keep: Tensor) -> Tensor:
     """A mask [out, in] as the module lays its weight out, on the weight's device."""
     keep = keep.T if isinstance(module, Conv1D) else keep
-    return keep.contiguous().to(module.weight.device)
+    return keep.contiguous().to(matrix(module).device)

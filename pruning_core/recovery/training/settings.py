@@ -1,4 +1,4 @@
-"""What all trainings share: how long, how fast, and which windows when."""
+"""Training settings that all recoveries share: how long, how fast, and which windows when."""
 
 import functools
 import math
@@ -18,6 +18,8 @@ from pruning_core.registry import STRICT
 class Training:
     """AdamW over shuffled windows, with a warm-up and a decaying learning rate."""
 
+    name: ClassVar[str]
+    """Given by the registry."""
     default_steps: ClassVar[int | None] = None
     default_epochs: ClassVar[float] = 1.0
 

@@ -1,4 +1,4 @@
-"""What methods do before and after a training run."""
+"""Set-up of a training run: which parameters are trained, and its checkpoints."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -12,11 +12,12 @@ from pruning_core.recovery.training.trainable_model import TrainableModel
 
 def trainable(model: TrainableModel, modules: dict[str, nn.Module] | None) -> dict[str, nn.Parameter]:
     """The weights of `modules`, or every parameter of the model, ready to be trained, by their names in the model."""
-    known = dict(model.decoder.model.named_parameters())
-    chosen = known if modules is None else {f"{name}.weight": module.weight for name, module in modules.items()}
-    for parameter in chosen.values():
+    parameters = dict(model.decoder.model.named_parameters())
+    if modules is not None:
+        parameters = {f"{name}.weight": module.get_parameter("weight") for name, module in modules.items()}
+    for parameter in parameters.values():
         parameter.requires_grad_(True)
-    return chosen
+    return parameters
 
 
 def freeze(parameters: dict[str, nn.Parameter]) -> None:

@@ -1,4 +1,4 @@
-"""Whether text that a model learns from is text that it is judged on."""
+"""Contamination check: whether training text overlaps with evaluation text."""
 
 from typing import Literal
 
@@ -25,18 +25,18 @@ def shared_windows(windows: Tensor, held_out: Tensor, span: int = SPAN) -> Tenso
     """
     span = min(span, windows.shape[1], held_out.shape[1])
     ours, theirs = windows.numpy(), held_out.numpy()
-    hashes, known = _hashes(ours, span), _hashes(theirs, span)
+    hashes, held_out_hashes = _hashes(ours, span), _hashes(theirs, span)
     shared = torch.zeros(len(windows), dtype=torch.bool)
-    candidates = np.isin(hashes, known)
+    candidates = np.isin(hashes, held_out_hashes)
     places: dict[int, list[tuple[int, int]]] = {}
-    for row, column in zip(*np.nonzero(np.isin(known, hashes[candidates])), strict=True):
-        places.setdefault(int(known[row, column]), []).append((row, column))
+    for row, column in zip(*np.nonzero(np.isin(held_out_hashes, hashes[candidates])), strict=True):
+        places.setdefault(int(held_out_hashes[row, column]), []).append((row, column))
     for row, column in zip(*np.nonzero(candidates), strict=True):
         # Equal hashes are not yet equal tokens.
         if not shared[row]:
-            own = ours[row, column : column + span]
+            span_tokens = ours[row, column : column + span]
             there = places[int(hashes[row, column])]
-            shared[row] = any(np.array_equal(own, theirs[i, j : j + span]) for i, j in there)
+            shared[row] = any(np.array_equal(span_tokens, theirs[i, j : j + span]) for i, j in there)
     return shared
 
 
@@ -70,7 +70,7 @@ def _advice(rule: Rule) -> str:
 def _hashes(tokens: np.ndarray, span: int) -> np.ndarray:
     """[windows, length - span + 1] uint64: a polynomial hash of the `span` tokens that begin at each place."""
     width = tokens.shape[1] - span + 1
-    found = np.zeros((len(tokens), width), dtype=np.uint64)
+    hashes = np.zeros((len(tokens), width), dtype=np.uint64)
     for offset in range(span):
-        found = found * _FACTOR + tokens[:, offset : offset + width].astype(np.uint64) + np.uint64(1)
-    return found
+        hashes = hashes * _FACTOR + tokens[:, offset : offset + width].astype(np.uint64) + np.uint64(1)
+    return hashes

@@ -1,4 +1,4 @@
-"""What a recovery works on, and what it makes of it."""
+"""The model that a recovery trains, and the outcome."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,8 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pruning_core.errors import ComputationError, InputError
-from pruning_core.model.decoder import matrix
-from pruning_core.model.whole_model import WholeDecoder
+from pruning_core.model.decoder import Decoder, matrix
 from pruning_core.progress import Progress, ignore_progress
 
 
@@ -16,8 +15,8 @@ from pruning_core.progress import Progress, ignore_progress
 class TrainableModel:
     """A compressed model in float32, the text it learns from and the dense model it may learn from."""
 
-    decoder: WholeDecoder
-    """Trained in place."""
+    decoder: Decoder
+    """Whole, by `load_whole`; trained in place."""
     masks: dict[str, Tensor] = field(repr=False)
     """Matrix name -> [out, in] bool, True where a weight survives; empty for a model without masks."""
     tokens: Tensor = field(repr=False)
@@ -26,8 +25,8 @@ class TrainableModel:
     """Validation windows [windows, length] int64, of other text than `tokens`."""
     checkpoints: Path
     """An own folder for checkpoints; what lies there is gone on with."""
-    teacher: WholeDecoder | None = None
-    """The dense model."""
+    teacher: Decoder | None = None
+    """The dense model, whole too."""
     checkpoint_every: int = 50
     """Steps between two checkpoints; changes no result."""
     dtype: str = "float32"

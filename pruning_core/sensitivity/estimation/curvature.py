@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from pruning_core.errors import InputError
 from pruning_core.model.decoder import Decoder
+from pruning_core.numerics.sums import summed
 from pruning_core.sensitivity.estimation.gradients import (
     differentiable,
     each_gradient,
@@ -60,16 +61,16 @@ def _gradients_along(
 ) -> Tensor:
     """[matrices, windows] float64: v^T g."""
     row = {name: position for position, name in enumerate(weights)}
-    found = torch.zeros(len(weights), len(windows), dtype=torch.float64, device=decoder.device)
+    products = torch.zeros(len(weights), len(windows), dtype=torch.float64, device=decoder.device)
     for position, window in enumerate(windows):
 
         def arrive(name: str, gradient: Tensor, column: int = position) -> None:
             # What counts is the small difference of two such sums.
-            found[row[name], column] = (gradient.double() * signs[name]).sum()
+            products[row[name], column] = (gradient.double() * signs[name]).sum()
 
         with torch.enable_grad(), each_gradient(weights, arrive):
             sequence_loss(decoder, window).backward()
-    return found.cpu()
+    return products.cpu()
 
 
 def double_backward(
@@ -99,6 +100,6 @@ def _products(loss: Tensor, weights: dict[str, nn.Parameter], signs: dict[str, T
     """Name -> H v; zero where a weight takes no part."""
     values = list(weights.values())
     gradients = torch.autograd.grad(loss, values, create_graph=True, materialize_grads=True)
-    along = sum((gradient * signs[name]).sum() for name, gradient in zip(weights, gradients, strict=True))
+    along = summed((gradient * signs[name]).sum() for name, gradient in zip(weights, gradients, strict=True))
     products = torch.autograd.grad(along, values, materialize_grads=True)
     return dict(zip(weights, products, strict=True))

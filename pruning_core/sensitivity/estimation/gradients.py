@@ -5,16 +5,17 @@ from contextlib import contextmanager
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from pruning_core.compress.shares import Matrix
-from pruning_core.errors import InputError
+from pruning_core.errors import InputError, required
 from pruning_core.evaluation.forward import check_windows
 from pruning_core.model.decoder import Decoder
 
 
 def weights_of(decoder: Decoder, matrices: tuple[Matrix, ...]) -> dict[str, nn.Parameter]:
     """Matrix -> its parameter in the module's own layout, which sums over all weights do not feel."""
-    return {matrix.name: decoder.model.get_submodule(matrix.name).weight for matrix in matrices}
+    return {matrix.name: decoder.model.get_parameter(f"{matrix.name}.weight") for matrix in matrices}
 
 
 @contextmanager
@@ -40,7 +41,7 @@ def each_gradient(weights: dict[str, nn.Parameter], arrive: Callable[[str, Tenso
 
     def hook_for(name: str) -> Callable[[Tensor], None]:
         def hook(weight: Tensor) -> None:
-            arrive(name, weight.grad)
+            arrive(name, required(weight.grad, f"the gradient of {name}"))
             weight.grad = None
 
         return hook
@@ -55,7 +56,7 @@ def each_gradient(weights: dict[str, nn.Parameter], arrive: Callable[[str, Tenso
 
 
 @contextmanager
-def eager_attention(model: nn.Module) -> Iterator[None]:
+def eager_attention(model: PreTrainedModel) -> Iterator[None]:
     """Attention by plain matrix products, which unlike fused kernels can be differentiated twice."""
     before = model.config._attn_implementation
     model.set_attn_implementation("eager")
@@ -79,7 +80,8 @@ def checked_windows(decoder: Decoder, windows: Tensor, sequences: int | None = N
 
 def prediction_logits(decoder: Decoder, window: Tensor) -> Tensor:
     """[length - 1, vocabulary] float32 logits of the tokens of `window` [length] from the second on."""
-    return decoder.model(input_ids=window[None].to(decoder.device), use_cache=False).logits[0, :-1].float()
+    logits: Tensor = decoder.model(input_ids=window[None].to(decoder.device), use_cache=False).logits
+    return logits[0, :-1].float()
 
 
 def sequence_loss(decoder: Decoder, window: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from pruning_core.structured.scoring_inputs import ScoringInputs
 
 
 class Importance(Protocol):
-    """A frozen dataclass registered under its name; its fields are its params.yaml keys."""
+    """An importance: a frozen dataclass registered under its name; its fields are its params.yaml keys."""
 
     name: ClassVar[str]
     needs: ClassVar[frozenset[str]]

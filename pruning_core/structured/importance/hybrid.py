@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from pruning_core.model.coupled_groups import Site
 from pruning_core.numerics.rank_correlation import ranks
+from pruning_core.numerics.sums import summed
 from pruning_core.progress import Progress, ignore_progress
 from pruning_core.structured.fusion import (
     Fusion,
@@ -75,10 +76,10 @@ class Hybrid:
         depth = len(inputs.decoder)
         values, notes = {}, {}
         for site in inputs.sites:
-            known = evidence.get(site.name)
-            alpha = fusion_weights(self.fusion, known, site.block, depth, self.temperature, self.prior)
+            measured = evidence.get(site.name)
+            alpha = fusion_weights(self.fusion, measured, site.block, depth, self.temperature, self.prior)
             values[site.name] = self._fused(fine[site.name], coarse[site.name], alpha)
-            notes[site.name] = {"fine": alpha[0], "coarse": alpha[1], "evidence": known}
+            notes[site.name] = {"fine": alpha[0], "coarse": alpha[1], "evidence": measured}
         return Scores(values, notes={"fusion": notes})
 
     def _fused(self, fine: Tensor, coarse: Tensor, alpha: tuple[float, float]) -> Tensor:
@@ -98,16 +99,16 @@ class Hybrid:
             return {}
         last = len(inputs.decoder) - 1
         measured = [site for site in inputs.sites if site.block % self.every == 0 or site.block == last]
-        chosen = {site.name: self._sets(fine[site.name], coarse[site.name]) for site in measured}
-        rises = measured_losses(inputs, chosen, self.probe_tokens, progress)
-        known = {}
-        for name, sets in chosen.items():
+        probed = {site.name: self._sets(fine[site.name], coarse[site.name]) for site in measured}
+        rises = measured_losses(inputs, probed, self.probe_tokens, progress)
+        evidence = {}
+        for name, sets in probed.items():
             groups = [group for (group, *_) in sets]
             single = self.evidence == "single"
-            known[name] = (
+            evidence[name] = (
                 correlations(rises[name], groups, fine[name], coarse[name]) if single else relative_savings(rises[name])
             )
-        return interpolated(inputs.sites, known)
+        return interpolated(inputs.sites, evidence)
 
     def _sets(self, fine: Tensor, coarse: Tensor) -> list[list[int]]:
         if self.evidence == "single":
@@ -118,12 +119,12 @@ class Hybrid:
 
 def fine_estimate(model: nn.Module, site: Site, moments: GradientMoments) -> Tensor:
     """[groups] float64: f_G of `Hybrid`."""
-    return sum(
+    return summed(
         member.per_group(
-            (moments.mean[member.name].double() * own - moments.fisher[member.name] * own.square() / 2).abs()
+            (moments.mean[member.name].double() * weight - moments.fisher[member.name] * weight.square() / 2).abs()
         )
         for member in site.members
-        for own in [model.get_parameter(member.name).detach().double()]
+        for weight in [model.get_parameter(member.name).detach().double()]
     )
 
 

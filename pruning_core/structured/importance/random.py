@@ -1,4 +1,4 @@
-"""Chance: the baseline that every other importance has to beat."""
+"""Random: the baseline that every other importance has to beat."""
 
 import torch
 
@@ -15,7 +15,7 @@ class Random:
     seed: of the draws; the same seed gives the same scores on every machine.
     """
 
-    needs = frozenset()
+    needs = frozenset[str]()
 
     seed: int = 0
 

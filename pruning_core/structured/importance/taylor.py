@@ -1,5 +1,6 @@
 """Taylor: how much the loss would change, as LLM-Pruner estimates it."""
 
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 import torch
@@ -7,6 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pruning_core.model.coupled_groups import Member, Site
+from pruning_core.numerics.sums import summed
 from pruning_core.progress import Progress, ignore_progress
 from pruning_core.structured.gradients import GradientMoments, gradient_moments
 from pruning_core.structured.importance import IMPORTANCES
@@ -40,15 +42,16 @@ class Taylor:
 
     def _grouped(self, model: nn.Module, site: Site, moments: GradientMoments) -> Tensor:
         # A bias belongs to the row of its matrix.
-        own = {
+        parts = {
             part: [m for m in site.members if m.part == part] for part in dict.fromkeys(m.part for m in site.members)
         }
-        scores = torch.stack([sum(self._of(model, m, moments) for m in members) for members in own.values()])
+        scores = torch.stack([summed(self._of(model, m, moments) for m in members) for members in parts.values()])
         if self.grouping in ("first", "last"):
             return scores[0 if self.grouping == "first" else -1]
         if self.grouping == "max":
             return scores.amax(0)
-        return {"sum": torch.sum, "mean": torch.mean, "prod": torch.prod}[self.grouping](scores, dim=0)
+        over_matrices: dict[str, Callable[..., Tensor]] = {"sum": torch.sum, "mean": torch.mean, "prod": torch.prod}
+        return over_matrices[self.grouping](scores, dim=0)
 
     def _of(self, model: nn.Module, member: Member, moments: GradientMoments) -> Tensor:
         weight = model.get_parameter(member.name).detach().double()

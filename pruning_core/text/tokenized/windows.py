@@ -5,7 +5,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -117,6 +117,12 @@ def _beginning(tokenizer: PreTrainedTokenizerBase, special_tokens: bool) -> list
     if tokenizer.bos_token_id is None:
         raise InputError("this model's tokenizer has no BOS token; leave evaluation.bos out")
     return [tokenizer.bos_token_id]
+
+
+def decoded(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """The text of token ids as they are, special tokens and spaces included."""
+    text = tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return cast("str", text)  # One sequence in, one text out.
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, text: str, *, special_tokens: bool) -> list[int]:

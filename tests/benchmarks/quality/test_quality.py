@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from benchmarks.common.sections import put_section, sections
-from benchmarks.quality.__main__ import app, chosen, drawing, lines
+from benchmarks.quality.__main__ import app, drawing, lines, select_groups
 from benchmarks.quality.entries import PAPERS, Entry, Group, groups
 from benchmarks.quality.figures import Figures, Results
 from benchmarks.quality.reading import choices, reading, verdict
@@ -46,10 +46,10 @@ def test_the_methods_of_a_group_remove_equal_shares():
 
 
 def test_groups_are_chosen_by_how_their_name_begins():
-    assert [group.name for group in chosen(GROUPS, ["unstructured-5", "2of4"])] == ["unstructured-50", "2of4"]
-    assert chosen(GROUPS, None) == GROUPS
+    assert [group.name for group in select_groups(GROUPS, ["unstructured-5", "2of4"])] == ["unstructured-50", "2of4"]
+    assert select_groups(GROUPS, None) == GROUPS
     with pytest.raises(InputError, match="no group begins with 'nm'; known: unstructured-50, "):
-        chosen(GROUPS, ["nm"])
+        select_groups(GROUPS, ["nm"])
 
 
 @pytest.fixture
@@ -73,12 +73,12 @@ def losses(model: Path, tokens: torch.Tensor) -> torch.Tensor:
     return -logs.gather(2, tokens[:, 1:, None]).squeeze(2).mean(dim=1)
 
 
-def stored(root: Path, kind: str, wanted) -> Path:
-    """The folder of the one artifact of a kind whose manifest is wanted."""
+def stored(root: Path, kind: str, matches) -> Path:
+    """The folder of the one artifact of a kind whose manifest matches."""
     found = [
         path.parent
         for path in (root / ".espalier" / "objects").glob("*/manifest.json")
-        if (manifest := json.loads(path.read_text()))["kind"] == kind and wanted(manifest)
+        if (manifest := json.loads(path.read_text()))["kind"] == kind and matches(manifest)
     ]
     assert len(found) == 1
     return found[0]
@@ -95,7 +95,7 @@ def test_the_table_has_the_figures_that_the_saved_models_give(run, workspace_roo
     tokens = load_file(stored(workspace_root, "tokens", lambda m: "windows" in m["params"]) / "tokens.safetensors")[
         "tokens"
     ]
-    recipes = {entry.title: entry.recipe for entry in chosen(GROUPS, ["unstructured-50"])[0].entries}
+    recipes = {entry.title: entry.recipe for entry in select_groups(GROUPS, ["unstructured-50"])[0].entries}
     models = {
         title: stored(workspace_root, "variant", lambda m, recipe=recipe: m["facts"]["recipe"] == recipe)
         for title, recipe in recipes.items()

@@ -22,7 +22,7 @@ from tasks import versioning
 from tasks.store.artifact import Artifact
 from tasks.store.locks import is_locked
 from tasks.store.store import Store
-from tasks.tracking.connection import connected
+from tasks.tracking.connection import connect
 
 DENSE = "variants.sparsegpt-50.propagate=dense"
 
@@ -40,7 +40,7 @@ def filled(make_workspace) -> dict[str, Any]:
         tracked = name in ("tracked", "registered")
         made[name] = make(root, "magnitude-50", overrides=sparsity(value), tracked=tracked)["magnitude-50"]
     made["statistics"] = make(root, "sparsegpt-50", overrides=[DENSE], tracked=False)["sparsegpt-50"]
-    with connected(root) as client:
+    with connect(root) as client:
         client.create_registered_model("small")
         client.create_model_version("small", Path(made["registered"]["model"]["path"]).as_uri())
         client.set_registered_model_alias("small", "champion", "1")
@@ -193,7 +193,7 @@ def test_nothing_goes_while_something_binding_cannot_be_understood(workspace: di
     if broken == "dvc.lock":
         shutil.rmtree(".dvc/cache")
     else:
-        with connected(workspace["root"]) as client:
+        with connect(workspace["root"]) as client:
             client.create_model_version("small", f"file://{workspace['root']}/.espalier/objects/unknown")
     with pytest.raises(InputError, match=f"{broken}.*nothing is removed"):
         gone()

@@ -15,11 +15,11 @@ from typing import Any
 
 from commands import BIN, Finished
 
-from flows.sweep_variants import swept
+from flows.sweep_variants import expand_sweep
 from pruning_core.settings.recipe import BASELINE
 from tasks.engine.look import Look
 from tasks.orchestration.flow_runs import RUNS
-from tasks.pipeline.opened import opened
+from tasks.pipeline.open_pipeline import open_pipeline
 from tasks.store.directories import MANIFEST, RUN
 from tasks.store.locks import is_locked
 from tasks.tracking.run_index import database
@@ -98,12 +98,12 @@ def seconds_of(root: Path, key: str) -> float:
 
 def labels(root: Path) -> dict[str, str]:
     """Key -> label of every step of the sweep; its first one where several have a key."""
-    workspace, _ = swept(Workspace.open(root), {"sparsities": SPARSITIES})
+    workspace, _ = expand_sweep(Workspace.open(root), {"sparsities": SPARSITIES})
     look, found = Look(), {}
-    pipeline = opened(workspace, look)
+    pipeline = open_pipeline(workspace, look)
     for name in (BASELINE, *workspace.settings.variants):
-        pipeline.evaluated(name)
-        pipeline.measured(name)
+        pipeline.quality(name)
+        pipeline.speed(name)
     for lookup in look.lookups:
         found.setdefault(lookup.call.key, lookup.call.label)
     return found

@@ -24,7 +24,7 @@ def test_a_damaged_result_of_every_kind_is_found_set_aside_and_made_again(
             _damage(root / ".espalier" / "objects" / key / file, way, draw)
         done = start_warm(root, *SWEEP).wait()
         assert done.code == 0, done.err
-        events = [event for event in Store(root / ".espalier").events.everyones() if event["event"] == "altered"]
+        events = [event for event in Store(root / ".espalier").events.of_all_processes() if event["event"] == "altered"]
         assert {event["key"] for event in events} == {key for key, _ in damaged.values()}
         assert digests(root) == undisturbed.digests
         # Content decides: what was made again to the same bits invalidates nothing that was made of it.

@@ -12,7 +12,7 @@ from pruning_core.checkpoint.stored_model import StoredModel
 from pruning_core.errors import InputError
 from pruning_core.export import FORMATS
 from pruning_core.export.onnx import packages
-from pruning_core.plan.preview import foreseen
+from pruning_core.plan.preview import previewed
 from pruning_core.settings.recipe import BASELINE
 from tasks.pipeline.variant import Pipeline
 from tasks.steps.export import stored_model
@@ -108,7 +108,7 @@ def refusals(pipeline: Pipeline, name: str, spec: dict[str, Any]) -> tuple[str |
     """What is said before a variant is made, and of the one that was made."""
     form = FORMATS.build(spec)
     recipe = None if name == BASELINE else pipeline.settings.recipe(name)
-    early = refusal(form.foresee, foreseen(pipeline.source.path, recipe))
+    early = refusal(form.foresee, previewed(pipeline.source.path, recipe))
     return early, refusal(form.check, stored_model(pipeline.model(name)))
 
 

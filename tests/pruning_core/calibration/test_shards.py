@@ -59,7 +59,7 @@ def test_a_block_in_shards_is_the_block_but_for_rounding(tiny_directory, propaga
         decoder.load_block(0)
         outcome = compress_block(decoder, 0, states, build_method(OBS), propagation, shards=shards)
         made.append(outcome)
-    assert made[0].layers[0]["tokens"] == made[1].layers[0]["tokens"] == 128
+    assert made[0].layers[0].tokens == made[1].layers[0].tokens == 128
     for name, weight in made[0].weights.items():
         assert float(((weight - made[1].weights[name]).abs() > 1e-3).double().mean()) < 0.02
 

@@ -93,9 +93,9 @@ def test_every_matrix_of_a_block_is_pruned_in_the_layout_of_the_checkpoint(tmp_p
         "mlp.c_proj.weight": (64, 16),
     }
     for layer in done.layers:
-        assert layer["removed"] == layer["rows"] * layer["columns"] // 2
-        stored = done.weights[f"{layer['name']}.weight"].T
-        assert not stored[~done.keep[layer["name"]]].any()
+        assert layer.removed == layer.rows * layer.columns // 2
+        stored = done.weights[f"{layer.name}.weight"].T
+        assert not stored[~done.keep[layer.name]].any()
 
 
 def test_weights_are_rounded_once_to_the_dtype_that_is_saved(tiny_llama, tmp_path: Path):

@@ -40,11 +40,11 @@ def test_every_matrix_of_a_block_gets_its_own_share_to_the_weight(tiny_directory
     else:
         done = compress_block(decoder, 0, states, method, propagation, shares=shares)
     for layer in done.layers:
-        own = shares.values[layer["name"]]
-        size = layer["rows"] * layer["columns"]
-        assert layer["removed"] == (own if shares.unit == "zeros" else size * (4 - own) // 4)
+        own = shares.values[layer.name]
+        size = layer.rows * layer.columns
+        assert layer.removed == (own if shares.unit == "zeros" else size * (4 - own) // 4)
         if shares.unit == "n":
-            groups = done.keep[layer["name"]].reshape(-1, 4).sum(dim=1)
+            groups = done.keep[layer.name].reshape(-1, 4).sum(dim=1)
             assert groups.unique().tolist() == [own]
     assert len(done.layers) == 7
 

@@ -19,7 +19,7 @@ from pruning_core.plan.estimate import Planner
 from pruning_core.plan.flops import triangle, work_of
 from pruning_core.plan.machine_speed import Speed
 from pruning_core.plan.memory import MemoryModel
-from pruning_core.plan.model_shape import anatomy
+from pruning_core.plan.model_shape import model_shape
 from pruning_core.settings.recipe import parse_recipe, parse_settings
 
 OBS = {"saliency": {"name": "obs"}, "pattern": {"name": "unstructured"}, "sparsity": 0.5}
@@ -64,7 +64,7 @@ def test_linear_layers_and_attention_are_counted_as_a_real_forward_runs_them(tin
     tokens = torch.randint(0, 50, (4, 16), generator=torch.Generator().manual_seed(0))
     seen = seen_by_hooks(tiny_directory, tokens)
     del seen["1.mlp.down_proj"]  # Nobody needs what the last block puts out.
-    work = work_of(anatomy(read_config(tiny_directory), 4, 16, torch.float32), parse_recipe("a", SPARSEGPT), 4)
+    work = work_of(model_shape(read_config(tiny_directory), 4, 16, torch.float32), parse_recipe("a", SPARSEGPT), 4)
     assert work.products == sum(seen.values())
     # Two blocks; scores and values: two products of 16 x 16 x 16 for each of four sequences; half of it is masked.
     assert work.attention == 2 * 4 * (2 * 2 * 16 * 16 * 16) / 2
@@ -77,7 +77,7 @@ def test_experts_are_counted_for_the_tokens_that_they_get(mixture_directory):
     expected = sum(
         count for name, count in seen.items() if not (name.startswith("1.") and name.endswith("down_proj"))
     ) + sum(2 * 64 * 16 * 4 for _ in range(2))
-    model = anatomy(read_config(directory), 4, 16, torch.float32)
+    model = model_shape(read_config(directory), 4, 16, torch.float32)
     work = work_of(model, parse_recipe("a", SPARSEGPT | {"few_tokens": "magnitude"}), 4)
     # The router is no nn.Linear; hooks do not see its product of 64 tokens, 16 inputs and 4 outputs.
     assert work.products == expected
@@ -94,7 +94,7 @@ def test_the_part_of_a_hessian_that_is_computed_is_counted_entry_by_entry(column
 
 
 def test_solving_costs_what_its_loops_cost():
-    model = anatomy(LlamaConfig(**{**LARGE.to_dict(), "num_hidden_layers": 1}), 1, 64, torch.float32)
+    model = model_shape(LlamaConfig(**{**LARGE.to_dict(), "num_hidden_layers": 1}), 1, 64, torch.float32)
     work = work_of(model, parse_recipe("a", SPARSEGPT), 1)
     inputs = [4096, 4096, 4096, 11008]
     rows = [3 * 4096, 4096, 2 * 11008, 4096]
@@ -104,7 +104,7 @@ def test_solving_costs_what_its_loops_cost():
 
 
 def test_a_paused_forward_holds_the_residual_the_normed_input_and_what_the_group_reads():
-    model = anatomy(LARGE, 2, 64, torch.float32)
+    model = model_shape(LARGE, 2, 64, torch.float32)
     tokens, width, inner = 2 * 64, 4096, 11008
     live = [segment.live for segment in model.blocks[0].segments]
     # Before attention the residual is the state that entered the block, which is counted elsewhere.
@@ -116,7 +116,7 @@ def test_a_paused_forward_holds_the_residual_the_normed_input_and_what_the_group
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.model_type)
 def test_every_architecture_and_method_can_be_planned(config):
-    model = anatomy(config, 2, 16, torch.float32)
+    model = model_shape(config, 2, 16, torch.float32)
     for name, spec in METHODS.items():
         recipe = parse_recipe(name, spec)
         phases = MemoryModel(model, recipe, 8, 4.0, 4, "memory", "cpu").phases()
@@ -127,7 +127,7 @@ def test_every_architecture_and_method_can_be_planned(config):
 
 
 def test_memory_grows_as_the_settings_say():
-    model = anatomy(LARGE, 1, 2048, torch.float32)
+    model = model_shape(LARGE, 1, 2048, torch.float32)
     states = 128 * 2048 * 4096 * 4
 
     def peak(spec, states="memory", device="cpu", sequences=128):
@@ -151,7 +151,7 @@ def test_memory_grows_as_the_settings_say():
 # Inputs of q, k and v, of o, of gate and up, and of down; or of that group alone at which most activations wait.
 @pytest.mark.parametrize(("propagate", "inputs"), [("blockwise", [4096, 4096, 4096, 11008]), ("compressed", [4096])])
 def test_shards_hold_a_second_sum_of_what_is_summed_at_once(propagate, inputs):
-    model, recipe = anatomy(LARGE, 1, 2048, torch.float32), parse_recipe("a", SPARSEGPT | {"propagate": propagate})
+    model, recipe = model_shape(LARGE, 1, 2048, torch.float32), parse_recipe("a", SPARSEGPT | {"propagate": propagate})
 
     def forward(shards: int) -> int:
         held = MemoryModel(model, recipe, 128, 4.0, 4, "mapped", "cpu", shards=shards)
@@ -186,7 +186,7 @@ def test_a_plan_is_json_and_its_sums_are_those_of_its_parts():
 def test_a_model_that_cannot_be_compressed_cannot_be_planned():
     config = GptOssConfig(num_hidden_layers=1, hidden_size=16, intermediate_size=16, num_local_experts=4, head_dim=8)
     with pytest.raises(InputError, match="experts of GptOss"):
-        anatomy(config, 1, 8, torch.float32)
+        model_shape(config, 1, 8, torch.float32)
 
 
 def test_an_allocation_adds_what_finding_it_takes():

@@ -19,10 +19,10 @@ from pruning_core.model.skeleton import Skeleton
 from pruning_core.model.whole_model import load_whole
 from pruning_core.plan.estimate import Planner, ResourceEstimate
 from pruning_core.plan.memory import BASE, GAPS
-from pruning_core.plan.model_shape import anatomy
-from pruning_core.plan.recovery_cost import schooling
-from pruning_core.plan.structured_cost import Shrinking
-from pruning_core.plan.structured_widths import smaller
+from pruning_core.plan.model_shape import model_shape
+from pruning_core.plan.recovery_cost import recovery_cost
+from pruning_core.plan.structured_cost import StructuredCost
+from pruning_core.plan.structured_widths import narrowed_model
 from pruning_core.recovery import RECOVERIES
 from pruning_core.recovery.training import checkpoints
 from pruning_core.settings.recipe import Settings, parse_settings
@@ -83,12 +83,12 @@ def planned(config: PretrainedConfig, variant: dict, **settings) -> ResourceEsti
     return Planner(config, chosen).plan(chosen.recipe("a"))
 
 
-def shrinking(config: PretrainedConfig, structured: dict, windows: int, length: int, batch: int) -> Shrinking:
+def shrinking(config: PretrainedConfig, structured: dict, windows: int, length: int, batch: int) -> StructuredCost:
     wanted = build_structured(structured)
-    made = smaller(config, wanted, torch.float32)
+    made = narrowed_model(config, wanted, torch.float32)
     after = Skeleton(made.config, torch.float32).parameters
-    model = anatomy(config, batch, length, torch.float32)
-    return Shrinking(model, made, wanted, after, windows, 4.0, 4, "cpu")
+    model = model_shape(config, batch, length, torch.float32)
+    return StructuredCost(model, made, wanted, after, windows, 4.0, 4, "cpu")
 
 
 IMPORTANCES = [
@@ -132,8 +132,8 @@ def test_the_work_of_a_refit_is_that_of_a_real_run(form: str, tmp_path: Path):
     kept = {
         (site.block, site.family == "mlp"): len(plan.kept[site.name]) * site.consumer.index.shape[1] for site in sites
     }
-    consumers = tuple(dataclasses.replace(one, kept=kept[one.block, one.mlp]) for one in cost.made.consumers)
-    cost = dataclasses.replace(cost, made=dataclasses.replace(cost.made, consumers=consumers))
+    consumers = tuple(dataclasses.replace(one, kept=kept[one.block, one.mlp]) for one in cost.narrowed.consumers)
+    cost = dataclasses.replace(cost, narrowed=dataclasses.replace(cost.narrowed, consumers=consumers))
     windows = token_windows(16)
     real = counted(lambda: cost.structured.reconstruction.run(decoder, sites, plan, windows, 2))
     work = cost._refitting(cost.structured.reconstruction)
@@ -151,7 +151,7 @@ def test_the_work_of_a_recovery_is_that_of_a_real_run(name: str, tiny_llama, tmp
     variant = {"recovery": spec | {"data": {"sequences": 10, "validation": 4}}}
     variant |= MAGNITUDE if fits(spec["name"]) else {}
     chosen = settings_of(variant)
-    work = schooling(config, config, chosen.recipe("a"), chosen, 4.0).work()
+    work = recovery_cost(config, config, chosen.recipe("a"), chosen, 4.0).work()
     subject = subject_of(tmp_path / "tiny", tmp_path / "checkpoints", masked=fits(spec["name"]))
 
     def run() -> None:
@@ -172,9 +172,9 @@ def test_the_size_of_a_smaller_model_is_told_for_every_architecture(
     wanted = build_structured(spec)
     if mode == "uniform" and config.model_type == "bloom":
         with pytest.raises(InputError, match="choose mode heterogeneous"):
-            smaller(config, wanted, torch.float32)
+            narrowed_model(config, wanted, torch.float32)
         return
-    made = smaller(config, wanted, torch.float32)
+    made = narrowed_model(config, wanted, torch.float32)
     decoder, sites = opened(saved(config, tmp_path), families_of(config))
     scores = wanted.importance.score(ScoringInputs(decoder, tuple(sites)))
     inside = sum(parameter.numel() for parameter in decoder.blocks.parameters())

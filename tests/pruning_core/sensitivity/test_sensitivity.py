@@ -94,8 +94,10 @@ def test_it_looks_at_nothing_but_its_needs(tiny_directory: Path, spec: dict):
 
 def test_statistics_are_wanted_where_the_method_that_prunes_needs_them():
     pruning, looking, data = (SENSITIVITIES.build({"name": n}) for n in ("leave_one_out", "outliers", "fisher"))
-    assert wants_statistics(pruning, build_method(WANDA)) and not wants_statistics(pruning, build_method(MAGNITUDE))
-    assert wants_statistics(looking, None) and not wants_statistics(data, build_method(WANDA))
+    assert wants_statistics(pruning.needs, build_method(WANDA)) and not wants_statistics(
+        pruning.needs, build_method(MAGNITUDE)
+    )
+    assert wants_statistics(looking.needs, None) and not wants_statistics(data.needs, build_method(WANDA))
 
 
 MATRICES = (Matrix("a", 0, 2, 3), Matrix("b", 0, 1, 2), Matrix("c", 1, 2, 2))

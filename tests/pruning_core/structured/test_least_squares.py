@@ -118,7 +118,7 @@ def test_a_system_that_cannot_be_factored_gets_a_larger_ridge_or_is_refused():
     with pytest.raises(ComputationError, match="NaN or inf"):
         refit(weight, torch.arange(4), broken, 1e-2)
     indefinite = moments_of(x, x)
-    indefinite.pruned = -indefinite.pruned
+    indefinite.totals = indefinite.totals._replace(pruned=-indefinite.totals.pruned)
     with pytest.raises(ComputationError, match="cannot be solved"):
         refit(weight, torch.arange(4), indefinite, 1e-2)
 

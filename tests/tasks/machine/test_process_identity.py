@@ -52,16 +52,16 @@ def test_everything_that_a_process_started_is_stopped_and_nothing_else():
     bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
     try:
         assert first.stdout.readline() == b"up\n"
-        family = {process.pid for process in process_identity.owned(owner)}
+        family = {process.pid for process in process_identity.owned_processes(owner)}
         assert len(family) == 2 and first.pid in family
         # Its parent gone, the child is found by its environment alone.
         first.kill()
         first.wait()
         assert process_identity.stop_owned(owner) == 1
         deadline = time.monotonic() + 10
-        while list(process_identity.owned(owner)) and time.monotonic() < deadline:
+        while list(process_identity.owned_processes(owner)) and time.monotonic() < deadline:
             time.sleep(0.05)
-        assert list(process_identity.owned(owner)) == []
+        assert list(process_identity.owned_processes(owner)) == []
         assert psutil.Process(bystander.pid).is_running() and bystander.poll() is None
     finally:
         for process in (first, bystander):

@@ -48,7 +48,7 @@ def owners(ended: Owner) -> dict[str, Owner]:
 
 def test_mlflow_runs_of_a_process_that_is_gone_end_as_killed(tmp_path: Path, ended: Owner):
     experiment = connection.prepare(tmp_path)
-    with connection.connected(tmp_path) as client:
+    with connection.connect(tmp_path) as client:
         for name, owner in owners(ended).items():
             client.create_run(experiment, run_name=name, tags={runs.OWNER: json.dumps(owner.facts())})
     assert launch.reconcile(tmp_path) == ["MLflow run left was left by a process that is gone: KILLED"]
@@ -96,7 +96,7 @@ def test_a_run_that_ends_leaves_no_record(prefect_server, tmp_path: Path):
 
     @flow
     def run() -> list[str]:
-        with flow_runs.owned_run(tmp_path):
+        with flow_runs.record_owner(tmp_path):
             return [file.stem for file in (tmp_path / flow_runs.RUNS).iterdir()]
 
     [recorded] = run()
@@ -114,12 +114,12 @@ def test_a_run_whose_end_the_server_cannot_be_told_stays_on_record(prefect_serve
 
     @flow
     def run() -> None:
-        with flow_runs.owned_run(tmp_path):
+        with flow_runs.record_owner(tmp_path):
             pass
 
     run()
     [file] = (tmp_path / flow_runs.RUNS).iterdir()
-    assert flow_runs.left_behind(tmp_path) == {}, "its process lives"
+    assert flow_runs.abandoned_runs(tmp_path) == {}, "its process lives"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"created": "another boot:1"}))
     # It had been told after all: there is nothing to say, and nothing left.
     assert flow_runs.reconcile(tmp_path) == [] and not file.exists()

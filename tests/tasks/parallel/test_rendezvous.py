@@ -6,14 +6,14 @@ import time
 import pytest
 
 from tasks.parallel import rendezvous
-from tasks.parallel.rendezvous import Attendance, Meeting
+from tasks.parallel.rendezvous import Rendezvous, WorkerWatch
 
 WORKER = """
 import sys
 import time
-from tasks.parallel.rendezvous import Meeting
+from tasks.parallel.rendezvous import Rendezvous
 
-with Meeting("127.0.0.1", int(sys.argv[1]), here=sys.argv[2] == "here").entered():
+with Rendezvous("127.0.0.1", int(sys.argv[1]), here=sys.argv[2] == "here").enter():
     print("entered", flush=True)
     time.sleep(600)
 """
@@ -30,29 +30,29 @@ def enter(start):
 
 
 def test_a_worker_of_this_machine_is_missed_as_soon_as_it_is_killed(enter):
-    meeting, store = Meeting.call(here=True)
-    attendance = Attendance(meeting, store)
-    assert attendance.lost() is None
-    workers = [enter(meeting.port, "here") for _ in range(2)]
-    assert attendance.lost() is None
+    place, store = Rendezvous.open(here=True)
+    watch = WorkerWatch(place, store)
+    assert watch.lost() is None
+    workers = [enter(place.port, "here") for _ in range(2)]
+    assert watch.lost() is None
     workers[1].kill()
     workers[1].wait()
-    assert attendance.lost().startswith(f"process {workers[1].pid} on ")
-    assert attendance.lost().endswith(" was terminated abruptly")
+    assert watch.lost().startswith(f"process {workers[1].pid} on ")
+    assert watch.lost().endswith(" was terminated abruptly")
 
 
 def test_a_worker_of_another_machine_is_missed_when_it_falls_silent(enter, monkeypatch):
     monkeypatch.setattr(rendezvous, "SILENCE_SECONDS", 4.0)
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-    meeting, store = Meeting.call(here=False)
-    attendance, worker = Attendance(meeting, store), enter(meeting.port, "elsewhere")
+    place, store = Rendezvous.open(here=False)
+    watch, worker = WorkerWatch(place, store), enter(place.port, "elsewhere")
     begun = time.monotonic()
     while time.monotonic() - begun < 6:
-        assert attendance.lost() is None
+        assert watch.lost() is None
         time.sleep(0.5)
     worker.kill()
     begun = time.monotonic()
-    while (lost := attendance.lost()) is None:
+    while (lost := watch.lost()) is None:
         assert time.monotonic() - begun < 10
         time.sleep(0.5)
     assert lost.startswith(f"process {worker.pid} on ") and lost.endswith("was not heard of for 4 seconds")

@@ -14,7 +14,7 @@ from flows.actions.inspect import explain_variant, lineage_of
 from pruning_core.budget.counts import budget_of
 from pruning_core.errors import ComputationError, InputError
 from tasks.lineage.collect_record import small_files, variant_record
-from tasks.report.drawings import allocation_chart, drawn_allocation
+from tasks.report.drawings import allocation_chart, draw_allocation
 from tasks.steps import assemble
 from tasks.steps.allocation import load_shares
 from tasks.tracking.runs import find_runs, track_variant
@@ -104,9 +104,9 @@ def test_another_strength_measures_nothing_again(workspace_root: Path):
 
 def test_the_second_time_nothing_is_computed(workspace_root: Path):
     give(workspace_root, "sparsegpt-50", allocation=ALLOCATIONS["knapsack-fisher"])
-    pipeline_of(workspace_root)[0].evaluated("sparsegpt-50")
+    pipeline_of(workspace_root)[0].quality("sparsegpt-50")
     pipeline, seen = pipeline_of(workspace_root)
-    pipeline.evaluated("sparsegpt-50")
+    pipeline.quality("sparsegpt-50")
     assert len(seen.records) > 8 and computed(seen) == []
 
 
@@ -131,7 +131,7 @@ def test_the_table_says_what_becomes_of_each_matrix_and_the_plot_shows_it(worksp
         lines = {line.get_label(): line.get_xydata().tolist() for line in axes.get_lines()}
         for row in table["matrices"]:
             assert [row["block"], row[what]] in lines[row["name"].rpartition(".")[2]]
-    assert "target 0.5" in drawn_allocation(decided.path)
+    assert "target 0.5" in draw_allocation(decided.path)
 
 
 def test_the_published_ranks_miss_the_target_and_say_by_how_much(workspace_root: Path):
@@ -164,7 +164,7 @@ def test_explain_tells_an_allocation_that_is_not_computed_yet(workspace_root: Pa
     steps = {step["label"]: step for step in explain_variant("sparsegpt-50", None)}
     assert {"statistics of block 1", "outliers sensitivity", "sparsegpt-50 allocation"} <= steps.keys()
     assert not any(step["cached"] for step in steps.values())
-    pipeline_of(workspace_root)[0].evaluated("sparsegpt-50")
+    pipeline_of(workspace_root)[0].quality("sparsegpt-50")
     assert all(step["cached"] for step in explain_variant("sparsegpt-50", None))
     give(workspace_root, "sparsegpt-50", allocation=ALLOCATIONS["owl"] | {"strength": 0.2})
     steps = {step["label"]: step for step in explain_variant("sparsegpt-50", None)}
@@ -178,7 +178,7 @@ def test_lineage_and_the_run_lead_back_to_the_allocation_and_show_it(workspace_r
     monkeypatch.chdir(workspace_root)
     give(workspace_root, "magnitude-50", allocation=ALLOCATIONS["fisher"])
     pipeline, _ = pipeline_of(workspace_root)
-    pipeline.evaluated("magnitude-50")
+    pipeline.quality("magnitude-50")
     decided = pipeline.allocation("magnitude-50")
     chain = {link["what"]: link["digest"] for link in lineage_of("magnitude-50", None)["chain"]}
     assert chain["allocation"] == decided.digest and {"sensitivity", "calibration tokens"} <= chain.keys()

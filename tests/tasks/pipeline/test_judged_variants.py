@@ -14,7 +14,7 @@ from tasks.lineage.collect_record import variant_record
 from tasks.records.comparison import comparison_table
 from tasks.records.variant import parse
 from tasks.report.page import write_report
-from tasks.tracking.run_contents import headline, task_metrics
+from tasks.tracking.run_contents import headline, lm_eval_metrics
 from tasks.versioning import place_figures
 from tasks.workspace.workspace import Workspace
 
@@ -48,8 +48,8 @@ def test_accuracies_reach_table_report_run_and_metrics(judged_root: Path, monkey
     assert f"{paired['lost']} lost, {paired['gained']} gained" in page
     known = parse(variant)
     assert headline(known)["accuracy"] == pytest.approx(rows[1]["accuracy"])
-    assert task_metrics(known)["accuracy_difference/domain"] == pytest.approx(paired["difference"], abs=1e-6)
-    assert "accuracy_difference/domain" not in task_metrics(parse(dense))
+    assert lm_eval_metrics(known)["accuracy_difference/domain"] == pytest.approx(paired["difference"], abs=1e-6)
+    assert "accuracy_difference/domain" not in lm_eval_metrics(parse(dense))
     pipeline, seen = pipeline_of(judged_root)
     place_figures(judged_root, "magnitude-50", *pipeline.figures("magnitude-50"))
     metrics = json.loads((judged_root / "artifacts" / "metrics" / "magnitude-50.json").read_text())

@@ -53,20 +53,20 @@ def test_a_quantized_variant_keeps_its_integers_beside_the_weights_they_stand_fo
 
 def test_the_second_time_nothing_is_computed(workspace_root: Path):
     for name in ("sparsegpt-50", "shared-2of4"):
-        pipeline_of(workspace_root)[0].evaluated(name)
+        pipeline_of(workspace_root)[0].quality(name)
     pipeline, seen = pipeline_of(workspace_root)
     for name in ("sparsegpt-50", "shared-2of4"):
-        pipeline.evaluated(name)
+        pipeline.quality(name)
     assert len(seen.records) > 10 and computed(seen) == []
 
 
 def test_editing_one_variant_computes_that_variant_alone(workspace_root: Path):
     for name in ("sparsegpt-50", "shared-2of4"):
-        pipeline_of(workspace_root)[0].evaluated(name)
+        pipeline_of(workspace_root)[0].quality(name)
     edit(workspace_root, "sparsegpt-50", "sparsity", 0.25)
     pipeline, seen = pipeline_of(workspace_root)
     for name in ("sparsegpt-50", "shared-2of4"):
-        pipeline.evaluated(name)
+        pipeline.quality(name)
     assert computed(seen) == [
         "sparsegpt-50 block 0",
         "sparsegpt-50 block 1",
@@ -100,7 +100,7 @@ def test_states_in_a_mapped_file_make_no_other_variant(workspace_root: Path):
 def test_two_workspaces_give_equal_digests(workspace_root: Path, tmp_path_factory):
     other = tmp_path_factory.mktemp("elsewhere")
     shutil.copy(workspace_root / "params.yaml", other)
-    first, second = (pipeline_of(root)[0].evaluated("sparsegpt-50") for root in (workspace_root, other))
+    first, second = (pipeline_of(root)[0].quality("sparsegpt-50") for root in (workspace_root, other))
     assert first.digest == second.digest and first.path != second.path
 
 
@@ -132,7 +132,7 @@ import os, sys
 from pathlib import Path
 from tasks.engine.step import direct
 from tasks.engine.step_log import StepLog, listening
-from tasks.pipeline.opened import opened
+from tasks.pipeline.open_pipeline import opened
 from tasks.workspace.workspace import Workspace
 
 pipeline = opened(Workspace.open(Path(sys.argv[1])), StepLog(direct))
@@ -162,7 +162,7 @@ def test_a_run_killed_between_blocks_resumes_at_the_block_and_gives_the_same_bit
 
 def test_quality_is_compared_with_the_dense_model_on_the_same_windows(workspace_root: Path):
     pipeline, _ = pipeline_of(workspace_root)
-    dense, sparse = pipeline.evaluated("dense"), pipeline.evaluated("sparsegpt-50")
+    dense, sparse = pipeline.quality("dense"), pipeline.quality("sparsegpt-50")
     losses = [json.loads((part.path / "windows.json").read_text())["losses"] for part in (sparse, dense)]
     expected = sum(left - right for left, right in zip(*losses, strict=True)) / len(losses[0])
     assert sparse.facts["difference_to_dense"]["mean"] == pytest.approx(expected)
@@ -231,7 +231,7 @@ def test_checkpointed_states_are_those_of_the_run(workspace_root: Path, tmp_path
 
 def test_nothing_in_the_store_is_a_pickle(workspace_root: Path):
     pipeline, _ = pipeline_of(workspace_root)
-    pipeline.evaluated("sparsegpt-50")
+    pipeline.quality("sparsegpt-50")
     files = [path for path in (workspace_root / ".espalier").rglob("*") if path.is_file()]
     kinds = {path.suffix for path in files}
     assert len(files) > 30 and kinds <= {".safetensors", ".json", ".jsonl", ".lock", ""}

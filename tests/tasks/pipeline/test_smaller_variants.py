@@ -45,11 +45,11 @@ def recipe_of(root: Path, name: str) -> dict:
 @pytest.mark.parametrize("wanted", [COLUMN, MIXED | {"reconstruction": {"form": "static"}}], ids=["plain", "refitted"])
 def test_a_structured_variant_is_smaller_and_evaluated_like_any_other(recipes, wanted: dict):
     pipeline, _ = pipeline_of(recipes(narrow={"structured": wanted}))
-    model, quality = pipeline.model("narrow"), pipeline.evaluated("narrow")
+    model, quality = pipeline.model("narrow"), pipeline.quality("narrow")
     assert model.facts["recipe"] == {"structured": wanted}
     assert model.facts["parameters"]["stored"] == sum(p.numel() for p in load_model(model.path).parameters())
     assert quality.facts["kl_to_dense"] > 0
-    speed = pipeline.measured("narrow").facts
+    speed = pipeline.speed("narrow").facts
     assert speed["size"]["parameters"] == model.facts["parameters"]["stored"] < model.facts["parameters"]["all"]
 
 
@@ -67,13 +67,13 @@ def test_a_recovered_variant_shares_the_compressed_model_with_the_one_that_is_no
     pipeline, seen = pipeline_of(root)
     done = pipeline.model("trained")
     assert computed(seen) == ["recovery tokens", "evaluation tokens", "recovery windows", "trained recovery"]
-    assert done.manifest["inputs"]["model"]["digest"] == before.digest == pipeline.compressed("trained").digest
+    assert done.manifest["inputs"]["model"]["digest"] == before.digest == pipeline.compressed_model("trained").digest
     assert {name: value.tolist() for name, value in load_file(done.path / "masks.safetensors").items()} == {
         name: value.tolist() for name, value in load_file(before.path / "masks.safetensors").items()
     }
     assert done.facts["recipe"]["recovery"] == {key: value for key, value in SPARSE.items() if key != "data"}
     pipeline, seen = pipeline_of(root)
-    pipeline.evaluated("trained")
+    pipeline.quality("trained")
     assert computed(seen) == ["dense evaluation", "trained evaluation"]
 
 
@@ -88,7 +88,7 @@ def test_windows_set_apart_are_not_trained_on(recipes, workspace_root: Path):
     done = pipeline.model("trained")
     windows = load_tokens(training_text(pipeline, pipeline.settings.recipe("trained")))
     assert len(windows) == 15
-    loss = perplexity(load_model(pipeline.compressed("trained").path), windows[[0, 5, 10]]).mean_loss
+    loss = perplexity(load_model(pipeline.compressed_model("trained").path), windows[[0, 5, 10]]).mean_loss
     points = json.loads((done.path / "loss_curve.json").read_text())["model"]
     assert points[0]["validation_loss"] == pytest.approx(loss, abs=1e-6)
 
@@ -113,7 +113,7 @@ def test_lineage_run_and_report_tell_of_the_scores_the_model_before_and_the_trai
     root = recipes(narrow={"structured": MIXED | {"reconstruction": {"form": "static"}}, "recovery": LORA})
     monkeypatch.chdir(root)
     pipeline, _ = pipeline_of(root)
-    pipeline.evaluated("narrow")
+    pipeline.quality("narrow")
     model = pipeline.model("narrow")
     links = lineage_of("narrow", None)["chain"]
     assert [link["what"] for link in links] == [
@@ -128,7 +128,9 @@ def test_lineage_run_and_report_tell_of_the_scores_the_model_before_and_the_trai
     [found] = find_runs(root)
     chain = {link["what"]: link["digest"] for link in links}
     assert found["tags"]["parent.importance.digest"] == chain["importance"]
-    assert found["tags"]["parent.compressed.digest"] == chain["compressed"] == pipeline.compressed("narrow").digest
+    assert (
+        found["tags"]["parent.compressed.digest"] == chain["compressed"] == pipeline.compressed_model("narrow").digest
+    )
     assert "Recovery: 6 steps, validation loss" in found["tags"]["mlflow.note.content"]
     assert found["params"]["structured.importance"] == "column" and found["params"]["recovery"] == "lora"
     client = MlflowClient(tracking_uri=store_uri(root))

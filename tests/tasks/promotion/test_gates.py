@@ -6,7 +6,7 @@ import pytest
 from records import make_record
 
 from pruning_core.settings.schedule import build_schedule
-from tasks.promotion.gates import Champion, judge
+from tasks.promotion.gates import Champion, check_gates
 from tasks.records.variant import Variant, parse
 
 
@@ -17,7 +17,9 @@ def records(tmp_path_factory) -> dict[str, dict]:
 
 
 def verdict(records, gates: dict, name: str = "sparsegpt-50", champion: Champion | None = None):
-    [found] = judge(build_schedule({"gates": gates}, ()).gates, parse(records[name]), parse(records["dense"]), champion)
+    [found] = check_gates(
+        build_schedule({"gates": gates}, ()).gates, parse(records[name]), parse(records["dense"]), champion
+    )
     return found
 
 
@@ -107,7 +109,7 @@ def test_a_champion_that_does_not_compare_is_not_replaced(records):
 
 def test_gates_that_are_not_set_let_everything_pass(records):
     gates = build_schedule({}, ()).gates
-    assert judge(gates, parse(records["sparsegpt-70"]), parse(records["dense"]), None) == []
+    assert check_gates(gates, parse(records["sparsegpt-70"]), parse(records["dense"]), None) == []
 
 
 def test_a_value_a_hair_above_the_limit_is_shown_with_the_digits_that_tell(records):

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 
 from pruning_core.checkpoint.layer_facts import LayerFacts
 from tasks.report.charts import STYLE, LinePanel, line_chart, percent, svg
-from tasks.report.drawings import allocation_chart, by_kind, drawings, drawn_layers, layer_chart, profile_chart
+from tasks.report.drawings import allocation_chart, by_kind, draw_layers, drawings, layer_chart, profile_chart
 from tasks.report.palette import COLOURS, DENSE
 
 NASTY = '<b onload="x"> $a_b$'
@@ -80,7 +80,7 @@ def test_the_cells_of_the_layers_hold_their_sparsity_and_loss():
         assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "2"]
     places = {text.get_position(): text.get_text() for text in axes.texts}
     assert places == {(2.5, 0.5): "0.5", (2.5, 1.5): "0.12"}
-    assert drawn_layers(()) is None
+    assert draw_layers(()) is None
 
 
 def test_a_name_is_text_and_no_markup_or_formula():

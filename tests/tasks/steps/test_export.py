@@ -16,7 +16,7 @@ from pruning_core.export.safetensors import PlainSafetensors
 from pruning_core.export.stored.recognise import format_of, is_plain, weight_bytes
 from pruning_core.source import load_model
 from tasks.progress import progress
-from tasks.steps.export import verified
+from tasks.steps.export import verify
 from tasks.steps.serve_speed import engine_of
 
 
@@ -52,7 +52,7 @@ def test_a_plain_export_is_the_model_bit_for_bit(pruned, tmp_path):
     out.mkdir()
     plain = PlainSafetensors()
     plain.write(pruned, out, report)
-    found = verified(plain, pruned, plain.read(out), progress("verifying"))
+    found = verify(plain, pruned, plain.read(out), progress("verifying"))
     zeros = pruned.matrices[0].removed
     assert found == {
         "tensors": len(pruned.names()),
@@ -74,22 +74,22 @@ def test_a_plain_export_is_the_model_bit_for_bit(pruned, tmp_path):
 )
 def test_an_exact_format_that_gives_other_weights_back_fails(pruned, change, told):
     with pytest.raises(ComputationError, match=told):
-        verified(PlainSafetensors(), pruned, Altered(pruned.directory, pruned.matrices[0].stored, change), report)
+        verify(PlainSafetensors(), pruned, Altered(pruned.directory, pruned.matrices[0].stored, change), report)
 
 
 def test_a_rounding_format_may_change_weights_but_no_zero(pruned, monkeypatch):
     monkeypatch.setattr(PlainSafetensors, "exact", False)
     name = pruned.matrices[0].stored
     rounding = Altered(pruned.directory, name, lambda tensor: tensor * 1.01)
-    found = verified(PlainSafetensors(), pruned, rounding, report)
+    found = verify(PlainSafetensors(), pruned, rounding, report)
     weights = torch.cat([pruned.load(one).double().flatten() for one in pruned.names()])
     expected = 0.01 * float(pruned.load(name).double().norm() / weights.norm())
     assert found["relative_change"] == pytest.approx(expected, rel=1e-4)
     assert found["equal"] == found["tensors"] - 1
     with pytest.raises(ComputationError, match="zeros of the pruned matrices have other values"):
-        verified(PlainSafetensors(), pruned, Altered(pruned.directory, name, lambda tensor: tensor + 1e-6), report)
+        verify(PlainSafetensors(), pruned, Altered(pruned.directory, name, lambda tensor: tensor + 1e-6), report)
     with pytest.raises(ComputationError, match="NaN or infinite"):
-        verified(PlainSafetensors(), pruned, Altered(pruned.directory, name, lambda tensor: tensor / 0), report)
+        verify(PlainSafetensors(), pruned, Altered(pruned.directory, name, lambda tensor: tensor / 0), report)
 
 
 def test_a_missing_tensor_is_told(pruned):
@@ -98,7 +98,7 @@ def test_a_missing_tensor_is_told(pruned):
             return super().names()[1:]
 
     with pytest.raises(ComputationError, match="lacks"):
-        verified(PlainSafetensors(), pruned, Fewer(pruned.directory, "", None), report)
+        verify(PlainSafetensors(), pruned, Fewer(pruned.directory, "", None), report)
 
 
 @pytest.mark.parametrize(

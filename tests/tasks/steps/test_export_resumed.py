@@ -124,7 +124,7 @@ def test_an_export_that_was_killed_behind_the_move_is_made_again(source, tmp_pat
 
 
 def test_a_run_killed_while_it_verified_writes_nothing_again(source, tmp_path, monkeypatch):
-    killed_in("verified", tmp_path / "store", source, "sparse")
+    killed_in("verify", tmp_path / "store", source, "sparse")
     monkeypatch.setattr(shard_files, "write_file", killed)
     stored = exported(tmp_path / "store", source, "sparse")
     assert stored.facts["verified"]["equal"] == stored.facts["verified"]["tensors"]
@@ -222,7 +222,7 @@ def test_after_kill_9_finished_tensors_of_a_single_file_are_kept_as_they_are(sta
 
 
 def test_an_export_that_came_out_wrong_is_nothing_to_go_on_from(source, tmp_path):
-    killed_in("verified", tmp_path / "store", source, "safetensors")
+    killed_in("verify", tmp_path / "store", source, "safetensors")
     shard = min((tmp_path / "store").glob("scratch/*/export/model-*"))
     altered = bytearray(shard.read_bytes())
     altered[-1] ^= 1

@@ -45,7 +45,7 @@ def records(root: Path) -> list[dict]:
 
 def test_every_model_goes_on_with_the_same_beginnings_of_evaluation_windows(root: Path):
     pipeline, _ = pipeline_of(root)
-    dense, own = pipeline.written(BASELINE), pipeline.written(VARIANT)
+    dense, own = pipeline.samples(BASELINE), pipeline.samples(VARIANT)
     windows = load_tokens(pipeline.evaluation)
     assert len(windows) == 12 and own.facts["windows"] == dense.facts["windows"] == [0, 4, 8]
     told = read_samples(own)
@@ -64,7 +64,7 @@ def test_the_text_is_that_of_greedy_generation_and_the_share_that_of_a_hand_coun
     for name in (BASELINE, VARIANT):
         model = AutoModelForCausalLM.from_pretrained(pipeline.model(name).path, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(pipeline.model(name).path)
-        told = read_samples(pipeline.written(name))
+        told = read_samples(pipeline.samples(name))
         tokens[name] = []
         for prompt, written in zip(told["prompts"], told["continuations"], strict=True):
             ids = torch.tensor([prompt["tokens"]])
@@ -79,30 +79,30 @@ def test_the_text_is_that_of_greedy_generation_and_the_share_that_of_a_hand_coun
             shared += 1
     total = sum(map(len, tokens[BASELINE]))
     assert 0 < shared < total
-    assert pipeline.written(VARIANT).facts["agreement"] == shared / total
+    assert pipeline.samples(VARIANT).facts["agreement"] == shared / total
 
 
 def test_other_samples_ask_the_models_again_and_make_nothing_else(root: Path):
     pipeline, _ = pipeline_of(root)
-    pipeline.evaluated(VARIANT)
-    first = pipeline.written(VARIANT)
+    pipeline.quality(VARIANT)
+    first = pipeline.samples(VARIANT)
     choose(root, {"texts": ["w3 w1 w4", "w2"], "new_tokens": 5})
     pipeline, seen = pipeline_of(root)
-    pipeline.evaluated(VARIANT)
-    told = pipeline.written(VARIANT)
+    pipeline.quality(VARIANT)
+    told = pipeline.samples(VARIANT)
     assert computed(seen) == [f"{BASELINE} samples", f"{VARIANT} samples"] and told.key != first.key
     assert told.facts["windows"] == [None, None]
     assert [prompt["tokens"] for prompt in read_samples(told)["prompts"]] == [[3, 1, 4], [2]]
     choose(root, None)
     pipeline, seen = pipeline_of(root)
-    assert pipeline.written(VARIANT) is None and seen.records == []
+    assert pipeline.samples(VARIANT) is None and seen.records == []
 
 
 def test_more_tokens_than_the_context_are_refused_before_anything_is_compressed(root: Path):
     choose(root, {"prompts": 1, "prompt_tokens": 16, "new_tokens": 17})
     pipeline, seen = pipeline_of(root)
     with pytest.raises(InputError, match=r"16 tokens and 17 new ones are more than the model's context of 32"):
-        pipeline.written(VARIANT)
+        pipeline.samples(VARIANT)
     assert {record["label"] for record in seen.records} == {"evaluation tokens"}
 
 

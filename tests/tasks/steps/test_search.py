@@ -15,13 +15,13 @@ import yaml
 from safetensors.torch import load_file
 
 from flows.actions.search import search_variant
-from flows.console.progress_bars import shown_bars
+from flows.console.progress_bars import show_bars
 from pruning_core.errors import InputError
 from pruning_core.search.level_store import LevelStore
 from pruning_core.settings.recipe import parse_settings
 from tasks.lineage.collect_record import variant_record
 from tasks.pipeline.variant import Pipeline
-from tasks.report.drawings import drawn_search
+from tasks.report.drawings import draw_search
 from tasks.steps.levels import WEIGHTS
 from tasks.steps.search import RESULT
 from tasks.store.artifact import Artifact
@@ -138,7 +138,7 @@ def test_the_result_is_the_same_whoever_works(prepared, prefect_server, compute:
 
 def test_a_search_that_runs_all_its_generations_shows_them_and_ends(prepared):
     root = prepared(generations=2, patience=2)
-    with shown_bars():
+    with show_bars():
         found = searched(root)
     assert len(json.loads((found.path / RESULT).read_text())["history"]) == 2
 
@@ -206,7 +206,7 @@ def test_the_search_is_not_worse_than_its_starts_and_says_what_it_cost(prepared)
     assert labels[:5] == ["uniform", "owl", "by_sensitivity fisher", "knapsack relative_output", "knapsack fisher"]
     assert facts["tokens"] > 0 and 0 < facts["forwards_saved"] < 1
     assert {file.name for file in found.path.iterdir()} == {"manifest.json", "run.json", "search.json", "shares.json"}
-    page = drawn_search(found.path)
+    page = draw_search(found.path)
     assert "search-0" in page and "search-1" in page and "src=" not in page.split("</script>")[-1]
 
 
@@ -273,7 +273,7 @@ def test_the_command_searches_a_variant_that_has_another_allocation(prepared, mo
     found = search_variant("swept", None, True)
     assert found["path"] == str(same.path) and found["cached"] and found["tokens_per_second"] > 0
     assert found["page"] == str(root / ".espalier" / "reports" / "search-swept.html")
-    assert Path(found["page"]).read_text() == drawn_search(same.path)
+    assert Path(found["page"]).read_text() == draw_search(same.path)
     assert found["initial"] == sorted(found["initial"], key=lambda start: start["fitness"])
     plain = "variants.swept.allocation={name: uniform}"
     with pytest.raises(InputError, match="longer than the model's context"):

@@ -12,7 +12,7 @@ from pruning_core.compress.shares import matrices_of
 from pruning_core.model.whole_model import load_whole
 from pruning_core.progress import ignore_progress
 from pruning_core.sensitivity import SENSITIVITIES, Profile, SensitivityInputs
-from tasks.report.drawings import drawn_profile, profile_chart
+from tasks.report.drawings import draw_profile, profile_chart
 from tasks.steps.hidden_states import load_tokens
 from tasks.steps.sensitivity import sensitivity
 from tasks.store.artifact import Artifact
@@ -54,7 +54,7 @@ def test_a_profile_is_measured_once_and_drawn(workspace_root: Path, name: str):
     assert len(profile.matrices) == 14 and len(profile.blocks) == 2
     assert artifact.facts["name"] == name and artifact.facts["blocks"] == profile.blocks
     assert {file.name for file in artifact.path.iterdir()} == {"manifest.json", "profile.json", "run.json"}
-    text = drawn_profile(artifact.path)
+    text = draw_profile(artifact.path)
     assert f"Sensitivity by {name}" in text and "down_proj" in text
     # A curve per kind of matrix and one for the blocks.
     kinds, blocks = (axes.get_lines() for axes in profile_chart(name, profile.facts()).axes)

@@ -43,7 +43,7 @@ def test_a_pruned_model_is_smaller_loads_and_can_be_evaluated(steps: Steps, rank
         AutoModelForCausalLM.from_pretrained(model.path)
     assert resolve(str(model.path)).digest != resolve(str(steps.pipeline.source.path)).digest
     inputs = {"model": model, "tokens": steps.pipeline.evaluation, "source": steps.pipeline.source}
-    inputs |= {"baseline": steps.pipeline.evaluated("dense")}
+    inputs |= {"baseline": steps.pipeline.quality("dense")}
     done = steps.run(evaluate, {"batch": 8, "trust_remote_code": False}, inputs, "evaluation")
     assert done.facts["perplexity"] > 1 and done.facts["kl_to_dense"] > 0
 

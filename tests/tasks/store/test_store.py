@@ -85,8 +85,8 @@ def test_an_alteration_is_noted_with_the_file_and_where_it_went(store):
     assert store.find("k1") is None
     [event] = store.events
     assert event["event"] == "altered" and event["key"] == "k1" and "sub/a.txt" in event["detail"]
-    assert Store(store.root).events.everyones() == [event]
-    assert store.events.everyones(since=event["time"] + "x") == []
+    assert Store(store.root).events.of_all_processes() == [event]
+    assert store.events.of_all_processes(since=event["time"] + "x") == []
     assert event["moved_to"] == str(store.root / "altered" / tree(store, "altered")[0])
 
 

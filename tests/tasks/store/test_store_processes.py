@@ -113,7 +113,7 @@ def test_after_kill_9_in_the_middle_the_rest_is_swept_and_the_step_is_done_again
 def test_a_sweep_leaves_what_a_living_process_is_writing(store, start, gate):
     working = start(WORK, store.root, gate)
     lines(working, "asking", "computing")
-    store.builds.sweep()
+    store.builds.remove_abandoned()
     store.get_or_compute("other", "k2", {"params": {}}, lambda out: None)
     gate.touch()
     assert working.communicate(timeout=60)[0] == "False []\n"

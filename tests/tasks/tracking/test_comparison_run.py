@@ -13,7 +13,7 @@ from pruning_core.errors import InputError
 from tasks.records.variant import parse
 from tasks.report.page import write_report
 from tasks.tracking.comparison_run import track_comparison
-from tasks.tracking.connection import connected
+from tasks.tracking.connection import connect
 from tasks.tracking.run_index import Run, artifact_folder
 from tasks.tracking.runs import find_runs, track_variant
 
@@ -82,7 +82,7 @@ def test_a_page_that_says_something_else_replaces_the_one_before(workspace: Path
 def test_other_variants_are_another_comparison_and_a_killed_one_is_replaced(workspace: Path, records: list[dict]):
     whole, part = compared(workspace, records), compared(workspace, records[:2])
     assert part["run_id"] != whole["run_id"] and part in comparisons(workspace) and whole in comparisons(workspace)
-    with connected(workspace) as client:
+    with connect(workspace) as client:
         client.update_run(part["run_id"], "RUNNING")
     assert part["run_id"] not in {run["run_id"] for run in comparisons(workspace)}
     anew = compared(workspace, records[:2])

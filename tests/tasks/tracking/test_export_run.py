@@ -10,7 +10,7 @@ from records import make_record
 
 from tasks.records.variant import parse
 from tasks.report.export_card import card
-from tasks.tracking.connection import connected
+from tasks.tracking.connection import connect
 from tasks.tracking.export_run import track_export
 from tasks.tracking.run_index import Run, artifact_folder
 from tasks.tracking.runs import TrackedRun, find_runs, track_variant
@@ -96,7 +96,7 @@ def test_a_page_that_was_removed_is_written_again(workspace, record):
 
 def test_one_that_was_killed_while_it_was_written_is_replaced(workspace, record):
     killed = tracked(workspace, record).run_id
-    with connected(workspace) as client:
+    with connect(workspace) as client:
         client.update_run(killed, "RUNNING")
     made = tracked(workspace, record)
     assert made.run_id != killed and not made.reused

@@ -61,10 +61,10 @@ def test_packed_integers_come_back_and_lie_the_first_one_lowest(bits, count):
     zero = torch.randint(2**bits, (3, count), generator=draw, dtype=torch.uint8)
     codes = torch.randint(2**bits, (3, 16 * count - 5), generator=draw, dtype=torch.uint8)
     made = blocks.Blocks(codes, torch.ones(3, count), zero, bits, 16)
-    packed = blocks.packed_codes(made)
+    packed = blocks.pack_codes(made)
     assert packed.shape == (3, count, 2 * bits)
-    assert torch.equal(blocks.unpacked(packed.flatten(1), bits, codes.shape[1]), codes)
-    assert torch.equal(blocks.unpacked(blocks.packed_zeros(made), bits, count), zero)
+    assert torch.equal(blocks.unpack_codes(packed.flatten(1), bits, codes.shape[1]), codes)
+    assert torch.equal(blocks.unpack_codes(blocks.pack_zeros(made), bits, count), zero)
     assert int(packed[0, 0, 0]) == int(codes[0, 0]) + (16 * int(codes[0, 1]) if bits == 4 else 0)
 
 

@@ -9,7 +9,7 @@ from tasks.store.store import Store
 from tasks.workspace.workspace import Workspace
 
 
-def opened(workspace: Workspace, driver: Driver = direct, store: Store | None = None) -> Pipeline:
+def open_pipeline(workspace: Workspace, driver: Driver = direct, store: Store | None = None) -> Pipeline:
     """The pipeline of a workspace, whose steps `driver` runs.
 
     Args:
@@ -20,8 +20,8 @@ def opened(workspace: Workspace, driver: Driver = direct, store: Store | None = 
     return Pipeline(context, workspace.settings, enforce=not isinstance(driver, Look))
 
 
-def judge(pipeline: Pipeline, name: str) -> None:
-    """Make a variant and all that tells its quality; its speed is for when nothing else is at work."""
-    pipeline.evaluated(name)
-    pipeline.task_evaluated(name)
-    pipeline.written(name)
+def evaluate_variant(pipeline: Pipeline, name: str) -> None:
+    """Compress a variant and evaluate its quality; its speed is measured later, when nothing else runs."""
+    pipeline.quality(name)
+    pipeline.lm_eval_answers(name)
+    pipeline.samples(name)
