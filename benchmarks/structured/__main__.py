@@ -39,7 +39,7 @@ from tasks.workspace.params import read_params
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 HYWIA = "probes-and-prior"
-Known = Mapping[Way, Mapping[int, Figures]]
+FiguresByWay = Mapping[Way, Mapping[int, Figures]]
 
 
 @app.command(epilog="Example: python -m benchmarks.structured --only taylor --seeds 1 --out /tmp/structured.md")
@@ -108,7 +108,7 @@ def measured(
     }
 
 
-def _above(figures: Known, way: Way, other: Way) -> dict[str, Any] | None:
+def _above(figures: FiguresByWay, way: Way, other: Way) -> dict[str, Any] | None:
     """The loss of a way above another's; None where that was not asked for or is the same."""
     return None if other == way or other not in figures else difference(figures[way], figures[other])
 

@@ -138,11 +138,10 @@ def dvc(environment) -> Callable[..., str]:
 
 
 @pytest.fixture(scope="session")
-def make_repository(dvc, make_workspace) -> Callable[[], Path]:
-    """make_repository() -> the tiny workspace under git and DVC: the real dvc.yaml, and copies of what it watches."""
+def as_repository(dvc) -> Callable[[Path], Path]:
+    """as_repository(root): puts a workspace under git and DVC: the real dvc.yaml, and copies of what it watches."""
 
-    def make() -> Path:
-        root = make_workspace()
+    def put(root: Path) -> Path:
         shutil.copy(ROOT / "dvc.yaml", root)
         for package in ("pruning_core", "tasks"):
             shutil.copytree(ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__"))
@@ -150,7 +149,13 @@ def make_repository(dvc, make_workspace) -> Callable[[], Path]:
         dvc(root, "init", "--quiet")
         return root
 
-    return make
+    return put
+
+
+@pytest.fixture(scope="session")
+def make_repository(as_repository, make_workspace) -> Callable[[], Path]:
+    """make_repository() -> the tiny workspace under git and DVC."""
+    return lambda: as_repository(make_workspace())
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,5 @@
 """Two to four flows and `dvc repro` at once over one store: every step computed once in all, one run of MLflow each."""
 
-import shutil
-import subprocess
 import time
 from collections import Counter
 from pathlib import Path
@@ -10,7 +8,6 @@ import pytest
 from commands import start
 from faults import SWEEP, digests, left_over, manifests, shown, tracked
 
-ROOT = Path(__file__).resolve().parents[3]
 SET = ("--set", "variants.wanda-50.sparsity=0.6")
 CROWDS = {
     2: [("compare",), ("compare",)],
@@ -21,15 +18,9 @@ CROWDS = {
 
 
 @pytest.fixture
-def repository(shipped, dvc) -> Path:
-    """A workspace under git and DVC: the real dvc.yaml, and copies of what it watches."""
-    root = shipped()
-    shutil.copy(ROOT / "dvc.yaml", root)
-    for package in ("pruning_core", "tasks"):
-        shutil.copytree(ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__"))
-    subprocess.run(["git", "init", "--quiet"], cwd=root, check=True)
-    dvc(root, "init", "--quiet")
-    return root
+def repository(shipped, as_repository) -> Path:
+    """The shipped model's workspace under git and DVC."""
+    return as_repository(shipped())
 
 
 @pytest.mark.parametrize("count", CROWDS)

@@ -7,9 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 from plan_commands import command
-from transformers import LlamaConfig
 
 from flows.actions.dvc_stage import run_stage
 from flows.plan import fit
@@ -26,20 +24,9 @@ SIZES = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 3
 
 
 @pytest.fixture
-def large(tmp_path: Path, monkeypatch) -> Path:
-    """A workspace whose model of 7 billion parameters is a config.json and nothing else."""
-    LlamaConfig(**SIZES, dtype="float16").save_pretrained(tmp_path / "model")
-    params = {
-        "model": "model",
-        "calibration": {"text": {"name": "stdlib"}, "sequences": 64, "length": 2048},
-        "evaluation": {"text": {"name": "stdlib"}, "length": 2048},
-        "variants": {"sparsegpt-50": SPARSEGPT},
-    }
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(free_resources, "free_memory", lambda: 100_000_000_000)
-    monkeypatch.setattr(free_resources, "free_disk", lambda folder: 10**12)
-    return tmp_path
+def large(without_weights) -> Path:
+    """A workspace with the config of 7 billion parameters."""
+    return without_weights(SIZES, 2048, {"sparsegpt-50": SPARSEGPT})
 
 
 def test_a_plan_needs_no_weights(large: Path, monkeypatch, capsys):

@@ -4,9 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-import yaml
 from plan_commands import command
-from transformers import LlamaConfig
 
 from flows.actions.dvc_stage import run_stage
 from flows.plan.advice import advice
@@ -32,20 +30,9 @@ VARIANTS = {
 
 
 @pytest.fixture
-def large(tmp_path: Path, monkeypatch) -> Path:
-    """A workspace whose model of 0.1 billion parameters is a config.json and nothing else."""
-    LlamaConfig(**SIZES, dtype="float16").save_pretrained(tmp_path / "model")
-    params = {
-        "model": "model",
-        "calibration": {"text": {"name": "stdlib"}, "sequences": 64, "length": 512},
-        "evaluation": {"text": {"name": "stdlib"}, "length": 512},
-        "variants": VARIANTS,
-    }
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(free_resources, "free_memory", lambda: 100_000_000_000)
-    monkeypatch.setattr(free_resources, "free_disk", lambda folder: 10**12)
-    return tmp_path
+def large(without_weights) -> Path:
+    """A workspace with the config of 0.1 billion parameters."""
+    return without_weights(SIZES, 512, VARIANTS)
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from recovery_subjects import fits, subject_of, windows_of
 from safetensors.torch import load_file
 from structured_models import DENSE, families_of, label, opened, saved, some_plan, token_windows
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from trainable_models import fits, trainable_model, windows_of
 from transformers import LlamaConfig, PretrainedConfig
 
 from pruning_core.checkpoint.model_files import read_config
@@ -152,7 +152,7 @@ def test_the_work_of_a_recovery_is_that_of_a_real_run(name: str, tiny_llama, tmp
     variant |= MAGNITUDE if fits(spec["name"]) else {}
     chosen = settings_of(variant)
     work = recovery_cost(config, config, chosen.recipe("a"), chosen, 4.0).work()
-    subject = subject_of(tmp_path / "tiny", tmp_path / "checkpoints", masked=fits(spec["name"]))
+    subject = trainable_model(tmp_path / "tiny", tmp_path / "checkpoints", masked=fits(spec["name"]))
 
     def run() -> None:
         for decoder in (subject.teacher, subject.decoder, subject.decoder):
@@ -215,7 +215,9 @@ def test_checkpoints_never_take_more_disk_than_was_told(
 
     # Called after every step of writing.
     monkeypatch.setattr(checkpoints, "flush_one", measure)
-    subject = subject_of(tiny_directory, tmp_path / "checkpoints", masked=fits(spec["name"]), checkpoint_every=every)
+    subject = trainable_model(
+        tiny_directory, tmp_path / "checkpoints", masked=fits(spec["name"]), checkpoint_every=every
+    )
     RECOVERIES.build(spec).recover(subject)
     told = planned(read_config(tiny_directory), variant).disk
     assert told.checkpoints == most[0] > 0

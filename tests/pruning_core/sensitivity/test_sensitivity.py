@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from subjects import MAGNITUDE, WANDA, saved, subject_of, windows_of
+from small_models import MAGNITUDE, WANDA, saved, sensitivity_inputs, windows_of
 from transformers import GPT2Config, MixtralConfig
 
 from pruning_core.checkpoint.model_files import read_config
@@ -59,7 +59,7 @@ def state_of(decoder: Decoder) -> dict:
 
 @pytest.mark.parametrize("spec", EVERY, ids=str)
 def test_a_profile_is_complete_finite_and_repeatable_and_the_model_is_left_as_it_was(directory: Path, spec: dict):
-    subject, chosen, reports = subject_of(directory, windows_of(4)), SENSITIVITIES.build(spec), []
+    subject, chosen, reports = sensitivity_inputs(directory, windows_of(4)), SENSITIVITIES.build(spec), []
     before = state_of(subject.decoder)
     profile = chosen.measure(subject, lambda done, total: reports.append((done, total)))
     after = state_of(subject.decoder)
@@ -80,7 +80,7 @@ def test_a_profile_is_complete_finite_and_repeatable_and_the_model_is_left_as_it
 
 @pytest.mark.parametrize("spec", EVERY, ids=str)
 def test_it_looks_at_nothing_but_its_needs(tiny_directory: Path, spec: dict):
-    subject, chosen = subject_of(tiny_directory, windows_of(4)), SENSITIVITIES.build(spec)
+    subject, chosen = sensitivity_inputs(tiny_directory, windows_of(4)), SENSITIVITIES.build(spec)
     expected = chosen.measure(subject, ignore_progress)
     fields = {"tokens": "windows", "statistics": "statistics", "method": "method"}
     bare = replace(subject, **{field: None for need, field in fields.items() if need not in chosen.needs})
@@ -132,14 +132,17 @@ def test_half_samples_agree_where_there_is_no_noise_and_say_nothing_where_all_is
 
 @pytest.mark.parametrize("name", ["fisher", "hutchinson", "leave_one_out"])
 def test_windows_that_the_model_cannot_take_are_refused(tiny_directory: Path, name: str):
-    subject, chosen = subject_of(tiny_directory, windows_of(2)), SENSITIVITIES.build({"name": name})
+    subject, chosen = sensitivity_inputs(tiny_directory, windows_of(2)), SENSITIVITIES.build({"name": name})
     with pytest.raises(InputError, match="the model knows 0 to 49"):
         chosen.measure(replace(subject, windows=torch.full((2, 8), 50)), ignore_progress)
 
 
 @pytest.mark.parametrize("name", ["fisher", "hutchinson"])
 def test_more_sequences_than_there_are_are_refused(tiny_directory: Path, name: str):
-    subject, chosen = subject_of(tiny_directory, windows_of(2)), SENSITIVITIES.build({"name": name, "sequences": 3})
+    subject, chosen = (
+        sensitivity_inputs(tiny_directory, windows_of(2)),
+        SENSITIVITIES.build({"name": name, "sequences": 3}),
+    )
     with pytest.raises(InputError, match="sequences is 3, but there are only 2 calibration windows"):
         chosen.measure(subject, ignore_progress)
 
