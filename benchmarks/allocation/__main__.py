@@ -65,7 +65,7 @@ def _measured(bench: Bench, ladder: Ladder) -> dict[tuple[str, int], Figures]:
 
 
 def _searches(bench: Bench, ladder: Ladder) -> list[dict[str, Any]]:
-    """What is known of each seed's search: generations, tokens, share of the forwards saved, fitness of the starts."""
+    """Figures of each seed's search: generations, tokens, share of the forwards saved, fitness of the starts."""
     return [
         {"seed": seed} | bench.pipeline(entry).allocation(entry.name).facts["search"]
         for (rung, seed), entry in ladder.entries.items()

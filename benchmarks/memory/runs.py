@@ -15,7 +15,7 @@ from pruning_core.checkpoint.checkpoint import Checkpoint
 from pruning_core.errors import ComputationError
 
 POLL_SECONDS = 1.0
-"""Between two looks at the blocks that are done and the bytes on disk."""
+"""Seconds between two looks at the blocks that are done and the bytes on disk."""
 
 
 def run(workspace: Path, kill_after: int | None = None) -> dict[str, Any]:

@@ -121,7 +121,7 @@ def onnx_rows(dense: Path, half: Path) -> list[Row]:
 
 
 def _versions() -> dict[str, str]:
-    """Of what runs files here besides transformers, where it is installed."""
+    """Versions of the engines besides transformers that are installed."""
     versions = {}
     for name in LIBRARIES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):

@@ -1,4 +1,4 @@
-"""What compression did to a model, by one evaluation for all contestants."""
+"""The quality of compressed models, by one evaluation for all contestants."""
 
 from pathlib import Path
 from typing import Any

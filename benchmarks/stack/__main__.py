@@ -40,7 +40,7 @@ TIMED = ("small-20", "small-50")
 
 @dataclass(frozen=True)
 class Row:
-    """What is known of one variant."""
+    """The figures of one variant."""
 
     figures: Figures
     exports: dict[str, Artifact]

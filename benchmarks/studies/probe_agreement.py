@@ -74,6 +74,6 @@ def doublings_up_to(most: int) -> list[int]:
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    """Of those that mean something."""
+    """The mean of the values that are not None; None where all are."""
     defined = [value for value in values if value is not None]
     return fmean(defined) if defined else None

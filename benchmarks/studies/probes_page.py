@@ -99,7 +99,7 @@ def _against_uniform(way: Mapping[str, Any]) -> str:
 
 
 def _values(facts: Mapping[str, Any], count: int, what: str, times: float = 1) -> list[float]:
-    """Of each seed that has it."""
+    """One value of every seed that has it."""
     rows = [row for seed in facts["seeds"] for row in seed["counts"] if row["probes"] == count]
     return [times * row[what] for row in rows if row[what] is not None]
 
@@ -109,7 +109,7 @@ def _over(facts: Mapping[str, Any], count: int, what: str, times: float = 1) -> 
 
 
 def shown(values: list[float | None], form: str = ".3f") -> str:
-    """Mean and extremes of those that mean something."""
+    """Mean and extremes of the values that are not None."""
     defined = [value for value in values if value is not None]
     return spread(defined, form) if defined else "-"
 

@@ -34,12 +34,12 @@ def recipe(papers: Mapping[str, Recipe], method: str) -> Recipe:
 
 
 def title_of(method: str) -> str:
-    """As the tables call it."""
+    """The title of a method in the tables."""
     return METHODS[method][1]
 
 
 def judged(bench: Bench, entries: Mapping[Place, Entry], say: Callable[[str], None]) -> dict[Place, Figures]:
-    """Make and judge the entries, telling each."""
+    """Make and evaluate the entries, reporting each."""
     results = {}
     for place, entry in entries.items():
         results[place] = figures = bench.figures(entry)

@@ -54,7 +54,7 @@ def traces(params: TracesParams, inputs: dict[str, Artifact], out: Path, context
 
 @dataclass(frozen=True, kw_only=True)
 class ProfileParams:
-    """How many probes count, and as what."""
+    """Parameters of the step `profile`: the number of probes, and how they are normalised."""
 
     probes: int
     normalise: str
@@ -82,7 +82,7 @@ def traces_in(artifact: Artifact) -> Tensor:
 
 
 def profile_in(artifact: Artifact) -> Profile:
-    """Of any step that writes one."""
+    """The profile that a step wrote."""
     return Profile.of_facts(json.loads((artifact.path / PROFILE).read_text()))
 
 

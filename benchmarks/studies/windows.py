@@ -17,7 +17,7 @@ from tasks.store.artifact import Artifact
 
 @dataclass(frozen=True, kw_only=True)
 class SomeParams:
-    """How many `windows`."""
+    """Parameters of `some`."""
 
     windows: int
 
