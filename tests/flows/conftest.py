@@ -96,9 +96,9 @@ def environment(prefect_server) -> dict[str, str]:
     """What commands are started with: a person's, but for one Prefect server that all share."""
     from prefect.settings import PREFECT_API_URL
 
-    own = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    path = os.pathsep.join([str(BIN), own.get("PATH", "")])
-    return own | {"PREFECT_API_URL": PREFECT_API_URL.value(), "PATH": path, "COLUMNS": "160"}
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    path = os.pathsep.join([str(BIN), variables.get("PATH", "")])
+    return variables | {"PREFECT_API_URL": PREFECT_API_URL.value(), "PATH": path, "COLUMNS": "160"}
 
 
 @pytest.fixture

@@ -52,9 +52,9 @@ def test_flows_and_repro_at_once_compute_every_step_once_and_agree(
     stored = manifests(repository)
     twice = sum(steps.values()) - len(stored)
     assert twice == 0, (steps, len(stored))
-    known = digests(repository)
-    assert all(known[key] == digest for key, digest in undisturbed.digests.items() if key in known)
-    assert len(known.keys() & undisturbed.digests.keys()) > 10
+    stored_digests = digests(repository)
+    assert all(stored_digests[key] == digest for key, digest in undisturbed.digests.items() if key in stored_digests)
+    assert len(stored_digests.keys() & undisturbed.digests.keys()) > 10
     runs = Counter(tracked(repository))
     assert {status for _, status in runs} == {"FINISHED"}
     assert not left_over(repository)

@@ -20,13 +20,13 @@ KINDS = {config.model_type: config for config in CONFIGS if config.model_type in
 
 def inputs_of(model: nn.Module, windows: Tensor, names: list[str]) -> dict[str, Tensor]:
     """Matrix -> [tokens, in] that enters it."""
-    found = {}
+    inputs = {}
     for name in names:
         module = model.get_submodule(name)
-        module.register_forward_pre_hook(lambda own, args, name=name: found.update({name: args[0].flatten(0, 1)}))
+        module.register_forward_pre_hook(lambda hooked, args, name=name: inputs.update({name: args[0].flatten(0, 1)}))
     with torch.no_grad():
         model(windows)
-    return found
+    return inputs
 
 
 @pytest.mark.parametrize("multiple", [2.0, 3.5, 5.0])
@@ -117,16 +117,16 @@ def test_leaving_one_out_is_the_loss_of_the_model_with_that_matrix_pruned(kind: 
     directory = tiny_directory if kind == "llama" else saved(KINDS[kind], tmp_path / "kind")
     windows = windows_of(3)
     subject = replace(sensitivity_inputs(directory, windows, MAGNITUDE), statistics=None)
-    found = SENSITIVITIES.build({"name": "leave_one_out"}).increases(subject)
+    all_increases = SENSITIVITIES.build({"name": "leave_one_out"}).increases(subject)
     model = reference(directory)
     dense = mean_losses(model, windows)
-    for matrix, increases in zip(subject.matrices, found, strict=True):
+    for matrix, increases in zip(subject.matrices, all_increases, strict=True):
         weight = transformers_weight(model, matrix.name, lambda parameter: parameter.data)
         before = weight.clone()
         weight.copy_(half_gone(weight))
         torch.testing.assert_close(increases, mean_losses(model, windows) - dense, rtol=0, atol=5e-6)
         weight.copy_(before)
-    assert found.abs().max() > 1e-3 or kind != "llama"
+    assert all_increases.abs().max() > 1e-3 or kind != "llama"
 
 
 def test_leaving_a_block_out_prunes_all_its_matrices(tiny_directory: Path):
@@ -153,10 +153,10 @@ def test_leaving_a_block_out_prunes_all_its_matrices(tiny_directory: Path):
 def test_leaving_one_out_prunes_with_the_methods_own_statistics(tiny_directory: Path):
     windows = windows_of(4)
     subject = sensitivity_inputs(tiny_directory, windows, WANDA)
-    found = SENSITIVITIES.build({"name": "leave_one_out"}).increases(subject)
+    all_increases = SENSITIVITIES.build({"name": "leave_one_out"}).increases(subject)
     inputs = inputs_of(reference(tiny_directory), windows, [matrix.name for matrix in subject.matrices])
     dense = mean_losses(reference(tiny_directory), windows)
-    for matrix, increases in zip(subject.matrices, found, strict=True):
+    for matrix, increases in zip(subject.matrices, all_increases, strict=True):
         model = reference(tiny_directory)
         weight = model.get_submodule(matrix.name).weight.data
         score = weight.abs() * inputs[matrix.name].norm(dim=0)
