@@ -31,7 +31,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
     return tokenizer
 
 
-def wrapped(tokenizer_file: Path, context: int) -> PreTrainedTokenizerFast:
+def transformers_tokenizer(tokenizer_file: Path, context: int) -> PreTrainedTokenizerFast:
     """The tokenizer as transformers uses it; it adds no special tokens by itself."""
     return PreTrainedTokenizerFast(
         tokenizer_file=str(tokenizer_file),
@@ -43,7 +43,7 @@ def wrapped(tokenizer_file: Path, context: int) -> PreTrainedTokenizerFast:
     )
 
 
-def packed(documents: Documents, tokenizer: Tokenizer) -> Tensor:
+def pack_documents(documents: Documents, tokenizer: Tokenizer) -> Tensor:
     """[tokens] int64: all documents in order, each followed by the end-of-text token."""
     end = tokenizer.token_to_id(END)
     ids: list[int] = []

@@ -13,7 +13,7 @@ from typing import Any
 import tokenizers
 import torch
 import transformers
-from corpus import packed
+from corpus import pack_documents
 from model_card import card, plot
 from training import Settings, State
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -61,7 +61,7 @@ def write_model(
     facts = {
         **training_facts(state, settings, splits),
         "dtype": name_of(dtype),
-        "train_tokens": len(packed(splits["train"], tokenizer.backend_tokenizer)),
+        "train_tokens": len(pack_documents(splits["train"], tokenizer.backend_tokenizer)),
         "rounding": {name_of(choice): value for choice, value in values.items()},
         "heldout": quality(model, settings, tokenizer, splits),
         "sample": continuation(model, tokenizer),

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import torch
 import typer
-from corpus import Batches, packed, train_tokenizer, wrapped
+from corpus import Batches, pack_documents, train_tokenizer, transformers_tokenizer
 from export import write_model
 from rich.console import Console
 from rich.progress import (
@@ -55,7 +55,7 @@ def tokenizer_in(directory: Path, text: Path | None, vocabulary: int) -> Tokeniz
 
 def validation_windows(directory: Path, text: Path | None, settings: Settings) -> torch.Tensor:
     """At most `settings.validation_windows` windows, evenly spread over the validation split."""
-    tokenizer = wrapped(directory / "tokenizer.json", settings.context)
+    tokenizer = transformers_tokenizer(directory / "tokenizer.json", settings.context)
     split = documents(text, "validation")
     tokens = evaluation_windows(split, tokenizer, length=settings.context, windows=None).tokens
     return tokens[:: max(1, len(tokens) // settings.validation_windows)][: settings.validation_windows]
@@ -94,7 +94,9 @@ def run(
     torch.use_deterministic_algorithms(True)
     settings = settings_with(changes)
     tokenizer = tokenizer_in(directory, text, settings.vocabulary)
-    batches = Batches(packed(documents(text, "train"), tokenizer), settings.context, settings.rows, settings.seed)
+    batches = Batches(
+        pack_documents(documents(text, "train"), tokenizer), settings.context, settings.rows, settings.seed
+    )
     validation = validation_windows(directory, text, settings)
     with Reporter(settings) as report:
         train(settings, batches, validation, directory, report)
@@ -108,17 +110,17 @@ def export_checkpoint(
     text: TextOption = None,
 ) -> None:
     """Write a checkpoint as a Hugging Face model with its card. Example: export --directory /tmp/t --to m"""
-    found = {int(path.name.removeprefix("step-")): path for path in checkpoints(directory)}
-    if not found or (step is not None and step not in found):
-        known = ", ".join(map(str, found)) or "none"
-        raise InputError(f"{directory} has no checkpoint of step {step or 'any'}; it has: {known}")
-    checkpoint = found[max(found) if step is None else step]
+    by_step = {int(path.name.removeprefix("step-")): path for path in checkpoints(directory)}
+    if not by_step or (step is not None and step not in by_step):
+        steps = ", ".join(map(str, by_step)) or "none"
+        raise InputError(f"{directory} has no checkpoint of step {step or 'any'}; it has: {steps}")
+    checkpoint = by_step[max(by_step) if step is None else step]
     facts = json.loads((checkpoint / "checkpoint.json").read_text(encoding="utf-8"))
     settings = Settings(**facts["settings"])
     state = fresh(settings)
     restore(state, checkpoint, settings)
     splits = {split: documents(text, split) for split in ("train", "validation", "test")}
-    tokenizer = wrapped(directory / "tokenizer.json", settings.context)
+    tokenizer = transformers_tokenizer(directory / "tokenizer.json", settings.context)
     Console().print(write_model(state, settings, tokenizer, splits, to))
 
 

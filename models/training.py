@@ -121,9 +121,9 @@ def train(
         ComputationError: the loss is not a number.
     """
     state = fresh(settings)
-    found = checkpoints(directory)
-    if found:
-        restore(state, found[-1], settings)
+    saved = checkpoints(directory)
+    if saved:
+        restore(state, saved[-1], settings)
     total, since = 0.0, state.step
     while state.step < settings.steps:
         loss = advance(state, settings, batches)

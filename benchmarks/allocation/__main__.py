@@ -39,31 +39,33 @@ def ladder(
 ) -> None:
     """Allocate, compress, judge, and write the section."""
     papers, draws = read_params(PAPERS)["variants"], tuple(range(seeds))
-    known = [*ladders(papers, draws, yaml.safe_load(search)), *saliencies(papers, MIXED_AT, draws)]
-    wanted = [one for one in known if not only or one.name.startswith(tuple(only))]
-    if not wanted:
-        raise InputError(f"no ladder begins with {only}; known: {', '.join(one.name for one in known)}")
+    every_ladder = [*ladders(papers, draws, yaml.safe_load(search)), *saliencies(papers, MIXED_AT, draws)]
+    selected = [one for one in every_ladder if not only or one.name.startswith(tuple(only))]
+    if not selected:
+        raise InputError(f"no ladder begins with {only}; known: {', '.join(one.name for one in every_ladder)}")
     overrides = [f"@{settings.resolve()}", *(set_ or [])]
-    bench = Bench(Path.cwd(), overrides, [entry for one in wanted for entry in one.entries.values()], divergence=False)
+    bench = Bench(
+        Path.cwd(), overrides, [entry for one in selected for entry in one.entries.values()], divergence=False
+    )
     dense = bench.dense()
-    figures = {one.name: _measured(bench, one) for one in wanted}
-    searches = {one.name: _searches(bench, one) for one in wanted}
+    figures = {one.name: _measured(bench, one) for one in selected}
+    searches = {one.name: _searches(bench, one) for one in selected}
     called = name or Path(bench.settings()["model"]).name
-    facts = raw(called, bench.settings(), dense, wanted, figures, searches)
+    facts = raw(called, bench.settings(), dense, selected, figures, searches)
     write_section(out, f"ladder-{called}", section(facts), facts)
 
 
 def _measured(bench: Bench, ladder: Ladder) -> dict[tuple[str, int], Figures]:
-    found = {}
+    results = {}
     for place, entry in ladder.entries.items():
-        found[place] = known = bench.figures(entry)
-        shown = "overflow" if known.perplexity is None else f"{known.perplexity:10.4g}"
+        results[place] = figures = bench.figures(entry)
+        shown = "overflow" if figures.perplexity is None else f"{figures.perplexity:10.4g}"
         typer.echo(f"{entry.name:40} {shown}", err=True)
-    return found
+    return results
 
 
 def _searches(bench: Bench, ladder: Ladder) -> list[dict[str, Any]]:
-    """What is known of each seed's search: generations, tokens, share of the forwards saved, fitness of the starts."""
+    """Figures of each seed's search: generations, tokens, share of the forwards saved, fitness of the starts."""
     return [
         {"seed": seed} | bench.pipeline(entry).allocation(entry.name).facts["search"]
         for (rung, seed), entry in ladder.entries.items()

@@ -52,28 +52,28 @@ def ladders(
     """
     title, defaults = RUNGS["search"]
     rungs = RUNGS | {"search": (title, defaults | dict(search or {}))}
-    found = []
+    collected = []
     for method, (name, title) in METHODS.items():
         for sparsity in SPARSITIES:
             recipe = papers[name] | {"sparsity": sparsity}
             if method == "wanda":
                 recipe["pattern"] = {"name": "unstructured", "scope": "row"}
             shown = percent(sparsity)
-            found.append(_ladder(f"{method}-{shown}", f"{title}, {shown} %", recipe, seeds, rungs))
+            collected.append(_ladder(f"{method}-{shown}", f"{title}, {shown} %", recipe, seeds, rungs))
         recipe = {key: value for key, value in papers[name].items() if key != "sparsity"}
         recipe["pattern"] = {"name": "n_of_m", "n": N_OF_8, "m": 8}
-        found.append(_ladder(f"{method}-nof8", f"{title}, N of 8, 75 %", recipe, seeds, rungs))
-    return found
+        collected.append(_ladder(f"{method}-nof8", f"{title}, N of 8, 75 %", recipe, seeds, rungs))
+    return collected
 
 
 def saliencies(papers: Mapping[str, Recipe], sparsity: float, seeds: tuple[int, ...] = SEEDS) -> list[Ladder]:
     """The scores of the sweep, each under the uniform and under the mixed allocation of arXiv:2310.09499."""
-    found = []
+    collected = []
     rungs = {"uniform": ("uniform", None), "mixed": ("mixed by Hutchinson ranks", MIXED)}
     for name, (saliency, title) in SCORES.items():
         recipe = papers["sparsegpt-50"] | {"sparsity": sparsity, "saliency": saliency}
-        found.append(_ladder(f"{name}-{percent(sparsity)}", title, recipe, seeds, rungs))
-    return found
+        collected.append(_ladder(f"{name}-{percent(sparsity)}", title, recipe, seeds, rungs))
+    return collected
 
 
 def _ladder(
@@ -86,9 +86,9 @@ def _ladder(
     entries = {}
     for rung, (rung_title, allocation) in rungs.items():
         for seed in seeds:
-            made: dict[str, Any] = dict(recipe) | {"propagate": "dense"}
+            variant: dict[str, Any] = dict(recipe) | {"propagate": "dense"}
             if allocation:
                 # The seed draws the search's text and its candidates, as it draws the calibration windows.
-                made["allocation"] = allocation | ({"seed": seed} if allocation["name"] == "evolutionary" else {})
-            entries[rung, seed] = Entry(f"{name}-{rung}-{seed}", rung_title, made, seed=seed)
+                variant["allocation"] = allocation | ({"seed": seed} if allocation["name"] == "evolutionary" else {})
+            entries[rung, seed] = Entry(f"{name}-{rung}-{seed}", rung_title, variant, seed=seed)
     return Ladder(name, title, {rung: rung_title for rung, (rung_title, _) in rungs.items()}, entries)

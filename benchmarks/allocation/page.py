@@ -21,7 +21,7 @@ def raw(
     name: str,
     settings: Mapping[str, Any],
     dense: Figures,
-    wanted: list[Ladder],
+    ladders: list[Ladder],
     figures: Mapping[str, Mapping[tuple[str, int], Figures]],
     searches: Mapping[str, list[dict[str, Any]]],
 ) -> dict[str, Any]:
@@ -44,28 +44,30 @@ def raw(
                         "name": rung,
                         "title": title,
                         "runs": [
-                            _run(seed, known, dense) for (own, seed), known in figures[one.name].items() if own == rung
+                            _run(seed, result, dense)
+                            for (run_rung, seed), result in figures[one.name].items()
+                            if run_rung == rung
                         ],
                     }
                     for rung, title in one.rungs.items()
                 ],
                 "searches": searches[one.name],
             }
-            for one in wanted
+            for one in ladders
         ],
     }
 
 
-def _run(seed: int, known: Figures, dense: Figures) -> dict[str, Any]:
-    above = known.above(dense)
+def _run(seed: int, figures: Figures, dense: Figures) -> dict[str, Any]:
+    above = figures.above(dense)
     return {
         "seed": seed,
-        "perplexity": known.perplexity,
+        "perplexity": figures.perplexity,
         "above_dense": above.mean,
         "standard_error": above.standard_error,
-        "zeros": known.zeros,
-        "recipe": known.entry.recipe,
-        "ledger": known.events,
+        "zeros": figures.zeros,
+        "recipe": figures.entry.recipe,
+        "ledger": figures.events,
     }
 
 
@@ -95,7 +97,7 @@ def _said(ladder: Mapping[str, Any]) -> list[str]:
     kept = sum(run["fitness"] <= min(start["fitness"] for start in run["initial"]) for run in runs)
     searched = next(rung for rung in ladder["rungs"] if rung["name"] == "search")
     others = [_losses(rung) for rung in ladder["rungs"] if rung is not searched]
-    ahead = sum(own <= min(other) for own, *other in zip(_losses(searched), *others, strict=True))
+    ahead = sum(loss <= min(other) for loss, *other in zip(_losses(searched), *others, strict=True))
     return [
         f"Searches: {fmean(run['generations'] for run in runs):.0f} generations and {fmean(tokens):.2f} M tokens each, "
         f"{fmean(saved):.0f} % of the block forwards saved by kept prefixes; on their validation text never worse than "
@@ -135,7 +137,7 @@ def _perplexities(rung: Mapping[str, Any]) -> str:
 
 def closed(rung: Mapping[str, Any], uniform: Mapping[str, Any]) -> list[float]:
     """Per seed, the share of the uniform allocation's loss above dense that a rung takes back."""
-    return [1 - own / other for own, other in zip(_losses(rung), _losses(uniform), strict=True)]
+    return [1 - loss / other for loss, other in zip(_losses(rung), _losses(uniform), strict=True)]
 
 
 def _closed(rung: Mapping[str, Any], uniform: Mapping[str, Any]) -> str:

@@ -40,11 +40,11 @@ def starts(
 ) -> None:
     """Search, compare, and write the section."""
     papers, draws = read_params(PAPERS)["variants"], tuple(range(seeds))
-    known = {one.name: one for one in ladders(papers, draws, yaml.safe_load(search))}
-    if ladder not in known:
-        raise InputError(f"{ladder!r} is no ladder; known: {', '.join(known)}")
+    by_name = {one.name: one for one in ladders(papers, draws, yaml.safe_load(search))}
+    if ladder not in by_name:
+        raise InputError(f"{ladder!r} is no ladder; known: {', '.join(by_name)}")
     entries = {
-        (start, seed): _started(known[ladder].entries["search", seed], start)
+        (start, seed): _started(by_name[ladder].entries["search", seed], start)
         for start in STARTS
         for seed in range(seeds)
     }
@@ -53,7 +53,7 @@ def starts(
     for (start, seed), entry in entries.items():
         runs[start].append(_run(bench, entry, seed))
         typer.echo(f"{entry.name:44} {runs[start][-1]['final']:.4f}", err=True)
-    facts = {"ladder": ladder, "title": known[ladder].title, "settings": bench.settings(), "starts": runs}
+    facts = {"ladder": ladder, "title": by_name[ladder].title, "settings": bench.settings(), "starts": runs}
     write_section(out, "starts", section(facts), facts)
 
 
@@ -67,9 +67,9 @@ def _started(entry: Entry, start: str) -> Entry:
 
 def _run(bench: Bench, entry: Entry, seed: int) -> dict[str, Any]:
     artifact = bench.pipeline(entry).allocation(entry.name)
-    found = json.loads((artifact.path / RESULT).read_text())
-    begun = min(start["fitness"] for start in found["initial"])
-    path = [[one["tokens"], one["best"]] for one in found["history"]]
+    result = json.loads((artifact.path / RESULT).read_text())
+    begun = min(start["fitness"] for start in result["initial"])
+    path = [[one["tokens"], one["best"]] for one in result["history"]]
     return {"seed": seed, "begun": begun, "path": path, "final": path[-1][1] if path else begun}
 
 
@@ -106,8 +106,8 @@ def section(facts: dict[str, Any]) -> str:
 def _reached(starts: dict[str, list[dict[str, Any]]], other: str) -> str:
     """How soon the informed search is where another one ends, seed by seed."""
     shares = []
-    for own, theirs in zip(starts["informed"], starts[other], strict=True):
-        until = tokens_until(own, theirs["final"])
+    for informed, theirs in zip(starts["informed"], starts[other], strict=True):
+        until = tokens_until(informed, theirs["final"])
         shares.append("never" if until is None else f"{100 * until / theirs['path'][-1][0]:.1f} %")
     return (
         f"The informed search is where the one from {STARTS[other]} starts ends after this share of the tokens that "

@@ -56,22 +56,25 @@ def statistics(job: Job) -> dict[str, float]:
         decoder.load_block(index)
         collected = collect(decoder, index, states)
         decoder.drop_block(index)
-        moments = {str(number): known.moment for number, (_, known) in enumerate(collected)}
+        moments = {str(number): group_statistics.moment for number, (_, group_statistics) in enumerate(collected)}
         save_file(moments, out / f"statistics-{index}.safetensors")
-        facts = [[list(group.names), known.tokens, known.sequences] for group, known in collected]
+        facts = [
+            [list(group.names), group_statistics.tokens, group_statistics.sequences]
+            for group, group_statistics in collected
+        ]
         (out / f"statistics-{index}.json").write_text(json.dumps(facts))
     return {"seconds": time.perf_counter() - start}
 
 
 def variant(job: Job) -> dict[str, float]:
     """Seconds for one more variant from stored statistics, again from files to files."""
-    out, known = _folder(job), Path(job["statistics"])
+    out, stored = _folder(job), Path(job["statistics"])
     method = build_method(job["method"])
     start = time.perf_counter()
     decoder = Decoder(Path(job["model"]), read_config(Path(job["model"])))
     for index in range(len(decoder)):
         decoder.load_block(index)
-        outcome = compress_block_from(decoder, index, _stored_statistics(known, index), method)
+        outcome = compress_block_from(decoder, index, _stored_statistics(stored, index), method)
         decoder.drop_block(index)
         save_file(outcome.weights, out / f"block-{index}.safetensors")
     return {"seconds": time.perf_counter() - start}

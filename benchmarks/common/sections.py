@@ -9,11 +9,11 @@ ORDER = ("methods", "ladder", "saliencies", "starts", "structured", "recovery", 
 
 def put_section(page: Path, name: str, text: str) -> None:
     """Write or replace one section of a page; the page is made where there is none."""
-    known = sections(page.read_text(encoding="utf-8")) if page.is_file() else {}
-    known[name] = text.strip()
-    ordered = sorted(known, key=lambda one: (_place(one), one))
+    texts = sections(page.read_text(encoding="utf-8")) if page.is_file() else {}
+    texts[name] = text.strip()
+    ordered = sorted(texts, key=lambda one: (_place(one), one))
     page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text("\n\n".join(f"<!-- section {one} -->\n\n{known[one]}" for one in ordered) + "\n", encoding="utf-8")
+    page.write_text("\n\n".join(f"<!-- section {one} -->\n\n{texts[one]}" for one in ordered) + "\n", encoding="utf-8")
 
 
 def sections(text: str) -> dict[str, str]:

@@ -69,7 +69,7 @@ def _draw(axes: "Axes", panel: SpreadPanel) -> None:
     apart = 0.0 if panel.joined else ACROSS * pixel
     for number, (name, values) in enumerate(panel.series.items()):
         aside = apart * (number - (len(panel.series) - 1) / 2)
-        at = {panel.ticks[label] + aside: own for label, own in values.items()}
+        at = {panel.ticks[label] + aside: ys for label, ys in values.items()}
         _series(axes, name, dict(sorted(at.items())), COLOURS[number % len(COLOURS)], panel.joined)
     axes.set(title=panel.title, xlabel=panel.across)
     if panel.level:

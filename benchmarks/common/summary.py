@@ -19,16 +19,16 @@ class Spread:
     @classmethod
     def of(cls, values: Iterable[float]) -> "Spread":
         """Of at least one value."""
-        found = sorted(values)
-        return cls(statistics.median(found), found[0], found[-1])
+        ordered = sorted(values)
+        return cls(statistics.median(ordered), ordered[0], ordered[-1])
 
 
 def seconds(
     records: list[dict[str, Any]], contestant: str, setting: str = "", phase: str = "seconds"
 ) -> dict[int, float]:
     """Round -> seconds of a contestant's phase; empty where it took no part or has no such phase."""
-    chosen = (r for r in records if r["contestant"] == contestant and r["setting"] == setting and phase in r)
-    return {record["repeat"]: record[phase] for record in chosen}
+    matching = (r for r in records if r["contestant"] == contestant and r["setting"] == setting and phase in r)
+    return {record["repeat"]: record[phase] for record in matching}
 
 
 def ratio(above: dict[int, float], below: dict[int, float]) -> Spread | None:
@@ -44,11 +44,11 @@ def sustained_rate(rates: list[dict[str, float]]) -> float:
 
 def ratios(records: list[dict[str, Any]], setting: str, work: Work, rate: float) -> dict[str, Spread | None]:
     """How far this project is from the floor, and the others from it."""
-    own = seconds(records, "espalier", setting)
+    espalier = seconds(records, "espalier", setting)
     peer = seconds(records, "llmcompressor", setting)
     return {
-        "floor": ratio(own, dict.fromkeys(own, work.total / rate)),
-        "llmcompressor": ratio(peer, own),
-        "published": ratio(seconds(records, "published", setting), own),
+        "floor": ratio(espalier, dict.fromkeys(espalier, work.total / rate)),
+        "llmcompressor": ratio(peer, espalier),
+        "published": ratio(seconds(records, "published", setting), espalier),
         "variant": ratio(peer, seconds(records, "variant", setting)),
     }

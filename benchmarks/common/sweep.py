@@ -78,10 +78,10 @@ class Problem:
 
     def sweep(self, setting: Setting, kernel: str) -> tuple[ColumnSweepResult, float]:
         """The result, and the seconds until it was there."""
-        chosen, grids = kernel_for(kernel, self.weight.device), setting.grids(self.weight)
+        column_kernel, grids = kernel_for(kernel, self.weight.device), setting.grids(self.weight)
         scale, choice = self.upper.diagonal().square().reciprocal(), setting.choice()
         began = self._now()
-        done = column_sweep(self.weight, self.upper, scale, choice, BLOCK, chosen, grids)
+        done = column_sweep(self.weight, self.upper, scale, choice, BLOCK, column_kernel, grids)
         return done, self._now() - began
 
     def _now(self) -> float:
@@ -114,8 +114,8 @@ def measure(size: int, repeats: int, device: torch.device, say: Callable[[str], 
         "kernels": list(kernels),
         "losses": losses,
         "seconds": seconds,
-        "spread": {name: {k: asdict(Spread.of(v)) for k, v in found.items()} for name, found in seconds.items()},
-        "ratio": {name: asdict(_ratio(found, kernels)) for name, found in seconds.items()},
+        "spread": {name: {k: asdict(Spread.of(v)) for k, v in timed.items()} for name, timed in seconds.items()},
+        "ratio": {name: asdict(_ratio(timed, kernels)) for name, timed in seconds.items()},
     }
 
 

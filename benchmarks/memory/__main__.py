@@ -90,8 +90,8 @@ def planned(workspace: Path) -> dict[str, Any]:
 
 
 def _resumed(workspace: Path, blocks: int, expected: list[str]) -> dict[str, Any]:
-    found = resume(workspace, blocks)
-    return found | {"equal": digests(workspace) == expected}
+    resumption = resume(workspace, blocks)
+    return resumption | {"equal": digests(workspace) == expected}
 
 
 class Products(TorchDispatchMode):
@@ -127,9 +127,9 @@ def counted(directory: Path) -> dict[str, float]:
     c columns and blocks of B.
     """
     decoder = Decoder(directory, read_config(directory))
-    chosen = PARAMS["calibration"]
+    calibration = PARAMS["calibration"]
     draw = torch.Generator().manual_seed(0)
-    tokens = torch.randint(0, 2048, (chosen["sequences"], chosen["length"]), generator=draw)
+    tokens = torch.randint(0, 2048, (calibration["sequences"], calibration["length"]), generator=draw)
     states = HiddenStates.at_entry(decoder, tokens)
     recipe = parse_recipe(VARIANT, PARAMS["variants"][VARIANT])
     decoder.load_block(0)
@@ -139,9 +139,9 @@ def counted(directory: Path) -> dict[str, float]:
         outcome = compress_block(decoder, 0, states, recipe.method, recipe.propagate)
     block = recipe.method.compensation.block
     fixed = sum(layer.rows * layer.columns * block for layer in outcome.layers)
-    found = {**seen.operations, "columns in the kernel": float(fixed)}
-    found = {name: value * len(decoder) for name, value in found.items()}
-    return found | {"total": sum(found.values())}
+    operations = {**seen.operations, "columns in the kernel": float(fixed)}
+    operations = {name: value * len(decoder) for name, value in operations.items()}
+    return operations | {"total": sum(operations.values())}
 
 
 if __name__ == "__main__":

@@ -79,8 +79,8 @@ def _phases(raw: dict[str, Any]) -> str:
     return f"{table(['phase', 'GB'], memory)}\n\n{table(['work', 'TFLOP'], work)}"
 
 
-def _by_size(found: dict[str, float]) -> list[tuple[str, float]]:
-    return sorted(found.items(), key=lambda item: item[1])
+def _by_size(sizes: dict[str, float]) -> list[tuple[str, float]]:
+    return sorted(sizes.items(), key=lambda item: item[1])
 
 
 def _resumed(raw: dict[str, Any]) -> str:

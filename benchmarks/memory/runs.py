@@ -15,7 +15,7 @@ from pruning_core.checkpoint.checkpoint import Checkpoint
 from pruning_core.errors import ComputationError
 
 POLL_SECONDS = 1.0
-"""Between two looks at the blocks that are done and the bytes on disk."""
+"""Seconds between two looks at the blocks that are done and the bytes on disk."""
 
 
 def run(workspace: Path, kill_after: int | None = None) -> dict[str, Any]:
@@ -73,12 +73,12 @@ def disk_bytes(workspace: Path) -> int:
 
 def blocks(workspace: Path) -> dict[int, dict[str, Any]]:
     """Number -> manifest, with "written" (a time), of every block that is stored."""
-    found = {}
+    manifests = {}
     for path in (workspace / ".espalier" / "objects").glob("*/manifest.json"):
         manifest = json.loads(path.read_text())
         if manifest["kind"] == "prune_block":
-            found[manifest["params"]["block"]] = manifest | {"written": path.stat().st_mtime_ns}
-    return found
+            manifests[manifest["params"]["block"]] = manifest | {"written": path.stat().st_mtime_ns}
+    return manifests
 
 
 def resume(workspace: Path, depth: int) -> dict[str, Any]:

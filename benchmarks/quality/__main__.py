@@ -39,10 +39,10 @@ def quality(
     ] = None,
 ) -> None:
     """Compress, judge, and write the section."""
-    wanted = chosen(groups(read_params(PAPERS)["variants"]), only)
+    selected = select_groups(groups(read_params(PAPERS)["variants"]), only)
     overrides = [f"@{settings.resolve()}", *(set_ or [])]
-    bench = Bench(Path.cwd(), overrides, [entry for group in wanted for entry in group.entries])
-    results = measured(bench, wanted, lambda line: typer.echo(line, err=True))
+    bench = Bench(Path.cwd(), overrides, [entry for group in selected for entry in group.entries])
+    results = measured(bench, selected, lambda line: typer.echo(line, err=True))
     out.parent.mkdir(parents=True, exist_ok=True)
     plot = out.with_suffix(".svg")
     drawn = lines(results)
@@ -53,23 +53,23 @@ def quality(
     typer.echo(f"page       {out}")
 
 
-def chosen(known: list[Group], only: list[str] | None) -> list[Group]:
+def select_groups(every_group: list[Group], only: list[str] | None) -> list[Group]:
     """The groups whose name begins with one of the words; all without words.
 
     Raises:
         InputError: a word that no group begins with.
     """
     for word in only or []:
-        if not any(group.name.startswith(word) for group in known):
-            raise InputError(f"no group begins with {word!r}; known: {', '.join(group.name for group in known)}")
-    return [group for group in known if not only or group.name.startswith(tuple(only))]
+        if not any(group.name.startswith(word) for group in every_group):
+            raise InputError(f"no group begins with {word!r}; known: {', '.join(group.name for group in every_group)}")
+    return [group for group in every_group if not only or group.name.startswith(tuple(only))]
 
 
 def drawing(drawn: Lines, dense: float | None) -> "Figure":
     """Perplexity against sparsity, and the dense model's as a line across."""
-    known = ("dense", dense) if dense else None
+    level = ("dense", dense) if dense else None
     return line_chart(
-        [LinePanel("", "sparsity of the prunable weights", "perplexity", drawn, known, shares="x", log=True)], HEIGHT
+        [LinePanel("", "sparsity of the prunable weights", "perplexity", drawn, level, shares="x", log=True)], HEIGHT
     )
 
 
@@ -78,9 +78,9 @@ def lines(results: Results) -> Lines:
     drawn: Lines = {title: [] for _, title in METHODS.values()}
     for group in results.groups:
         if group.name.startswith("unstructured"):
-            for known in results.of(group):
-                if known.perplexity is not None:
-                    drawn[known.entry.title].append((known.zeros, known.perplexity))
+            for figures in results.of(group):
+                if figures.perplexity is not None:
+                    drawn[figures.entry.title].append((figures.zeros, figures.perplexity))
     return {title: points for title, points in drawn.items() if points}
 
 

@@ -130,18 +130,18 @@ class Bench:
     def settings(self) -> dict[str, Any]:
         """What the figures hold for, with digests."""
         home = self.home
-        made = home.quality(BASELINE)
-        chosen = home.settings.calibration
+        evaluation = home.quality(BASELINE)
+        calibration = home.settings.calibration
         return {
-            "sequences": chosen.sequences,
-            "length": chosen.length,
-            "seed": chosen.seed,
+            "sequences": calibration.sequences,
+            "length": calibration.length,
+            "seed": calibration.seed,
             "model": home.settings.model,
             "model_digest": home.source.digest,
-            "calibration": _text(home.calibration) | {"sampling": chosen.sampling},
-            "evaluation": made.facts["protocol"] | {"source": home.evaluation.facts["source"]},
-            "predictions": made.facts["tokens"],
-            "versions": made.manifest["versions"],
+            "calibration": _text(home.calibration) | {"sampling": calibration.sampling},
+            "evaluation": evaluation.facts["protocol"] | {"source": home.evaluation.facts["source"]},
+            "predictions": evaluation.facts["tokens"],
+            "versions": evaluation.manifest["versions"],
         }
 
     def _pipeline(self, seed: int | None, base: str | None, overrides: tuple[str, ...]) -> Pipeline:
@@ -179,8 +179,8 @@ class Results:
 
     def best(self, group: Group) -> Figures:
         """The lowest mean loss of a group, among those that compete."""
-        competing = [known for known in self.of(group) if known.entry.name not in group.beside]
-        return min(competing, key=lambda known: float(known.losses.mean()))
+        competing = [figures for figures in self.of(group) if figures.entry.name not in group.beside]
+        return min(competing, key=lambda figures: float(figures.losses.mean()))
 
 
 def measured(bench: Bench, groups: list[Group], say: Callable[[str], None]) -> Results:
@@ -190,7 +190,7 @@ def measured(bench: Bench, groups: list[Group], say: Callable[[str], None]) -> R
     figures: dict[str, Figures] = {}
     for entry in (entry for group in groups for entry in group.entries):
         if entry.name not in figures:
-            known = figures[entry.name] = bench.figures(entry)
-            shown = "overflow" if known.perplexity is None else f"{known.perplexity:10.4g}"
+            result = figures[entry.name] = bench.figures(entry)
+            shown = "overflow" if result.perplexity is None else f"{result.perplexity:10.4g}"
             say(f"{entry.name:36} {shown}")
     return Results(dense, groups, figures, bench.settings())

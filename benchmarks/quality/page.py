@@ -60,23 +60,23 @@ def raw(results: Results) -> dict[str, Any]:
         "settings": results.settings,
         "dense": _facts(results.dense, results),
         "groups": {group.name: [entry.name for entry in group.entries] for group in results.groups},
-        "variants": {name: _facts(known, results) for name, known in results.figures.items()},
+        "variants": {name: _facts(figures, results) for name, figures in results.figures.items()},
     }
 
 
-def _facts(known: Figures, results: Results) -> dict[str, Any]:
-    above = known.above(results.dense)
+def _facts(figures: Figures, results: Results) -> dict[str, Any]:
+    above = figures.above(results.dense)
     return {
-        "recipe": known.entry.recipe,
-        "base": known.entry.base,
-        "perplexity": known.perplexity,
-        "mean_loss": float(known.losses.mean()),
+        "recipe": figures.entry.recipe,
+        "base": figures.entry.base,
+        "perplexity": figures.perplexity,
+        "mean_loss": float(figures.losses.mean()),
         "above_dense": {"mean": above.mean, "standard_error": above.standard_error},
-        "kl_to_dense": known.kl,
-        "top1_agreement": known.top1,
-        "zeros": known.zeros,
-        "bits_per_weight": known.bits,
-        "ledger": known.events,
+        "kl_to_dense": figures.kl,
+        "top1_agreement": figures.top1,
+        "zeros": figures.zeros,
+        "bits_per_weight": figures.bits,
+        "ledger": figures.events,
     }
 
 
@@ -92,42 +92,42 @@ def _choices(results: Results) -> list[str]:
 
 
 def _table(results: Results, group: Group) -> str:
-    reference = next(known for known in results.of(group) if known.entry.name == group.reference)
+    reference = next(figures for figures in results.of(group) if figures.entry.name == group.reference)
     best = results.best(group)
     header = ["", "perplexity", "loss above dense", f"above {reference.entry.title}", "KL", "zeros", "bits", "ledger"]
     rows = [_row(results.dense, results, None, None)]
     rows += [
-        _row(known, results, reference, None if known.entry.name in group.beside else best)
-        for known in results.of(group)
+        _row(figures, results, reference, None if figures.entry.name in group.beside else best)
+        for figures in results.of(group)
     ]
     return table(header, rows)
 
 
-def _row(known: Figures, results: Results, reference: Figures | None, best: Figures | None) -> list[str]:
-    value = perplexity(known)
-    if best is not None and known.entry.name == best.entry.name:
+def _row(figures: Figures, results: Results, reference: Figures | None, best: Figures | None) -> list[str]:
+    value = perplexity(figures)
+    if best is not None and figures.entry.name == best.entry.name:
         value = f"**{value}**"
-    elif best is not None and not certain(known.above(best)):
+    elif best is not None and not certain(figures.above(best)):
         value = f"≈ {value}"
-    ledger = ", ".join(f"{event} {count}" for event, count in known.events.items())
-    dense = known is results.dense
+    ledger = ", ".join(f"{event} {count}" for event, count in figures.events.items())
+    dense = figures is results.dense
     return [
-        known.entry.title,
+        figures.entry.title,
         value,
-        "" if dense else signed(known.above(results.dense)),
-        "" if reference is None or known.entry.name == reference.entry.name else signed(known.above(reference)),
-        f"{known.kl:.4f}",
-        f"{100 * known.zeros:.2f} %",
-        f"{known.bits:.2f}",
+        "" if dense else signed(figures.above(results.dense)),
+        "" if reference is None or figures.entry.name == reference.entry.name else signed(figures.above(reference)),
+        f"{figures.kl:.4f}",
+        f"{100 * figures.zeros:.2f} %",
+        f"{figures.bits:.2f}",
         ledger or "-",
     ]
 
 
-def perplexity(known: Figures) -> str:
+def perplexity(figures: Figures) -> str:
     """Four significant digits or two decimals, whichever is longer."""
-    if known.perplexity is None:
+    if figures.perplexity is None:
         return "overflow"
-    return f"{known.perplexity:.3f}" if known.perplexity < 100 else f"{known.perplexity:.1f}"
+    return f"{figures.perplexity:.3f}" if figures.perplexity < 100 else f"{figures.perplexity:.1f}"
 
 
 def _draws(results: Results) -> list[str]:
@@ -137,12 +137,14 @@ def _draws(results: Results) -> list[str]:
         for method in SWEPT:
             drawn = [results.figures.get(f"{method}-{shown}-draw{seed}") for seed in DRAWS]
             if all(drawn):
-                own = [f"{known.above(results.dense).mean:+.4f}" for known in drawn]
+                differences = [f"{figures.above(results.dense).mean:+.4f}" for figures in drawn]
                 paired = [
-                    signed(known.above(results.figures[f"{SWEPT[0]}-{shown}-draw{seed}"]))
-                    for seed, known in zip(DRAWS, drawn, strict=True)
+                    signed(figures.above(results.figures[f"{SWEPT[0]}-{shown}-draw{seed}"]))
+                    for seed, figures in zip(DRAWS, drawn, strict=True)
                 ]
-                rows.append([drawn[0].entry.title, *own, *(paired if method != SWEPT[0] else [""] * len(DRAWS))])
+                rows.append(
+                    [drawn[0].entry.title, *differences, *(paired if method != SWEPT[0] else [""] * len(DRAWS))]
+                )
         if rows:
             header = ["", *(f"draw {seed}" for seed in DRAWS), *(f"above SparseGPT, draw {seed}" for seed in DRAWS)]
             parts += [f"### {shown} %", table(header, rows)]
@@ -152,23 +154,23 @@ def _draws(results: Results) -> list[str]:
     return ["## Other draws of the calibration windows", caption, *parts]
 
 
-def settings_list(known: Mapping[str, Any]) -> str:
+def settings_list(settings: Mapping[str, Any]) -> str:
     """What the figures of a bench hold for, one line each, with digests.
 
     Args:
-        known: `Bench.settings()`.
+        settings: `Bench.settings()`.
     """
-    calibration, evaluation = known["calibration"], known["evaluation"]
+    calibration, evaluation = settings["calibration"], settings["evaluation"]
     lines = {
-        "model": f"`{known['model']}`, digest `{known['model_digest']}`",
-        "calibration": f"{known['sequences']} windows of {known['length']} tokens, sampling {calibration['sampling']}, "
-        f"seed {known['seed']}, of {_source(calibration)}",
+        "model": f"`{settings['model']}`, digest `{settings['model_digest']}`",
+        "calibration": f"{settings['sequences']} windows of {settings['length']} tokens, "
+        f"sampling {calibration['sampling']}, seed {settings['seed']}, of {_source(calibration)}",
         "calibration digests": f"text `{calibration['text_digest']}`, tokens `{calibration['token_digest']}`",
-        "evaluation": f"{evaluation['windows']} windows of {evaluation['length']} tokens ({known['predictions']:,} "
+        "evaluation": f"{evaluation['windows']} windows of {evaluation['length']} tokens ({settings['predictions']:,} "
         f"predictions), {evaluation['dtype']}, of {_source(evaluation)}",
         "evaluation digests": f"text `{evaluation['text']}`, tokens `{evaluation['tokens']}`, protocol "
         f"`{evaluation['digest']}`",
-        "versions": ", ".join(f"{name} {version}" for name, version in known["versions"].items()),
+        "versions": ", ".join(f"{name} {version}" for name, version in settings["versions"].items()),
     }
     return _bullets(f"{name}: {value}" for name, value in lines.items())
 

@@ -51,9 +51,9 @@ def verdict(difference: PairedDifference) -> str:
 def choices(results: Results) -> list[tuple[str, str, str]]:
     """(choice, change of the loss, verdict) for every choice whose two entries are there."""
     rows = []
-    for what, made, left in CHOICES:
-        if {made, left} <= results.figures.keys():
-            change = results.figures[made].above(results.figures[left])
+    for what, taken, left in CHOICES:
+        if {taken, left} <= results.figures.keys():
+            change = results.figures[taken].above(results.figures[left])
             rows.append((what, signed(change), verdict(change)))
     return rows
 
@@ -68,19 +68,19 @@ def _rankings(results: Results) -> Iterator[str]:
     for group in results.groups:
         if group.name in pruning:
             best = results.best(group)
-            others = [known for known in results.of(group) if known.entry.name != best.entry.name]
-            others.sort(key=lambda known: float(known.losses.mean()))
-            apart = {known.entry.name: known.above(best) for known in others}
-            near = [known for known in others if not certain(apart[known.entry.name])]
-            far = [known for known in others if certain(apart[known.entry.name])]
+            others = [figures for figures in results.of(group) if figures.entry.name != best.entry.name]
+            others.sort(key=lambda figures: float(figures.losses.mean()))
+            apart = {figures.entry.name: figures.above(best) for figures in others}
+            near = [figures for figures in others if not certain(apart[figures.entry.name])]
+            far = [figures for figures in others if certain(apart[figures.entry.name])]
             text = f"**{group.title}**: the lowest loss is that of {best.entry.title}"
             if near:
                 text += ", not to be told apart from " + _listed(near, apart)
             yield text + (f"; above it {_listed(far, apart)}." if far else ".")
 
 
-def _listed(known: list[Figures], apart: dict[str, PairedDifference]) -> str:
-    return ", ".join(f"{one.entry.title} ({signed(apart[one.entry.name])})" for one in known)
+def _listed(variants: list[Figures], apart: dict[str, PairedDifference]) -> str:
+    return ", ".join(f"{one.entry.title} ({signed(apart[one.entry.name])})" for one in variants)
 
 
 def _scores(results: Results) -> Iterator[str]:
@@ -89,13 +89,13 @@ def _scores(results: Results) -> Iterator[str]:
         ("isc-paper", "wanda-squared", "ISC, as in the paper, against the same baseline"),
         ("wanda-squared", "sparsegpt", "That baseline against SparseGPT's own score"),
     ):
-        found = [
+        changes = [
             (shown, results.figures[f"{method}-{shown}"].above(results.figures[f"{other}-{shown}"]))
             for shown in SHOWN
             if {f"{method}-{shown}", f"{other}-{shown}"} <= results.figures.keys()
         ]
-        if found:
-            parts = ", ".join(f"{signed(change)} at {shown} % ({verdict(change)})" for shown, change in found)
+        if changes:
+            parts = ", ".join(f"{signed(change)} at {shown} % ({verdict(change)})" for shown, change in changes)
             yield f"**{lead}**, all at equal sparsity: {parts}."
 
 
@@ -118,10 +118,10 @@ def _draws(results: Results) -> Iterator[str]:
 
 def _ledger(results: Results) -> str:
     noted: dict[str, int] = {}
-    for known in results.figures.values():
-        for event in known.events:
+    for figures in results.figures.values():
+        for event in figures.events:
             noted[event] = noted.get(event, 0) + 1
     if not noted:
         return "**Ledger**: no dead column, no retry and no fallback in any variant."
-    told = ", ".join(f"`{event}` in {count} of {len(results.figures)} variants" for event, count in noted.items())
-    return f"**Ledger**: {told}."
+    counts = ", ".join(f"`{event}` in {count} of {len(results.figures)} variants" for event, count in noted.items())
+    return f"**Ledger**: {counts}."

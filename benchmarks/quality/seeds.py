@@ -56,25 +56,25 @@ def seed_difference(first: Sequence[Tensor], second: Sequence[Tensor]) -> SeedDi
 
 def runs_of(figures: Mapping[int | None, Figures], dense: Figures) -> list[dict[str, Any]]:
     """JSON for each seed of one way of working."""
-    found = []
-    for seed, known in figures.items():
-        above = known.above(dense)
-        found.append(
+    runs = []
+    for seed, result in figures.items():
+        above = result.above(dense)
+        runs.append(
             {
                 "seed": seed,
-                "perplexity": known.perplexity,
+                "perplexity": result.perplexity,
                 "above_dense": above.mean,
                 "standard_error": above.standard_error,
-                "zeros": known.zeros,
-                "ledger": known.events,
+                "zeros": result.zeros,
+                "ledger": result.events,
             }
         )
-    return found
+    return runs
 
 
 def difference(first: Mapping[int | None, Figures], second: Mapping[int | None, Figures]) -> dict[str, Any]:
     """JSON of `seed_difference` for two ways with the same seeds, or one of them with none."""
-    one, other = ([known.losses for known in way.values()] for way in (first, second))
+    one, other = ([figures.losses for figures in way.values()] for way in (first, second))
     seeds = max(len(one), len(other))
     one, other = (losses * seeds if len(losses) == 1 else losses for losses in (one, other))
     return seed_difference(one, other).facts()

@@ -47,27 +47,29 @@ def recovery(
 ) -> None:
     """Compress, train, judge, and write the section."""
     papers, changes = read_params(PAPERS)["variants"], yaml.safe_load(training)
-    known = bases(papers)
-    wanted = [one for one in known if not only or one.name.startswith(tuple(only))]
-    if not wanted:
-        raise InputError(f"no model begins with {only}; known: {', '.join(one.name for one in known)}")
+    every_base = bases(papers)
+    selected = [one for one in every_base if not only or one.name.startswith(tuple(only))]
+    if not selected:
+        raise InputError(f"no model begins with {only}; known: {', '.join(one.name for one in every_base)}")
     overrides = [f"@{settings.resolve()}", *(set_ or [])]
-    names = tuple({name for one in wanted for name in one.trainings})
+    names = tuple({name for one in selected for name in one.trainings})
     rates = scans(Path.cwd(), overrides, papers, names, changes, _say)
-    facts = measured(overrides, wanted, tuple(range(seeds)), rates, changes)
+    facts = measured(overrides, selected, tuple(range(seeds)), rates, changes)
     write_section(out, "recovery", section(facts), facts)
 
 
 def measured(
     overrides: list[str],
-    wanted: list[Base],
+    models: list[Base],
     seeds: tuple[int, ...],
     rates: Mapping[str, Scan],
     changes: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The figures as JSON; the section is made of them alone."""
-    entries = {one.name: one.entries(seeds, rates, changes) for one in wanted}
-    bench = Bench(Path.cwd(), overrides, [e for own in entries.values() for e in own.values()], divergence=False)
+    entries = {one.name: one.entries(seeds, rates, changes) for one in models}
+    bench = Bench(
+        Path.cwd(), overrides, [e for by_training in entries.values() for e in by_training.values()], divergence=False
+    )
     dense = bench.dense()
     return {
         "settings": bench.settings(),
@@ -85,7 +87,7 @@ def measured(
                     for way in one.ways
                 ],
             }
-            for one in wanted
+            for one in models
         ],
     }
 
@@ -93,11 +95,11 @@ def measured(
 def _judged(bench: Bench, entries: Mapping[int, Entry], dense: Figures) -> dict[str, Any]:
     figures = {}
     for seed, entry in entries.items():
-        figures[seed] = known = bench.figures(entry)
-        _say(f"{entry.name:44} {'overflow' if known.perplexity is None else f'{known.perplexity:10.4g}'}")
+        figures[seed] = result = bench.figures(entry)
+        _say(f"{entry.name:44} {'overflow' if result.perplexity is None else f'{result.perplexity:10.4g}'}")
     runs = runs_of(figures, dense)
-    own = [run | made(bench, bench.model(entry)) for run, entry in zip(runs, entries.values(), strict=True)]
-    return {"above_dense": difference(figures, {None: dense}), "runs": own}
+    all_runs = [run | made(bench, bench.model(entry)) for run, entry in zip(runs, entries.values(), strict=True)]
+    return {"above_dense": difference(figures, {None: dense}), "runs": all_runs}
 
 
 def _say(line: str) -> None:

@@ -63,9 +63,9 @@ def reading(facts: Mapping[str, Any]) -> Iterator[str]:
             f"**{model['title']}**: {fmean(losses(before['runs'])):.4f} above dense; most is taken back by "
             f"{best['title']}, {spread(shares, '.1f')} % of it." + (_aim(shares) if model["name"] == AIM[0] else "")
         )
-    told = [_taught(model) for model in facts["models"]]
-    if any(told):
-        yield "**Learning from the dense model's predictions too**: " + "; ".join(filter(None, told)) + "."
+    sentences = [_taught(model) for model in facts["models"]]
+    if any(sentences):
+        yield "**Learning from the dense model's predictions too**: " + "; ".join(filter(None, sentences)) + "."
     yield _kept(facts)
 
 
@@ -156,12 +156,13 @@ def _rates(facts: Mapping[str, Any]) -> str:
 
 
 def _settings(facts: Mapping[str, Any]) -> dict[str, str]:
-    chosen, data = facts["training"], facts["training"]["data"]
+    training, data = facts["training"], facts["training"]["data"]
     runs = [run for model in facts["models"] for way in model["ways"][1:] for run in way["runs"]]
     dropped = [run["dropped_windows"]["training"] + run["dropped_windows"]["validation"] for run in runs]
     return {
-        "training": f"{chosen['steps']} steps of {chosen['batch']} windows, warm-up {chosen['warmup']:g} of them, then "
-        f"falling; weight of the dense model's predictions where they are learned from: {DISTILLED['distillation']:g}",
+        "training": f"{training['steps']} steps of {training['batch']} windows, "
+        f"warm-up {training['warmup']:g} of them, then falling; weight of the dense model's predictions where they are "
+        f"learned from: {DISTILLED['distillation']:g}",
         "training text": f"{data['sequences'] - data['validation']} windows of the calibration text, and "
         f"{data['validation']} to validate on; windows that share 64 tokens in a row or more with the evaluation "
         f"windows, or with those to validate on, are left out, {min(dropped)} to {max(dropped)} of them",

@@ -74,9 +74,9 @@ def trained(
         recipe: {} for the dense model, which a training in rounds prunes itself.
         changes: keys of `recovery` other than `BUDGET` and `DATA`.
     """
-    own = TRAININGS[name].spec
-    data = DATA | own.get("data", {}) | changes.get("data", {}) | {"seed": seed}
-    spec = BUDGET | own | (DISTILLED if distilled else {}) | dict(changes)
+    settings = TRAININGS[name].spec
+    data = DATA | settings.get("data", {}) | changes.get("data", {}) | {"seed": seed}
+    spec = BUDGET | settings | (DISTILLED if distilled else {}) | dict(changes)
     return recipe | {"recovery": spec | {"learning_rate": rate, "seed": seed, "data": data}}
 
 
@@ -101,7 +101,7 @@ def scans(
         names: of `TRAININGS`; those that take another's rate add that one.
         changes: as `trained` takes them.
     """
-    wanted = [name for name in TRAININGS if name in {TRAININGS[one].rate_of or one for one in names}]
+    scanned = [name for name in TRAININGS if name in {TRAININGS[one].rate_of or one for one in names}]
     entries = {
         (name, rate): Entry(
             f"scan-{name}-{number}",
@@ -109,17 +109,17 @@ def scans(
             trained(base_of(name, papers)[1], name, rate, SCANNED, changes),
             seed=SCANNED,
         )
-        for name in wanted
+        for name in scanned
         for number, rate in enumerate(TRAININGS[name].rates)
     }
-    bench, found = Bench(root, overrides, entries.values(), divergence=False), {}
+    bench, losses_of = Bench(root, overrides, entries.values(), divergence=False), {}
     for (name, rate), entry in entries.items():
         loss = bench.model(entry).facts["recovery"]["validation_loss"]["after"]
-        found.setdefault(name, {})[rate] = loss
+        losses_of.setdefault(name, {})[rate] = loss
         say(f"{name:28} rate {rate:<8g} validation loss {loss:.4f}")
-    return {name: Scan(base_of(name, papers)[0], losses) for name, losses in found.items()}
+    return {name: Scan(base_of(name, papers)[0], losses) for name, losses in losses_of.items()}
 
 
-def rate_of(name: str, known: Mapping[str, Scan]) -> float:
+def rate_of(name: str, scans_by_name: Mapping[str, Scan]) -> float:
     """The learning rate of a training."""
-    return known[TRAININGS[name].rate_of or name].rate
+    return scans_by_name[TRAININGS[name].rate_of or name].rate

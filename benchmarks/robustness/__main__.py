@@ -14,7 +14,7 @@ from pruning_core.errors import InputError
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 TITLES = {
     "kill": "SIGKILL at random instants of a sweep, then the same command",
-    "kill-chain": "SIGKILL again and again until one life suffices",
+    "kill-chain": "SIGKILL again and again until a run reaches its end",
     "crowd-2": "2 flows and `dvc repro` over one store",
     "crowd-3": "3 flows and `dvc repro`",
     "crowd-4": "4 flows and `dvc repro`",
@@ -48,12 +48,12 @@ def reliability(
     typer.echo(f"page       {out}")
 
 
-def section(found: dict[str, Any]) -> str:
+def section(figures: dict[str, Any]) -> str:
     """The tables, from the figures alone."""
-    scenarios, machine = found["scenarios"], found["machine"]
-    known = [name for name in TITLES if name in scenarios]
-    rows = [f"| {TITLES[name]} | {scenarios[name]['line']} |" for name in known]
-    seeds = ", ".join(map(str, sorted({scenarios[name]["seed"] for name in known})))
+    scenarios, machine = figures["scenarios"], figures["machine"]
+    measured = [name for name in TITLES if name in scenarios]
+    rows = [f"| {TITLES[name]} | {scenarios[name]['line']} |" for name in measured]
+    seeds = ", ".join(map(str, sorted({scenarios[name]["seed"] for name in measured})))
     parts = [
         "## Measured",
         f"On {machine['cores']} cores ({machine['processor']}), {machine['date']}, beside other work; seed {seeds}.",
@@ -66,19 +66,19 @@ def section(found: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def kills(told: dict[str, Any]) -> str:
+def kills(scenario: dict[str, Any]) -> str:
     """Each kill of the first row: when, in what, and what it cost."""
-    where = Counter(told["where"])
+    where = Counter(scenario["where"])
     fell = ", ".join(f"{number} in {at}" if " " not in at else f"{number} {at}" for at, number in where.most_common())
     rows = [
         f"| {one['instant']:.1f} | {one['manner']} | {one['at']} | {one['lost']:.2f} | {one['again']:.1f} |"
-        for one in told["kills"]
+        for one in scenario["kills"]
     ]
     head = ["| after, s | killed | in | work lost, s | next command, s |", "|---:|---|---|---:|---:|"]
     return (
-        f"The kills one by one. An undisturbed sweep takes {told['sweep_seconds']:.1f} s, of which its steps take "
-        f"{told['step_seconds']:.1f} s. They fell: {fell}. Commands that share a server begin with their imports done; "
-        "the others import, start a server and migrate its database first.\n\n" + "\n".join([*head, *rows])
+        f"The kills one by one. An undisturbed sweep takes {scenario['sweep_seconds']:.1f} s, of which its steps take "
+        f"{scenario['step_seconds']:.1f} s. They fell: {fell}. Commands that share a server begin with their imports "
+        "done; the others import, start a server and migrate its database first.\n\n" + "\n".join([*head, *rows])
     )
 
 

@@ -72,8 +72,8 @@ def valid_container(draw: Random, directory: Path) -> dict[str, Tensor]:
     with SparseContainerWriter(directory, draw.choice([300, 3000, 10**6])) as writer:
         for number in range(draw.randint(1, 4)):
             make = draw.choice([sparse_matrix, coded_matrix])
-            made = make(draw, draw.choice(DTYPES))
-            matrix = made if isinstance(made, Matrix) else Matrix(made)
+            drawn = make(draw, draw.choice(DTYPES))
+            matrix = drawn if isinstance(drawn, Matrix) else Matrix(drawn)
             for entry in candidates(matrix):
                 name = f"{number}.{entry.encoding}.{len(written)}"
                 writer.add(name, matrix, entry)
@@ -225,11 +225,11 @@ def _loaded(container: SparseContainer, name: str) -> Tensor | None:
 @contextlib.contextmanager
 def little_memory() -> Iterator[None]:
     """Within, the process may grow by `HEADROOM`, where the system is one that tells how large it is: Linux."""
-    known = Path("/proc/self/statm")
-    if not known.is_file():
+    statm = Path("/proc/self/statm")
+    if not statm.is_file():
         yield
         return
-    pages = int(known.read_text().split()[0])
+    pages = int(statm.read_text().split()[0])
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + HEADROOM, hard))
     try:

@@ -30,14 +30,14 @@ def fuzz(
             with tempfile.TemporaryDirectory() as folder:
                 valid_container(Random(f"{seed} {number}"), Path(folder))
                 valid = files_of(Path(folder))
-        found = _read(f"{seed} damage {number}", valid)
-        if found is None:
+        matrices = _read(f"{seed} damage {number}", valid)
+        if matrices is None:
             counts["refused"] += 1
             continue
-        refused = sum(tensor is None for tensor in found.values())
+        refused = sum(tensor is None for tensor in matrices.values())
         counts["read in part" if refused else "read"] += 1
         tensors["refused"] += refused
-        tensors["read"] += len(found) - refused
+        tensors["read"] += len(matrices) - refused
     typer.echo(f"damaged containers tried: {examples} (seed {seed})")
     typer.echo(f"refused when opened:      {counts['refused']}")
     typer.echo(f"some tensors refused:     {counts['read in part']}")
@@ -48,12 +48,12 @@ def fuzz(
 def _read(seed: str, valid: Files) -> dict[str, Tensor | None] | None:
     done = False
     try:
-        found = read_all(mutated(Random(seed), valid))
+        matrices = read_all(mutated(Random(seed), valid))
         done = True
     finally:
         if not done:
             typer.echo(f"the damage of seed {seed!r} was neither read nor refused:", err=True)
-    return found
+    return matrices
 
 
 if __name__ == "__main__":

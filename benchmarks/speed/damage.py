@@ -1,4 +1,4 @@
-"""What compression did to a model, by one evaluation for all contestants."""
+"""The quality of compressed models, by one evaluation for all contestants."""
 
 from pathlib import Path
 from typing import Any
@@ -37,19 +37,19 @@ def qualities(workload: Workload, folders: dict[str, Path], references: dict[str
     dense = _state(model)
     windows = workload.held_out_tokens()
     judged = {"dense": perplexity(model, windows)}
-    found: dict[str, dict[str, Any]] = {"dense": {"perplexity": judged["dense"].value}}
+    quality_of: dict[str, dict[str, Any]] = {"dense": {"perplexity": judged["dense"].value}}
     for label, folder in folders.items():
         weights = compressed_weights(folder)
         model.load_state_dict(dense | weights)
         judged[label] = perplexity(model, windows)
-        found[label] = {
+        quality_of[label] = {
             "perplexity": judged[label].value,
             "to_dense": _difference(judged[label], judged["dense"]),
             "zeros": _zeros(weights),
         }
     for label, reference in references.items():
-        found[label]["to_reference"] = _difference(judged[label], judged[reference])
-    return found
+        quality_of[label]["to_reference"] = _difference(judged[label], judged[reference])
+    return quality_of
 
 
 def _difference(one: Perplexity, other: Perplexity) -> list[float | None]:
@@ -67,13 +67,13 @@ def logit_errors(workload: Workload, folders: dict[str, Path]) -> dict[str, dict
     dense = _state(model)
     windows = workload.held_out_tokens()
     reference = model(input_ids=windows).logits
-    found = {}
+    errors = {}
     for label, folder in folders.items():
         weights = compressed_weights(folder)
         model.load_state_dict(dense | weights)
         error = float((model(input_ids=windows).logits - reference).norm() / reference.norm())
-        found[label] = {"logit_error": error, "zeros": _zeros(weights)}
-    return found
+        errors[label] = {"logit_error": error, "zeros": _zeros(weights)}
+    return errors
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:

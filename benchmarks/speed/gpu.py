@@ -159,8 +159,8 @@ def page(raw: dict[str, Any]) -> str:
 
 
 def _spread(values: list[float]) -> str:
-    found = asdict(Spread.of(values))
-    return f"{found['median']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
+    spread = asdict(Spread.of(values))
+    return f"{spread['median']:.2f} [{spread['low']:.2f}, {spread['high']:.2f}]"
 
 
 if __name__ == "__main__":

@@ -47,14 +47,14 @@ def _made(folder: Path) -> Path:
     python = folder / "bin" / "python"
     # The same torch for all contestants; first and exactly, as a looser pin would fetch gigabytes of CUDA packages.
     pin = f"torch=={torch.__version__.partition('+')[0]}"
-    wanted = f"{pin}\n{LOCK.read_text()}"
+    requirements = f"{pin}\n{LOCK.read_text()}"
     ready = folder / READY
-    if ready.is_file() and ready.read_text() == wanted:
+    if ready.is_file() and ready.read_text() == requirements:
         return python
     _run([sys.executable, "-m", "venv", "--clear", folder])
     _run([python, "-m", "pip", "install", "--quiet", pin])
     _run([python, "-m", "pip", "install", "--quiet", pin, "-r", LOCK])
-    ready.write_text(wanted)
+    ready.write_text(requirements)
     return python
 
 

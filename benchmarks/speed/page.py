@@ -65,10 +65,10 @@ def _ratios(raw: dict[str, Any]) -> str:
     rate = sustained_rate(raw["rates"])
     rows = []
     for setting in SETTINGS:
-        found = ratios(raw["records"], setting.name, _work(raw, setting.name), rate)
+        spreads = ratios(raw["records"], setting.name, _work(raw, setting.name), rate)
         rows += [
             [setting.title, RATIOS[name], spread(value, 2), _aim(setting.aims, name)]
-            for name, value in found.items()
+            for name, value in spreads.items()
             if value is not None
         ]
     caption = (
@@ -102,8 +102,8 @@ def _seconds(raw: dict[str, Any]) -> str:
 
 
 def _cell(raw: dict[str, Any], contestant: str, setting: str, phase: str) -> str:
-    found = seconds(raw["records"], contestant, setting, phase)
-    return spread(Spread.of(found.values()), 2) if found else "-"
+    by_round = seconds(raw["records"], contestant, setting, phase)
+    return spread(Spread.of(by_round.values()), 2) if by_round else "-"
 
 
 def _floor(raw: dict[str, Any]) -> str:
@@ -194,19 +194,19 @@ def _protocol(raw: dict[str, Any]) -> str:
 
 
 def _sweep(raw: dict[str, Any]) -> str:
-    found = raw["sweep"]
-    fast, readable = found["kernels"]
+    sweep = raw["sweep"]
+    fast, readable = sweep["kernels"]
     rows = [
         [
             name,
-            *(_milliseconds(found["spread"][name][kernel]) for kernel in (fast, readable)),
-            spread(Spread(**found["ratio"][name]), 2),
+            *(_milliseconds(sweep["spread"][name][kernel]) for kernel in (fast, readable)),
+            spread(Spread(**sweep["ratio"][name]), 2),
             f"≥ {SWEEP_AIM:g}",
         ]
-        for name in found["seconds"]
+        for name in sweep["seconds"]
     ]
     return (
-        f"One matrix of {found['size']} x {found['size']}, blocks of {found['block']}, statistics and factor at hand: "
+        f"One matrix of {sweep['size']} x {sweep['size']}, blocks of {sweep['block']}, statistics and factor at hand: "
         "the compiled kernel against the same loop in torch, in milliseconds.\n\n"
         f"{table(['', fast, readable, f'{readable} / {fast}', 'aim'], rows)}"
     )

@@ -71,9 +71,9 @@ class Contest:
         """Operations per second of matrix products now, by shape."""
         config = read_config(self.workload.model)
         shapes = [*product_shapes(config, self.scale.sequences * self.scale.length), SQUARE]
-        found = self.launcher.run({"kind": "rate", "shapes": shapes, "seconds": self.scale.rate_seconds})["rates"]
-        self.say(f"{self.workload.name:8} products  {max(found.values()) / 1e9:8.1f} GFLOP/s")
-        return found
+        rates = self.launcher.run({"kind": "rate", "shapes": shapes, "seconds": self.scale.rate_seconds})["rates"]
+        self.say(f"{self.workload.name:8} products  {max(rates.values()) / 1e9:8.1f} GFLOP/s")
+        return rates
 
     def round(self, repeat: int) -> list[dict[str, Any]]:
         """Every contestant once per setting; who begins changes from round to round."""

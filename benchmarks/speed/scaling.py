@@ -79,15 +79,15 @@ def scaling(
     sequences: Annotated[int, typer.Option(min=2, help="Calibration windows of 256 tokens.")] = 128,
 ) -> None:
     """Time, compare digests, and write the section."""
-    known, seconds, digests = jobs(), {}, {}
+    every_job, seconds, digests = jobs(), {}, {}
     for _ in range(rounds):
-        for name, job in known.items():
-            took, found = run(job, sequences)
+        for name, job in every_job.items():
+            took, result = run(job, sequences)
             seconds.setdefault(name, []).append(took)
-            digests.setdefault(name, set()).add(json.dumps(found, sort_keys=True))
+            digests.setdefault(name, set()).add(json.dumps(result, sort_keys=True))
             typer.echo(f"{name:24} {took:7.1f} s", err=True)
     if unlike := [
-        name for name, job in known.items() if digests[name] != digests[job.alone or name] or len(digests[name]) > 1
+        name for name, job in every_job.items() if digests[name] != digests[job.alone or name] or len(digests[name]) > 1
     ]:
         raise ComputationError(f"digests differ from those of the work done alone: {', '.join(unlike)}")
     facts = {
@@ -96,7 +96,7 @@ def scaling(
         "rounds": rounds,
         "ceiling": ceiling(),
         "jobs": {
-            name: {"title": job.title, "alone": job.alone, "seconds": seconds[name]} for name, job in known.items()
+            name: {"title": job.title, "alone": job.alone, "seconds": seconds[name]} for name, job in every_job.items()
         },
     }
     put_section(out, "measured", section(facts))
@@ -137,8 +137,8 @@ def ceiling() -> float:
         started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(processes)]
         return statistics.mean(float(one.communicate()[0]) for one in started)
 
-    found = [WORKERS * seconds(1) / seconds(WORKERS) for _ in range(3)]
-    return statistics.median(found)
+    speedups = [WORKERS * seconds(1) / seconds(WORKERS) for _ in range(3)]
+    return statistics.median(speedups)
 
 
 def made(root: Path) -> dict[str, str]:
@@ -169,11 +169,11 @@ def section(facts: dict[str, Any]) -> str:
         median, low, high = statistics.median(seconds[name]), min(seconds[name]), max(seconds[name])
         ratio = f"{statistics.median(seconds[job['alone']]) / median:.2f}" if job["alone"] else ""
         rows.append(f"| {job['title']} | {median:.1f} [{low:.1f}, {high:.1f}] | {ratio} |")
-    told = facts["machine"]
+    host = facts["machine"]
     return "\n\n".join(
         [
             "## Measured on one machine",
-            f"`python -m benchmarks.speed.scaling`: {told['cores']} cores ({told['processor']}), {told['date']}, the "
+            f"`python -m benchmarks.speed.scaling`: {host['cores']} cores ({host['processor']}), {host['date']}, the "
             f"shipped model, {facts['sequences']} calibration windows, SparseGPT, one thread a worker; whole commands "
             f"with their starts and imports, median and extremes of {facts['rounds']}. Blocks and models have the "
             "digests of the work done alone. "

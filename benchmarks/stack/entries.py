@@ -22,16 +22,16 @@ def entries(papers: Mapping[str, Recipe]) -> list[Entry]:
         papers: the variants of recipes/papers.yaml.
     """
     quantized = {bits: papers["gptq-int4"] | {"quantizer": _quantizer(bits)} for bits in (8, 4)}
-    found = [Entry(f"int{bits}", f"GPTQ, {bits} bits", recipe) for bits, recipe in quantized.items()]
+    variants = [Entry(f"int{bits}", f"GPTQ, {bits} bits", recipe) for bits, recipe in quantized.items()]
     for pattern, (title, where) in PATTERNS.items():
-        found.append(Entry(f"sparse-{pattern}", f"SparseGPT, {title}", _pruned(papers) | where))
+        variants.append(Entry(f"sparse-{pattern}", f"SparseGPT, {title}", _pruned(papers) | where))
     for pattern, bits in STACKS:
         title, where = PATTERNS[pattern]
         joint = _pruned(papers) | where | {"quantizer": _quantizer(bits)}
         on_zeros = quantized[bits] | {"pattern": {"name": "existing"}}
-        found.append(Entry(f"joint-{pattern}-int{bits}", f"{title} and {bits} bits, one joint pass", joint))
+        variants.append(Entry(f"joint-{pattern}-int{bits}", f"{title} and {bits} bits, one joint pass", joint))
         after = f"{title}, then {bits} bits on its zeros"
-        found.append(Entry(f"after-{pattern}-int{bits}", after, on_zeros, base=f"sparse-{pattern}"))
+        variants.append(Entry(f"after-{pattern}-int{bits}", after, on_zeros, base=f"sparse-{pattern}"))
     for ratio in RATIOS:
         recipe = Way(PEER, ratio, form="static").recipe(0, {}, {})
         share = f"{ratio:.0%}".replace("%", " %")
@@ -39,8 +39,8 @@ def entries(papers: Mapping[str, Recipe]) -> list[Entry]:
         recipe["structured"] |= {"multiple": 32}
         small = Entry(f"small-{round(100 * ratio)}", f"structured, {share} of the parameters removed", recipe)
         title = f"structured {share}, then 4 bits"
-        found += [small, Entry(f"{small.name}-int4", title, quantized[4], base=small.name)]
-    return found
+        variants += [small, Entry(f"{small.name}-int4", title, quantized[4], base=small.name)]
+    return variants
 
 
 def _pruned(papers: Mapping[str, Recipe]) -> Recipe:

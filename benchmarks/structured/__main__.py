@@ -39,7 +39,7 @@ from tasks.workspace.params import read_params
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 HYWIA = "probes-and-prior"
-Known = Mapping[Way, Mapping[int, Figures]]
+FiguresByWay = Mapping[Way, Mapping[int, Figures]]
 
 
 @app.command(epilog="Example: python -m benchmarks.structured --only taylor --seeds 1 --out /tmp/structured.md")
@@ -54,33 +54,33 @@ def structured(
     training: TrainingOption = "{}",
 ) -> None:
     """Make smaller, refit, train, judge, and write the section."""
-    wanted = [way for way in ways(tuple(ratio or RATIOS)) if not only or way.importance.startswith(tuple(only))]
-    if not wanted:
+    selected = [way for way in ways(tuple(ratio or RATIOS)) if not only or way.importance.startswith(tuple(only))]
+    if not selected:
         raise InputError(f"no importance begins with {only}; known: {', '.join(IMPORTANCES)}")
     papers, changes = read_params(PAPERS)["variants"], yaml.safe_load(training)
     overrides = [f"@{settings.resolve()}", *(set_ or [])]
-    names = tuple({way.training for way in wanted if way.training})
+    names = tuple({way.training for way in selected if way.training})
     rates = scans(Path.cwd(), overrides, papers, names, changes, _say) if names else {}
-    facts = {"name": name} | measured(overrides, wanted, tuple(range(seeds)), rates, changes)
+    facts = {"name": name} | measured(overrides, selected, tuple(range(seeds)), rates, changes)
     called = f"structured-{name}" if name else "structured"
     write_section(out, called, section(facts), facts)
 
 
 def measured(
     overrides: list[str],
-    wanted: list[Way],
+    selected: list[Way],
     seeds: tuple[int, ...],
     rates: Mapping[str, Scan],
     changes: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The figures as JSON; the section is made of them alone."""
-    entries = {(way, seed): way.entry(seed, rates, changes) for way in wanted for seed in seeds}
+    entries = {(way, seed): way.entry(seed, rates, changes) for way in selected for seed in seeds}
     bench = Bench(Path.cwd(), overrides, entries.values(), divergence=False)
-    dense, known = bench.dense(), {}
+    dense, figures = bench.dense(), {}
     for (way, seed), entry in entries.items():
-        found = known.setdefault(way, {})[seed] = bench.figures(entry)
-        _say(f"{entry.name:52} {'overflow' if found.perplexity is None else f'{found.perplexity:10.4g}'}")
-    own = {way: [made(bench, bench.model(entries[way, seed])) for seed in seeds] for way in wanted}
+        result = figures.setdefault(way, {})[seed] = bench.figures(entry)
+        _say(f"{entry.name:52} {'overflow' if result.perplexity is None else f'{result.perplexity:10.4g}'}")
+    recovered = {way: [made(bench, bench.model(entries[way, seed])) for seed in seeds] for way in selected}
     size = model_size(bench.home.source.path)
     return {
         "settings": bench.settings(),
@@ -91,26 +91,26 @@ def measured(
         "ways": [
             {name: getattr(way, name) for name in ("name", "importance", "ratio", "mode", "form", "training")}
             | {"title": IMPORTANCES[way.importance][0]}
-            | {"runs": [run | more for run, more in zip(runs_of(known[way], dense), own[way], strict=True)]}
-            | {"above_dense": difference(known[way], {None: dense})}
-            | {"above_bare": _above(known, way, way.at(form="bare", training=""))}
-            | {"above_even": _above(known, way, way.at(mode="uniform"))}
-            for way in wanted
+            | {"runs": [run | more for run, more in zip(runs_of(figures[way], dense), recovered[way], strict=True)]}
+            | {"above_dense": difference(figures[way], {None: dense})}
+            | {"above_bare": _above(figures, way, way.at(form="bare", training=""))}
+            | {"above_even": _above(figures, way, way.at(mode="uniform"))}
+            for way in selected
         ],
-        "fusions": fusions(known),
+        "fusions": fusions(figures),
         "peers": [
             {"ratio": way.ratio, "form": way.form, "mode": way.mode, "above": above}
-            for way in wanted
+            for way in selected
             if way.importance == HYWIA and not way.training and way.form in ("bare", "static")
-            for above in [_above(known, way, way.at(importance=PEER))]
+            for above in [_above(figures, way, way.at(importance=PEER))]
             if above
         ],
     }
 
 
-def _above(known: Known, way: Way, other: Way) -> dict[str, Any] | None:
+def _above(figures: FiguresByWay, way: Way, other: Way) -> dict[str, Any] | None:
     """The loss of a way above another's; None where that was not asked for or is the same."""
-    return None if other == way or other not in known else difference(known[way], known[other])
+    return None if other == way or other not in figures else difference(figures[way], figures[other])
 
 
 def _say(line: str) -> None:

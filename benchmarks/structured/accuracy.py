@@ -54,16 +54,16 @@ def accuracy(
     training: TrainingOption = "{}",
 ) -> None:
     """Make smaller, refit, train, ask, and write the section."""
-    wanted = [way for way in ways(ratio or RATIOS) if not only or way.importance.startswith(tuple(only))]
-    if not wanted:
+    selected = [way for way in ways(ratio or RATIOS) if not only or way.importance.startswith(tuple(only))]
+    if not selected:
         raise InputError(f"no importance begins with {only}; known: {', '.join(ADAPTED)}")
-    changes, asked = yaml.safe_load(training), {"name": DOMAIN, **TASK, **yaml.safe_load(task)}
+    changes, lm_eval_task = yaml.safe_load(training), {"name": DOMAIN, **TASK, **yaml.safe_load(task)}
     overrides = [f"@{settings.resolve()}", *(set_ or [])]
     papers = read_params(PAPERS)["variants"]
     rates = scans(Path.cwd(), overrides, papers, ("lora",), changes, lambda line: typer.echo(line, err=True))
-    entries = {(way, seed): way.entry(seed, rates, changes) for way in wanted for seed in range(seeds)}
-    overrides.append(f"evaluation.tasks={json.dumps([asked])}")
-    facts = {"task": asked} | measured(Bench(Path.cwd(), overrides, entries.values(), divergence=False), entries)
+    entries = {(way, seed): way.entry(seed, rates, changes) for way in selected for seed in range(seeds)}
+    overrides.append(f"evaluation.tasks={json.dumps([lm_eval_task])}")
+    facts = {"task": lm_eval_task} | measured(Bench(Path.cwd(), overrides, entries.values(), divergence=False), entries)
     write_section(out, "structured-accuracy", section(facts), facts)
 
 
@@ -78,16 +78,17 @@ def measured(bench: Bench, entries: Mapping[tuple[Way, int], Entry]) -> dict[str
     dense = bench.home.lm_eval_answers(BASELINE).facts
     runs: dict[Way, list[dict[str, Any]]] = {}
     for (way, seed), entry in entries.items():
-        told = bench.pipeline(entry).lm_eval_answers(entry.name).facts["tasks"][DOMAIN]
-        runs.setdefault(way, []).append({"seed": seed} | told)
-        typer.echo(f"{entry.name:52} {told['accuracy']:.4f}", err=True)
+        scores = bench.pipeline(entry).lm_eval_answers(entry.name).facts["tasks"][DOMAIN]
+        runs.setdefault(way, []).append({"seed": seed} | scores)
+        typer.echo(f"{entry.name:52} {scores['accuracy']:.4f}", err=True)
     return {
         "settings": bench.settings(),
         "dense": dense["tasks"][DOMAIN],
         "protocol": dense["protocol"],
         "ways": [
-            {name: getattr(way, name) for name in ("name", "importance", "ratio", "form", "training")} | {"runs": own}
-            for way, own in runs.items()
+            {name: getattr(way, name) for name in ("name", "importance", "ratio", "form", "training")}
+            | {"runs": runs_of_way}
+            for way, runs_of_way in runs.items()
         ],
     }
 
@@ -104,8 +105,8 @@ def section(facts: Mapping[str, Any]) -> str:
         "continuation divided by its length. Told apart: seeds whose answers to the same items are told apart from the "
         f"dense model's by McNemar's exact test at {CERTAIN:g}."
     )
-    own = f"{_percent(dense['accuracy'])} ± {_percent(dense['accuracy_error'])}"
-    rows = [["dense", "", "", own, "", "", _percent(dense["accuracy_norm"])]]
+    dense_accuracy = f"{_percent(dense['accuracy'])} ± {_percent(dense['accuracy_error'])}"
+    rows = [["dense", "", "", dense_accuracy, "", "", _percent(dense["accuracy_norm"])]]
     for way in facts["ways"]:
         runs = way["runs"]
         apart = [run["to_dense"]["accuracy"] for run in runs]

@@ -85,10 +85,10 @@ class Way:
         importance = dict(IMPORTANCES[self.importance][1])
         if self.importance == "random":
             importance["seed"] = seed
-        made = {"importance": importance, "ratio": self.ratio, **MODES[self.mode][1]}
+        structured = {"importance": importance, "ratio": self.ratio, **MODES[self.mode][1]}
         if self.form != "bare":
-            made["reconstruction"] = {"form": self.form}
-        recipe = {"structured": made}
+            structured["reconstruction"] = {"form": self.form}
+        recipe = {"structured": structured}
         return trained(recipe, self.training, rate_of(self.training, scans), seed, changes) if self.training else recipe
 
     def entry(self, seed: int, scans: Mapping[str, Scan], changes: Mapping[str, Any]) -> Entry:
@@ -104,12 +104,12 @@ class Way:
 
 def ways(ratios: tuple[float, ...] = RATIOS) -> list[Way]:
     """All of them, those that are compared with each other together."""
-    found = []
+    collected = []
     for ratio in ratios:
-        found += [Way(one, ratio, form=form) for one in IMPORTANCES for form in ("bare", "static")]
-        found += [Way(one, ratio, form="bias") for one in (*REFITTED, *WITH_BIAS)]
-        found += [Way(one, ratio, form="absorbing") for one in REFITTED]
-        found += [Way(one, ratio, "mixed", form) for one in MIXED for form in ("bare", "static")]
-        found += [Way(one, ratio, form="static", training="lora") for one in ADAPTED]
-        found += [Way(one, ratio, form="static", training="sparse-finetune") for one in TUNED]
-    return found
+        collected += [Way(one, ratio, form=form) for one in IMPORTANCES for form in ("bare", "static")]
+        collected += [Way(one, ratio, form="bias") for one in (*REFITTED, *WITH_BIAS)]
+        collected += [Way(one, ratio, form="absorbing") for one in REFITTED]
+        collected += [Way(one, ratio, "mixed", form) for one in MIXED for form in ("bare", "static")]
+        collected += [Way(one, ratio, form="static", training="lora") for one in ADAPTED]
+        collected += [Way(one, ratio, form="static", training="sparse-finetune") for one in TUNED]
+    return collected

@@ -9,33 +9,33 @@ from benchmarks.structured.entries import FUSIONS, PARTS, Way
 BETTER, WORSE, OPEN = "better", "worse", "open"
 
 
-def fusions(known: Mapping[Way, Mapping[int, Figures]]) -> list[dict[str, Any]]:
+def fusions(figures_of: Mapping[Way, Mapping[int, Figures]]) -> list[dict[str, Any]]:
     """For every fusion with both its parts at hand: per seed, its loss above that of the better part.
 
     The better part is the one with the lower loss on the text that is judged on, which no one who prunes can know
     beforehand: a fusion that is level with it is worth having too.
     """
-    found = []
-    for way, figures in known.items():
-        parts = [known.get(way.at(importance=part)) for part in PARTS]
+    comparisons = []
+    for way, figures in figures_of.items():
+        parts = [figures_of.get(way.at(importance=part)) for part in PARTS]
         if way.importance in FUSIONS and not way.training and all(parts):
-            seeds = [_seed(seed, own, [part[seed] for part in parts]) for seed, own in figures.items()]
-            found.append(
+            seeds = [_seed(seed, fused, [part[seed] for part in parts]) for seed, fused in figures.items()]
+            comparisons.append(
                 {"fusion": way.importance, "ratio": way.ratio, "mode": way.mode, "form": way.form, "seeds": seeds}
             )
-    return found
+    return comparisons
 
 
-def _seed(seed: int, own: Figures, parts: list[Figures]) -> dict[str, Any]:
+def _seed(seed: int, fused: Figures, parts: list[Figures]) -> dict[str, Any]:
     better = min(range(len(PARTS)), key=lambda place: float(parts[place].losses.mean()))
-    above = own.above(parts[better])
+    above = fused.above(parts[better])
     verdict = OPEN if not certain(above) else (BETTER if above.mean < 0 else WORSE)
     return {
         "seed": seed,
         "better_part": PARTS[better],
         "mean": above.mean,
         "standard_error": above.standard_error,
-        "above_other_part": own.above(parts[1 - better]).mean,
+        "above_other_part": fused.above(parts[1 - better]).mean,
         "verdict": verdict,
     }
 

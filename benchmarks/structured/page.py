@@ -185,11 +185,12 @@ def _sizes(facts: Facts) -> str:
 
 
 def _settings(facts: Facts) -> dict[str, str]:
-    chosen = facts["training"]
+    training = facts["training"]
     rates = [f"{TRAININGS[name].title} {scan['rate']:g}" for name, scan in facts["rates"].items()]
     return {
         "scores": "one set for every size and form, from all calibration windows",
-        "training": f"{chosen['steps']} steps of {chosen['batch']} windows; learning rates: {', '.join(rates) or '-'}",
+        "training": f"{training['steps']} steps of {training['batch']} windows; "
+        f"learning rates: {', '.join(rates) or '-'}",
     }
 
 

@@ -16,13 +16,15 @@ def reading(facts: Facts) -> Iterator[str]:
     """Sentences, computed from the figures."""
     for ratio in ratios(facts):
         for form in ("bare", "static"):
-            known = {way["importance"]: way for way in of(facts, ratio=ratio, mode="uniform", form=form, training="")}
-            if known:
-                order = sorted(known.values(), key=mean)
+            by_importance = {
+                way["importance"]: way for way in of(facts, ratio=ratio, mode="uniform", form=form, training="")
+            }
+            if by_importance:
+                order = sorted(by_importance.values(), key=mean)
                 yield (
                     f"**{percent(ratio)} % removed, {FORMS[form]}**: the lowest loss is that of {order[0]['title']} "
                     f"({mean(order[0]):.4f} above dense), then {', '.join(_short(way) for way in order[1:4])}"
-                    + (f"; random: {mean(known['random']):.4f}." if "random" in known else ".")
+                    + (f"; random: {mean(by_importance['random']):.4f}." if "random" in by_importance else ".")
                 )
     yield from _widths(facts)
     yield from _fusion_verdicts(facts)
@@ -36,27 +38,27 @@ def reading(facts: Facts) -> Iterator[str]:
 
 def _widths(facts: Facts) -> Iterator[str]:
     """What it gives to let blocks keep different widths."""
-    known = [way for way in of(facts, mode="mixed", form="static", training="") if way["above_even"]]
-    told = [f"{way['title']}, {percent(way['ratio'])} %: {signed(way['above_even'])}" for way in known]
-    if told:
-        yield f"**Widths that differ from block to block, against equal ones**, least squares: {'; '.join(told)}."
+    mixed = [way for way in of(facts, mode="mixed", form="static", training="") if way["above_even"]]
+    sentences = [f"{way['title']}, {percent(way['ratio'])} %: {signed(way['above_even'])}" for way in mixed]
+    if sentences:
+        yield f"**Widths that differ from block to block, against equal ones**, least squares: {'; '.join(sentences)}."
 
 
 def _fusion_verdicts(facts: Facts) -> Iterator[str]:
     """The claim, that fusing beats both parts, by fusion over all sizes and forms."""
     words = {BETTER: "holds", WORSE: "does not hold", OPEN: "is open"}
     for fusion in dict.fromkeys(one["fusion"] for one in facts["fusions"]):
-        own = [one for one in facts["fusions"] if one["fusion"] == fusion and one["mode"] == "uniform"]
-        told = []
-        for one in own:
+        comparisons = [one for one in facts["fusions"] if one["fusion"] == fusion and one["mode"] == "uniform"]
+        verdicts = []
+        for one in comparisons:
             means = [seed["mean"] for seed in one["seeds"]]
             ahead = sum(seed["verdict"] == BETTER for seed in one["seeds"])
             behind = sum(seed["verdict"] == WORSE for seed in one["seeds"])
-            told.append(
+            verdicts.append(
                 f"{percent(one['ratio'])} %, {FORMS[one['form']]}, {spread(means, '+.4f')}, better in {ahead} and "
                 f"worse in {behind} of {len(means)} seeds: {words[claim(one['seeds'])]}"
             )
-        yield f"**{IMPORTANCES[fusion][0]}, against the better of its parts**: {'; '.join(told)}."
+        yield f"**{IMPORTANCES[fusion][0]}, against the better of its parts**: {'; '.join(verdicts)}."
 
 
 def ratios(facts: Facts) -> list[float]:
@@ -64,9 +66,9 @@ def ratios(facts: Facts) -> list[float]:
     return list(dict.fromkeys(way["ratio"] for way in facts["ways"]))
 
 
-def of(facts: Facts, **wanted: Any) -> list[Facts]:
+def of(facts: Facts, **values: Any) -> list[Facts]:
     """The ways with these values."""
-    return [way for way in facts["ways"] if all(way[name] == value for name, value in wanted.items())]
+    return [way for way in facts["ways"] if all(way[name] == value for name, value in values.items())]
 
 
 def mean(way: Facts) -> float:

@@ -16,7 +16,7 @@ from benchmarks.common.sections import put_section
 from benchmarks.common.spreads import spread_plot
 from benchmarks.quality.entries import PAPERS, SETTINGS
 from benchmarks.studies import calibration_size, domain, fisher_hessian, fisher_hessian_page, probes, probes_page
-from benchmarks.studies.study import Plan
+from benchmarks.studies.study import StudySettings
 from tasks.report.charts import svg
 from tasks.workspace.params import read_params
 
@@ -45,7 +45,7 @@ def run_calibration_size(
     size: Annotated[list[int] | None, typer.Option(min=1, help="Windows; may be repeated. 4 to 256 without.")] = None,
 ) -> None:
     """Perplexity against the number of calibration windows, for Wanda and SparseGPT."""
-    facts = calibration_size.measured(_plan(settings, set_, seeds), size or calibration_size.SIZES)
+    facts = calibration_size.measured(_study_settings(settings, set_, seeds), size or calibration_size.SIZES)
     _write(out, "calibration-size", facts, calibration_size)
 
 
@@ -61,7 +61,7 @@ def run_probes(
     sequences: Sequences = probes.SEQUENCES,
 ) -> None:
     """The number of Hutchinson probes against the order of the matrices, the allocation and the perplexity."""
-    facts = probes.measured(_plan(settings, set_, seeds), most, sequences)
+    facts = probes.measured(_study_settings(settings, set_, seeds), most, sequences)
     _write(out, "probes", facts, probes_page)
 
 
@@ -77,7 +77,7 @@ def run_fisher_hessian(
     sequences: Sequences = probes.SEQUENCES,
 ) -> None:
     """The order of the matrices by Fisher information and by the Hessian's trace, and the perplexity of each."""
-    facts = fisher_hessian.measured(_plan(settings, set_, seeds), most, sequences)
+    facts = fisher_hessian.measured(_study_settings(settings, set_, seeds), most, sequences)
     _write(out, "fisher-hessian", facts, fisher_hessian_page)
 
 
@@ -90,13 +90,15 @@ def run_domain(
     file: Annotated[Path | None, typer.Option(help="One more text to calibrate on, UTF-8.")] = None,
 ) -> None:
     """Calibration on text of another kind than the model is judged on."""
-    facts = domain.measured(_plan(settings, set_, seeds), file)
+    facts = domain.measured(_study_settings(settings, set_, seeds), file)
     _write(out, "domain", facts, domain)
 
 
-def _plan(settings: Path, set_: list[str] | None, seeds: int) -> Plan:
+def _study_settings(settings: Path, set_: list[str] | None, seeds: int) -> StudySettings:
     overrides = [f"@{settings.resolve()}", *(set_ or [])]
-    return Plan(Path.cwd(), overrides, read_params(PAPERS)["variants"], seeds, lambda line: typer.echo(line, err=True))
+    return StudySettings(
+        Path.cwd(), overrides, read_params(PAPERS)["variants"], seeds, lambda line: typer.echo(line, err=True)
+    )
 
 
 def _write(out: Path, study: str, facts: Mapping[str, Any], page: ModuleType) -> None:

@@ -20,7 +20,7 @@ from benchmarks.quality.seeds import (
     spread,
     verdict,
 )
-from benchmarks.studies.study import Plan, bullets, head, judged, recipe, tail, title_of
+from benchmarks.studies.study import StudySettings, bullets, head, judged, recipe, tail, title_of
 from benchmarks.studies.windows import OneDraw
 
 SIZES = (4, 8, 16, 32, 64, 128, 256)
@@ -32,26 +32,26 @@ LIMITS = (
 )
 
 
-def measured(plan: Plan, sizes: Sequence[int] = SIZES) -> dict[str, Any]:
+def measured(study: StudySettings, sizes: Sequence[int] = SIZES) -> dict[str, Any]:
     """The figures as JSON; the section is made of them alone."""
     sizes = sorted(set(sizes))
     entries = {
         (method, size, seed): Entry(
             f"{method}-{size}-windows-{seed}",
             title_of(method),
-            recipe(plan.papers, method),
+            recipe(study.papers, method),
             seed=seed,
             overrides=(f"calibration.sequences={size}",),
         )
         for method in METHODS
         for size in sizes
-        for seed in range(plan.seeds)
+        for seed in range(study.seeds)
     }
-    bench = Bench(plan.root, plan.overrides, entries.values(), partial(OneDraw, drawn=sizes[-1]), divergence=False)
-    dense, found = bench.dense(), judged(bench, entries, plan.say)
+    bench = Bench(study.root, study.overrides, entries.values(), partial(OneDraw, drawn=sizes[-1]), divergence=False)
+    dense, results = bench.dense(), judged(bench, entries, study.say)
 
     def way(method: str, size: int) -> dict[int, Any]:
-        return {seed: found[method, size, seed] for seed in range(plan.seeds)}
+        return {seed: results[method, size, seed] for seed in range(study.seeds)}
 
     return {
         "settings": bench.settings(),
@@ -60,7 +60,7 @@ def measured(plan: Plan, sizes: Sequence[int] = SIZES) -> dict[str, Any]:
             {
                 "name": method,
                 "title": title_of(method),
-                "recipe": recipe(plan.papers, method),
+                "recipe": recipe(study.papers, method),
                 "sizes": [
                     {
                         "windows": size,
@@ -92,9 +92,9 @@ def section(facts: Mapping[str, Any], plot: str) -> str:
     ]
     for method in facts["methods"]:
         parts += [f"## {method['title']}", _table(method, sizes[-1])]
-    own = {"calibration windows": f"{', '.join(sizes)} of {sizes[-1]} drawn, instead of the number below"}
-    own["statistics"] = "`propagate: dense`"
-    return "\n\n".join([*parts, *tail(LIMITS, facts, own)])
+    settings = {"calibration windows": f"{', '.join(sizes)} of {sizes[-1]} drawn, instead of the number below"}
+    settings["statistics"] = "`propagate: dense`"
+    return "\n\n".join([*parts, *tail(LIMITS, facts, settings)])
 
 
 def reading(facts: Mapping[str, Any]) -> Iterator[str]:
@@ -115,8 +115,8 @@ def reading(facts: Mapping[str, Any]) -> Iterator[str]:
             f"windows and by {narrowest} with {last['windows']}."
         )
     names = [method["title"] for method in facts["methods"]]
-    told = ", ".join(f"{signed(one)} at {one['windows']} ({verdict(one)})" for one in _ends(facts["apart"]))
-    yield f"**{names[1]} minus {names[0]}**: {told}."
+    differences = ", ".join(f"{signed(one)} at {one['windows']} ({verdict(one)})" for one in _ends(facts["apart"]))
+    yield f"**{names[1]} minus {names[0]}**: {differences}."
 
 
 def _from_where(sizes: Sequence[Mapping[str, Any]]) -> str:

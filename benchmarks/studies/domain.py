@@ -19,7 +19,7 @@ from benchmarks.quality.seeds import (
     spread,
     verdict,
 )
-from benchmarks.studies.study import Plan, bullets, head, judged, recipe, tail, title_of
+from benchmarks.studies.study import StudySettings, bullets, head, judged, recipe, tail, title_of
 from benchmarks.studies.texts import OWN, CalibrationText, texts
 from pruning_core.checkpoint.model_files import read_tokenizer
 from tasks.steps.evaluate import EvaluateParams, evaluate
@@ -40,44 +40,44 @@ LIMITS = (
 )
 
 
-def measured(plan: Plan, file: Path | None = None) -> dict[str, Any]:
+def measured(study: StudySettings, file: Path | None = None) -> dict[str, Any]:
     """The figures as JSON; the section is made of them alone."""
-    home = Bench(plan.root, plan.overrides, [_without(plan)]).home
+    home = Bench(study.root, study.overrides, [_without(study)]).home
     taken = home.settings.calibration
     tokenizer = read_tokenizer(home.source.path, trust_remote_code=home.trust)
-    known = texts(plan.root, tokenizer, taken.sequences * taken.length, file)
+    calibration_texts = texts(study.root, tokenizer, taken.sequences * taken.length, file)
     entries = {
         (method, text.name, seed): Entry(
             f"{method}-on-{text.name}-{seed}",
             title_of(method),
-            recipe(plan.papers, method),
+            recipe(study.papers, method),
             seed=seed,
             overrides=text.overrides,
         )
         for method in METHODS
-        for text in known
-        for seed in range(plan.seeds)
+        for text in calibration_texts
+        for seed in range(study.seeds)
     }
-    entries[WITHOUT, "", None] = _without(plan)
-    bench = Bench(plan.root, plan.overrides, entries.values(), divergence=False)
-    dense, found = bench.dense(), judged(bench, entries, plan.say)
-    without = {None: found[WITHOUT, "", None]}
+    entries[WITHOUT, "", None] = _without(study)
+    bench = Bench(study.root, study.overrides, entries.values(), divergence=False)
+    dense, results = bench.dense(), judged(bench, entries, study.say)
+    without = {None: results[WITHOUT, "", None]}
 
     def way(method: str, text: str) -> dict[int, Any]:
-        return {seed: found[method, text, seed] for seed in range(plan.seeds)}
+        return {seed: results[method, text, seed] for seed in range(study.seeds)}
 
     return {
         "settings": bench.settings(),
         "dense": {"perplexity": dense.perplexity, "mean_loss": float(dense.losses.mean())},
         "texts": [
-            _text(text) | {"draws": [_draw(bench, entries[METHODS[0], text.name, seed]) for seed in range(plan.seeds)]}
-            for text in known
+            _text(text) | {"draws": [_draw(bench, entries[METHODS[0], text.name, seed]) for seed in range(study.seeds)]}
+            for text in calibration_texts
         ],
         "methods": [
             {
                 "name": method,
                 "title": title_of(method),
-                "recipe": recipe(plan.papers, method),
+                "recipe": recipe(study.papers, method),
                 "texts": [
                     {
                         "text": text.name,
@@ -85,7 +85,7 @@ def measured(plan: Plan, file: Path | None = None) -> dict[str, Any]:
                         "above_own": difference(way(method, text.name), way(method, OWN)),
                         "above_without": difference(way(method, text.name), without),
                     }
-                    for text in known
+                    for text in calibration_texts
                 ],
             }
             for method in METHODS
@@ -94,8 +94,8 @@ def measured(plan: Plan, file: Path | None = None) -> dict[str, Any]:
     }
 
 
-def _without(plan: Plan) -> Entry:
-    return Entry(f"{WITHOUT}-without-text", title_of(WITHOUT), recipe(plan.papers, WITHOUT))
+def _without(study: StudySettings) -> Entry:
+    return Entry(f"{WITHOUT}-without-text", title_of(WITHOUT), recipe(study.papers, WITHOUT))
 
 
 def _text(text: CalibrationText) -> dict[str, Any]:
@@ -146,11 +146,11 @@ def reading(facts: Mapping[str, Any]) -> Iterator[str]:
     without = facts["without"]["title"]
     for method in facts["methods"]:
         others = [one for one in method["texts"] if one["text"] != OWN]
-        told = "; ".join(
+        differences = "; ".join(
             f"{titles[one['text']]} {signed(one['above_own'])} ({verdict(one['above_own'], 'worse', 'better')})"
             for one in others
         )
-        yield f"**{method['title']}**, loss above calibration in domain: {told}."
+        yield f"**{method['title']}**, loss above calibration in domain: {differences}."
     for text in facts["texts"]:
         parts = [
             f"{method['title']} {signed(one['above_without'])} ({verdict(one['above_without'], 'worse', 'better')})"

@@ -12,7 +12,7 @@ from benchmarks.quality.figures import Bench
 from benchmarks.quality.seeds import difference, runs_of
 from benchmarks.studies.probe_agreement import between_sequences
 from benchmarks.studies.probes import METHOD, PROBES, SEQUENCES, UNIFORM
-from benchmarks.studies.study import Plan, judged, recipe
+from benchmarks.studies.study import StudySettings, judged, recipe
 from benchmarks.studies.traces import SharedTraces, by_probes, profile_in, traces_in
 from pruning_core.numerics.rank_correlation import rank_correlation
 from tasks.pipeline.allocation import measured_sensitivity
@@ -22,23 +22,23 @@ TITLES = {DATA: "Fisher, the text's labels", SAMPLED: "Fisher, sampled labels", 
 EVERY = "all matrices"
 
 
-def measured(plan: Plan, probes: int = PROBES, sequences: int = SEQUENCES) -> dict[str, Any]:
+def measured(study: StudySettings, probes: int = PROBES, sequences: int = SEQUENCES) -> dict[str, Any]:
     """The figures as JSON; the section is made of them alone."""
-    seeds = range(plan.seeds)
+    seeds = range(study.seeds)
     entries = {
-        (name, seed): Entry(f"{name}-{seed}", TITLES.get(name, name), made, seed=seed)
+        (name, seed): Entry(f"{name}-{seed}", TITLES.get(name, name), variant, seed=seed)
         for seed in seeds
-        for name, made in _recipes(plan, probes, sequences, seed).items()
+        for name, variant in _recipes(study, probes, sequences, seed).items()
     }
     make = partial(SharedTraces, probes=probes, sequences=sequences)
-    bench = Bench(plan.root, plan.overrides, entries.values(), make, divergence=False)
-    dense, found = bench.dense(), judged(bench, entries, plan.say)
+    bench = Bench(study.root, study.overrides, entries.values(), make, divergence=False)
+    dense, results = bench.dense(), judged(bench, entries, study.say)
 
     def way(name: str) -> dict[int, Any]:
-        return {seed: found[name, seed] for seed in seeds}
+        return {seed: results[name, seed] for seed in seeds}
 
-    told = {name: [_told(bench, entries[name, seed]) for seed in seeds] for name in TITLES}
-    profiles = {name: [one["matrices"] for one in own] for name, own in told.items()}
+    measures = {name: [_told(bench, entries[name, seed]) for seed in seeds] for name in TITLES}
+    profiles = {name: [one["matrices"] for one in by_seed] for name, by_seed in measures.items()}
     return {
         "settings": bench.settings(),
         "dense": {"perplexity": dense.perplexity, "mean_loss": float(dense.losses.mean())},
@@ -50,7 +50,7 @@ def measured(plan: Plan, probes: int = PROBES, sequences: int = SEQUENCES) -> di
             for first, second in combinations(TITLES, 2)
         ],
         "themselves": [
-            {"name": name, "halves": [one["halves"] for one in told[name]], "seeds": between_seeds(profiles[name])}
+            {"name": name, "halves": [one["halves"] for one in measures[name]], "seeds": between_seeds(profiles[name])}
             for name in TITLES
         ],
         "ways": [
@@ -66,9 +66,9 @@ def measured(plan: Plan, probes: int = PROBES, sequences: int = SEQUENCES) -> di
     }
 
 
-def _recipes(plan: Plan, probes: int, sequences: int, seed: int) -> dict[str, Recipe]:
+def _recipes(study: StudySettings, probes: int, sequences: int, seed: int) -> dict[str, Recipe]:
     """Way -> variant; the measures see the same windows."""
-    plain, fisher = recipe(plan.papers, METHOD), {"name": "fisher", "sequences": sequences}
+    plain, fisher = recipe(study.papers, METHOD), {"name": "fisher", "sequences": sequences}
     measures = {DATA: fisher, SAMPLED: fisher | {"labels": "sampled", "seed": seed}}
     allocations = {name: {"name": "by_sensitivity", "sensitivity": spec} for name, spec in measures.items()}
     allocations[HESSIAN] = by_probes(probes, sequences, seed)
@@ -80,10 +80,13 @@ def _told(bench: Bench, entry: Entry) -> dict[str, Any]:
     pipeline = bench.pipeline(entry)
     spec = entry.recipe["allocation"]["sensitivity"]
     if spec["name"] == HESSIAN:
-        found = profile_in(pipeline.profile(pipeline.probes))
-        return {"matrices": found.matrices, "halves": between_sequences(traces_in(pipeline.traces), pipeline.matrices)}
-    found = profile_in(measured_sensitivity(pipeline, spec, pipeline.settings.recipe(entry.name)))
-    return {"matrices": found.matrices, "halves": found.details["half_sample_rank_correlation"]}
+        sensitivities = profile_in(pipeline.profile(pipeline.probes))
+        return {
+            "matrices": sensitivities.matrices,
+            "halves": between_sequences(traces_in(pipeline.traces), pipeline.matrices),
+        }
+    sensitivities = profile_in(measured_sensitivity(pipeline, spec, pipeline.settings.recipe(entry.name)))
+    return {"matrices": sensitivities.matrices, "halves": sensitivities.details["half_sample_rank_correlation"]}
 
 
 def correlations(

@@ -44,33 +44,35 @@ def section(facts: Mapping[str, Any], plot: str) -> str:
         CAPTION,
         _models(facts),
     ]
-    own = {
+    settings = {
         "measures": f"on {facts['sequences']} calibration windows; Hutchinson's trace with {facts['probes']} probes",
         "allocation": "`by_sensitivity` with its defaults, `propagate: dense`",
     }
-    return "\n\n".join([*parts, *tail(LIMITS, facts, own)])
+    return "\n\n".join([*parts, *tail(LIMITS, facts, settings)])
 
 
 def reading(facts: Mapping[str, Any]) -> Iterator[str]:
     """Sentences, computed from the figures."""
     for pair in facts["pairs"]:
         kinds = {kind: _mean(values) for kind, values in pair["rows"].items() if kind != EVERY}
-        known = {kind: value for kind, value in kinds.items() if value is not None}
+        by_kind = {kind: value for kind, value in kinds.items() if value is not None}
         text = (
             f"**{TITLES[pair['first']]} and {TITLES[pair['second']]}**: rank correlation {shown(pair['rows'][EVERY])}"
         )
-        if known:
-            least, most = min(known, key=known.get), max(known, key=known.get)
-            text += f"; within one kind of matrix from {known[least]:.2f} ({least}) to {known[most]:.2f} ({most})"
+        if by_kind:
+            least, most = min(by_kind, key=by_kind.get), max(by_kind, key=by_kind.get)
+            text += f"; within one kind of matrix from {by_kind[least]:.2f} ({least}) to {by_kind[most]:.2f} ({most})"
         yield text + "."
-    told = ", ".join(f"{TITLES[one['name']]} {shown(one['seeds'])}" for one in facts["themselves"] if one["seeds"])
-    if told:
-        yield f"**Each with itself, everything drawn anew**: {told}."
+    correlations = ", ".join(
+        f"{TITLES[one['name']]} {shown(one['seeds'])}" for one in facts["themselves"] if one["seeds"]
+    )
+    if correlations:
+        yield f"**Each with itself, everything drawn anew**: {correlations}."
     ways = {way["name"]: way for way in facts["ways"]}
-    told = ", ".join(_told(ways[name], "above_hessian") for name in (DATA, SAMPLED))
-    yield f"**Loss above that with Hutchinson's trace**: {told}."
-    told = ", ".join(_told(ways[name], "above_uniform") for name in TITLES)
-    yield f"**Loss above that with the uniform allocation**: {told}."
+    correlations = ", ".join(_told(ways[name], "above_hessian") for name in (DATA, SAMPLED))
+    yield f"**Loss above that with Hutchinson's trace**: {correlations}."
+    correlations = ", ".join(_told(ways[name], "above_uniform") for name in TITLES)
+    yield f"**Loss above that with the uniform allocation**: {correlations}."
 
 
 def _told(way: Mapping[str, Any], against: str) -> str:
@@ -78,8 +80,8 @@ def _told(way: Mapping[str, Any], against: str) -> str:
 
 
 def _mean(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return fmean(known) if known else None
+    defined = [value for value in values if value is not None]
+    return fmean(defined) if defined else None
 
 
 def _ranks(facts: Mapping[str, Any]) -> str:
@@ -114,16 +116,16 @@ def panels(facts: Mapping[str, Any]) -> list[SpreadPanel]:
     rows = list(facts["pairs"][0]["rows"])
     ranks = {
         f"{_short(pair['first'])} – {_short(pair['second'])}": {
-            row: known for row in rows if (known := [value for value in pair["rows"][row] if value is not None])
+            row: defined for row in rows if (defined := [value for value in pair["rows"][row] if value is not None])
         }
         for pair in facts["pairs"]
     }
-    made = {way["title"]: losses(way["runs"]) for way in facts["ways"]}
+    models = {way["title"]: losses(way["runs"]) for way in facts["ways"]}
     drawn = [
         SpreadPanel(
-            "Rank correlation of two measures", evenly(rows), {name: own for name, own in ranks.items() if own}
+            "Rank correlation of two measures", evenly(rows), {name: points for name, points in ranks.items() if points}
         ),
-        SpreadPanel("Loss above dense, nats per token", evenly(made), {"SparseGPT": made}, "allocation by"),
+        SpreadPanel("Loss above dense, nats per token", evenly(models), {"SparseGPT": models}, "allocation by"),
     ]
     return [panel for panel in drawn if panel.series]
 

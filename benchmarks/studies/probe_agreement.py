@@ -37,10 +37,10 @@ def agreements(traces: Tensor, matrices: tuple[Matrix, ...], target: float) -> l
             {
                 "probes": count,
                 "groups": len(groups),
-                "against_all": _mean([rank_correlation(own, everything) for own in values]),
+                "against_all": _mean([rank_correlation(one_group, everything) for one_group in values]),
                 "between": _mean([rank_correlation(*pair) for pair in zip(values[::2], values[1::2], strict=False)]),
-                "moved": fmean(float((own - decided).abs().mean()) for own in given),
-                "away": fmean(float((own - target).abs().mean()) for own in given),
+                "moved": fmean(float((one_group - decided).abs().mean()) for one_group in given),
+                "away": fmean(float((one_group - target).abs().mean()) for one_group in given),
                 "negative": fmean(float((group.mean(dim=1) < 0).double().mean()) for group in groups),
             }
         )
@@ -57,8 +57,8 @@ def between_sequences(traces: Tensor, matrices: tuple[Matrix, ...]) -> float | N
 
 def values_of(probes: Tensor, matrices: tuple[Matrix, ...], normalise: str = "mean") -> Tensor:
     """[matrices] sensitivities, as the profile of these probes [matrices, probes] has them."""
-    found = profile_of(probes, matrices, normalise, {}).matrices
-    return torch.tensor([found[matrix.name] for matrix in matrices], dtype=torch.float64)
+    sensitivities = profile_of(probes, matrices, normalise, {}).matrices
+    return torch.tensor([sensitivities[matrix.name] for matrix in matrices], dtype=torch.float64)
 
 
 def sparsities(probes: Tensor, matrices: tuple[Matrix, ...], target: float) -> Tensor:
@@ -74,6 +74,6 @@ def doublings_up_to(most: int) -> list[int]:
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    """Of those that mean something."""
-    known = [value for value in values if value is not None]
-    return fmean(known) if known else None
+    """The mean of the values that are not None; None where all are."""
+    defined = [value for value in values if value is not None]
+    return fmean(defined) if defined else None

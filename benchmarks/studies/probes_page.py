@@ -42,31 +42,31 @@ def section(facts: Mapping[str, Any], plot: str) -> str:
         CAPTION + " A seed also draws the probes.",
         _models(facts),
     ]
-    own = {
+    settings = {
         "traces": f"{facts['probes']} probes on {facts['sequences']} calibration windows, the same traces for all "
         "numbers of probes",
         "allocation": "`by_sensitivity` with its defaults, `propagate: dense`",
     }
-    return "\n\n".join([*parts, *tail(LIMITS, facts, own)])
+    return "\n\n".join([*parts, *tail(LIMITS, facts, settings)])
 
 
 def reading(facts: Mapping[str, Any]) -> Iterator[str]:
     """Sentences, computed from the figures."""
     ways, probes = {way["name"]: way for way in facts["ways"]}, facts["probes"]
-    made = [way for way in facts["ways"] if way["name"].isdigit()]
-    agreed = ", ".join(f"{_over(facts, int(way['name']), 'against_all')} with {way['title']}" for way in made[:-1])
+    counted = [way for way in facts["ways"] if way["name"].isdigit()]
+    agreed = ", ".join(f"{_over(facts, int(way['name']), 'against_all')} with {way['title']}" for way in counted[:-1])
     if agreed:
         yield f"**Order**: rank correlation with all {probes} probes {agreed}."
     yield from _what_limits(facts)
-    if len(made) > 1:
+    if len(counted) > 1:
         moved = ", ".join(
-            f"{_over(facts, int(way['name']), 'moved', 100)} points with {way['title']}" for way in made[:-1]
+            f"{_over(facts, int(way['name']), 'moved', 100)} points with {way['title']}" for way in counted[:-1]
         )
         yield f"**Sparsities** differ from those by all probes by {moved}, in the mean over the matrices."
-        told = ", ".join(
-            f"{signed(way['above_all'])} with {way['title']} ({verdict(way['above_all'])})" for way in made[:-1]
+        differences = ", ".join(
+            f"{signed(way['above_all'])} with {way['title']} ({verdict(way['above_all'])})" for way in counted[:-1]
         )
-        yield f"**Loss above that with all {probes} probes**: {told}."
+        yield f"**Loss above that with all {probes} probes**: {differences}."
     everything, summed, published = ways[str(probes)], ways[SUMMED], ways[PUBLISHED]
     yield (
         f"**Against the uniform allocation**: all probes {_against_uniform(everything)}, their sums "
@@ -99,7 +99,7 @@ def _against_uniform(way: Mapping[str, Any]) -> str:
 
 
 def _values(facts: Mapping[str, Any], count: int, what: str, times: float = 1) -> list[float]:
-    """Of each seed that has it."""
+    """One value of every seed that has it."""
     rows = [row for seed in facts["seeds"] for row in seed["counts"] if row["probes"] == count]
     return [times * row[what] for row in rows if row[what] is not None]
 
@@ -109,9 +109,9 @@ def _over(facts: Mapping[str, Any], count: int, what: str, times: float = 1) -> 
 
 
 def shown(values: list[float | None], form: str = ".3f") -> str:
-    """Mean and extremes of those that mean something."""
-    known = [value for value in values if value is not None]
-    return spread(known, form) if known else "-"
+    """Mean and extremes of the values that are not None."""
+    defined = [value for value in values if value is not None]
+    return spread(defined, form) if defined else "-"
 
 
 def _orders(facts: Mapping[str, Any]) -> str:
@@ -160,15 +160,24 @@ def panels(facts: Mapping[str, Any]) -> list[SpreadPanel]:
         title: {str(count): values for count in counts if (values := _values(facts, count, what))}
         for what, title in titles.items()
     }
-    made = {way["name"]: losses(way["runs"]) for way in facts["ways"]}
-    models = {"SparseGPT": {str(count): made[str(count)] for count in counts if str(count) in made}}
+    model_losses = {way["name"]: losses(way["runs"]) for way in facts["ways"]}
+    models = {"SparseGPT": {str(count): model_losses[str(count)] for count in counts if str(count) in model_losses}}
     across, ticks = "probes", doublings(counts)
     drawn = [
         SpreadPanel(
-            "Rank correlation", ticks, {name: own for name, own in agreement.items() if own}, across, joined=True
+            "Rank correlation",
+            ticks,
+            {name: points for name, points in agreement.items() if points},
+            across,
+            joined=True,
         ),
         SpreadPanel(
-            "Loss above dense, nats per token", ticks, models, across, ("uniform", fmean(made[UNIFORM])), joined=True
+            "Loss above dense, nats per token",
+            ticks,
+            models,
+            across,
+            ("uniform", fmean(model_losses[UNIFORM])),
+            joined=True,
         ),
     ]
     return [panel for panel in drawn if panel.series]

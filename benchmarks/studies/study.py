@@ -15,8 +15,8 @@ Place = TypeVar("Place", bound=Hashable)
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a study is told."""
+class StudySettings:
+    """The settings that every study takes."""
 
     root: Path
     """The folder of params.yaml."""
@@ -29,23 +29,23 @@ class Plan:
 
 def recipe(papers: Mapping[str, Recipe], method: str) -> Recipe:
     """A method at the sparsity of the studies, with statistics of the dense model where it needs any."""
-    found = at(papers, method, SPARSITY).recipe
-    return found if method == "magnitude" else found | {"propagate": "dense"}
+    base = at(papers, method, SPARSITY).recipe
+    return base if method == "magnitude" else base | {"propagate": "dense"}
 
 
 def title_of(method: str) -> str:
-    """As the tables call it."""
+    """The title of a method in the tables."""
     return METHODS[method][1]
 
 
 def judged(bench: Bench, entries: Mapping[Place, Entry], say: Callable[[str], None]) -> dict[Place, Figures]:
-    """Make and judge the entries, telling each."""
-    found = {}
+    """Make and evaluate the entries, reporting each."""
+    results = {}
     for place, entry in entries.items():
-        found[place] = known = bench.figures(entry)
-        shown = "overflow" if known.perplexity is None else f"{known.perplexity:10.4g}"
+        results[place] = figures = bench.figures(entry)
+        shown = "overflow" if figures.perplexity is None else f"{figures.perplexity:10.4g}"
         say(f"{entry.name:40} {shown}")
-    return found
+    return results
 
 
 def head(title: str, command: str, facts: Mapping[str, Any], seeds: int) -> list[str]:
@@ -57,13 +57,13 @@ def head(title: str, command: str, facts: Mapping[str, Any], seeds: int) -> list
     ]
 
 
-def tail(limits: Iterable[str], facts: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:
+def tail(limits: Iterable[str], facts: Mapping[str, Any], study_settings: Mapping[str, Any]) -> list[str]:
     """The last lines: what the figures do not say, and what they hold for.
 
     Args:
-        own: settings of the study alone.
+        study_settings: settings of the study alone.
     """
-    settings = "\n".join(f"- {name}: {value}" for name, value in own.items())
+    settings = "\n".join(f"- {name}: {value}" for name, value in study_settings.items())
     return [
         "What the figures do not say:",
         bullets(limits),

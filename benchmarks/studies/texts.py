@@ -57,29 +57,29 @@ def texts(root: Path, tokenizer: PreTrainedTokenizerBase, tokens: int, file: Pat
         # Told before the texts are made, which takes a while.
         TEXTS.build(given).read()
     library = TEXTS.build({"name": "stdlib", "split": "train"}).read().texts[::EVERY]
-    known = [
+    calibration_texts = [
         CalibrationText(OWN, "in domain", None),
         CalibrationText("comments", "comments only", _written(root, "comments", comments(library))),
         CalibrationText("manual", "Python's manual", _written(root, "manual", manual())),
         CalibrationText("random", "random tokens", _written(root, "random", [random_text(tokenizer, SPARE * tokens)])),
     ]
     if given:
-        known.append(CalibrationText("file", file.name, given))
-    return known
+        calibration_texts.append(CalibrationText("file", file.name, given))
+    return calibration_texts
 
 
 def comments(sources: Iterable[str]) -> Iterator[str]:
     """Of each Python file that has any, its docstrings and comments, without the code."""
     for source in sources:
-        if found := "\n\n".join(_prose(source)):
-            yield found
+        if prose := "\n\n".join(_prose(source)):
+            yield prose
 
 
 def _prose(source: str) -> Iterator[str]:
     kinds = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, kinds) and (found := ast.get_docstring(node)):
-            yield found
+        if isinstance(node, kinds) and (docstring := ast.get_docstring(node)):
+            yield docstring
     lines = tokenize.generate_tokens(io.StringIO(source).readline)
     remarks = [token.string.lstrip("#! ") for token in lines if token.type == tokenize.COMMENT]
     if remarks:

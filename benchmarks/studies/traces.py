@@ -42,19 +42,19 @@ def traces(params: TracesParams, inputs: dict[str, Artifact], out: Path, context
     inputs: source, tokens.
     writes: traces.safetensors {traces: [matrices, probes, sequences] float64}.
     """
-    chosen, running = SENSITIVITIES.build(params.sensitivity), params.running
+    sensitivity, running = SENSITIVITIES.build(params.sensitivity), params.running
     with exclusive:
         where = {"device": running.torch_device, "dtype": running.torch_dtype}
         decoder = load_whole(inputs["source"].path, params.trust_remote_code, **where)
         subject = SensitivityInputs(matrices_of(decoder), decoder, load_tokens(inputs["tokens"]))
-        found = chosen.traces(subject, progress("traces"))
-    save_file({"traces": found}, out / TRACES)
-    return {"probes": found.shape[1], "sequences": found.shape[2]}
+        estimates = sensitivity.traces(subject, progress("traces"))
+    save_file({"traces": estimates}, out / TRACES)
+    return {"probes": estimates.shape[1], "sequences": estimates.shape[2]}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProfileParams:
-    """How many probes count, and as what."""
+    """Parameters of the step `profile`: the number of probes, and how they are normalised."""
 
     probes: int
     normalise: str
@@ -71,9 +71,9 @@ def profile(params: ProfileParams, inputs: dict[str, Artifact], out: Path, conte
     with exclusive:
         matrices = matrices_of(decoder_of(inputs["source"], params.trust_remote_code))
     probes = traces_in(inputs["traces"])[:, : params.probes].mean(dim=2)
-    found = profile_of(probes, matrices, params.normalise, {"probes": params.probes})
-    write_json(out / PROFILE, found.facts())
-    return found.details
+    sensitivities = profile_of(probes, matrices, params.normalise, {"probes": params.probes})
+    write_json(out / PROFILE, sensitivities.facts())
+    return sensitivities.details
 
 
 def traces_in(artifact: Artifact) -> Tensor:
@@ -82,7 +82,7 @@ def traces_in(artifact: Artifact) -> Tensor:
 
 
 def profile_in(artifact: Artifact) -> Profile:
-    """Of any step that writes one."""
+    """The profile that a step wrote."""
     return Profile.of_facts(json.loads((artifact.path / PROFILE).read_text()))
 
 
@@ -121,17 +121,19 @@ class SharedTraces(Pipeline):
 
     def allocation(self, name: str) -> Artifact | None:
         recipe = self.settings.recipe(name)
-        wanted = recipe.spec.get("allocation") or {}
-        measure = wanted.get("sensitivity") or {}
+        spec = recipe.spec.get("allocation") or {}
+        measure = spec.get("sensitivity") or {}
         count, normalise = measure.get("max_probes"), measure.get("normalise")
-        if wanted != by_probes(count, self.sequences, self.settings.calibration.seed, normalise):
+        if spec != by_probes(count, self.sequences, self.settings.calibration.seed, normalise):
             return super().allocation(name)
         params = AllocationParams(
-            allocation=wanted,
+            allocation=spec,
             unit=unit_of(recipe.method),
             m=getattr(recipe.method.pattern, "m", None),
             target=target_of(recipe.method),
             trust_remote_code=self.trust,
         )
-        told = self.profile(count, normalise)
-        return self.context.run(allocation, params, {"source": self.source, "sensitivity": told}, f"{name} allocation")
+        measured = self.profile(count, normalise)
+        return self.context.run(
+            allocation, params, {"source": self.source, "sensitivity": measured}, f"{name} allocation"
+        )

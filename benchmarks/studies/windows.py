@@ -17,7 +17,7 @@ from tasks.store.artifact import Artifact
 
 @dataclass(frozen=True, kw_only=True)
 class SomeParams:
-    """How many `windows`."""
+    """Parameters of `some`."""
 
     windows: int
 
@@ -30,10 +30,10 @@ def some(params: SomeParams, inputs: dict[str, Artifact], out: Path, context: Co
     writes: tokens.safetensors {tokens: [windows, length] int64}.
     """
     drawn = load_tokens(inputs["tokens"])
-    wanted = params.windows
-    kept = drawn[[place * len(drawn) // wanted for place in range(wanted)]].contiguous()
+    count = params.windows
+    kept = drawn[[place * len(drawn) // count for place in range(count)]].contiguous()
     save_file({"tokens": kept}, out / "tokens.safetensors")
-    return inputs["tokens"].facts | {"windows": wanted, "token_digest": token_digest(kept)}
+    return inputs["tokens"].facts | {"windows": count, "token_digest": token_digest(kept)}
 
 
 class OneDraw(Pipeline):
@@ -50,6 +50,8 @@ class OneDraw(Pipeline):
 
     @cached_property
     def calibration(self) -> Artifact:
-        chosen = self.settings.calibration
-        whole = self.calibration_windows(replace(chosen, sequences=self.drawn), "calibration")
-        return self.context.run(some, SomeParams(windows=chosen.sequences), {"tokens": whole}, "calibration windows")
+        calibration = self.settings.calibration
+        whole = self.calibration_windows(replace(calibration, sequences=self.drawn), "calibration")
+        return self.context.run(
+            some, SomeParams(windows=calibration.sequences), {"tokens": whole}, "calibration windows"
+        )

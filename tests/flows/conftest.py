@@ -96,9 +96,9 @@ def environment(prefect_server) -> dict[str, str]:
     """What commands are started with: a person's, but for one Prefect server that all share."""
     from prefect.settings import PREFECT_API_URL
 
-    own = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    path = os.pathsep.join([str(BIN), own.get("PATH", "")])
-    return own | {"PREFECT_API_URL": PREFECT_API_URL.value(), "PATH": path, "COLUMNS": "160"}
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    path = os.pathsep.join([str(BIN), variables.get("PATH", "")])
+    return variables | {"PREFECT_API_URL": PREFECT_API_URL.value(), "PATH": path, "COLUMNS": "160"}
 
 
 @pytest.fixture
@@ -138,11 +138,10 @@ def dvc(environment) -> Callable[..., str]:
 
 
 @pytest.fixture(scope="session")
-def make_repository(dvc, make_workspace) -> Callable[[], Path]:
-    """make_repository() -> the tiny workspace under git and DVC: the real dvc.yaml, and copies of what it watches."""
+def as_repository(dvc) -> Callable[[Path], Path]:
+    """as_repository(root): puts a workspace under git and DVC: the real dvc.yaml, and copies of what it watches."""
 
-    def make() -> Path:
-        root = make_workspace()
+    def put(root: Path) -> Path:
         shutil.copy(ROOT / "dvc.yaml", root)
         for package in ("pruning_core", "tasks"):
             shutil.copytree(ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__"))
@@ -150,7 +149,13 @@ def make_repository(dvc, make_workspace) -> Callable[[], Path]:
         dvc(root, "init", "--quiet")
         return root
 
-    return make
+    return put
+
+
+@pytest.fixture(scope="session")
+def make_repository(as_repository, make_workspace) -> Callable[[], Path]:
+    """make_repository() -> the tiny workspace under git and DVC."""
+    return lambda: as_repository(make_workspace())
 
 
 @pytest.fixture(scope="session")

@@ -25,16 +25,16 @@ def swept(espalier, make_workspace) -> dict:
     return {"root": root, "first": first, "found": json.loads(first.out), "again": espalier(root, *ARGUMENTS, *SHARED)}
 
 
-def labels(found: dict, state: str) -> Counter:
-    return Counter(step["label"] for record in found["records"] for step in record["steps"] if step["state"] == state)
+def labels(result: dict, state: str) -> Counter:
+    return Counter(step["label"] for record in result["records"] for step in record["steps"] if step["state"] == state)
 
 
 def test_variants_that_fail_are_told_and_do_not_stop_the_others(swept: dict):
-    found = swept["found"]
-    made = [record["name"] for record in found["records"]]
-    assert made[0] == "dense" and set(made) > MADE and len(made) == 7
-    assert set(found["failed"]) == FAILED
-    assert all("divisible by 5" in reason for reason in found["failed"].values())
+    result = swept["found"]
+    names = [record["name"] for record in result["records"]]
+    assert names[0] == "dense" and set(names) > MADE and len(names) == 7
+    assert set(result["failed"]) == FAILED
+    assert all("divisible by 5" in reason for reason in result["failed"].values())
     [sentence] = [line for line in swept["first"].err.splitlines() if line.startswith("espalier: ")]
     assert swept["first"].code == 1 and "2 of 8 variants failed" in sentence
 

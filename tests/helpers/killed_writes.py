@@ -52,9 +52,9 @@ def behind(tensors: int) -> int:
 def killed(source: Path, out: Path, spec: dict[str, Any], tensors: int, torn: bool) -> None:
     """Leave what an export leaves that is killed when it writes the next tensor, or half of it, behind so many."""
     out.mkdir(exist_ok=True)
-    told = [json.dumps(value) for value in (spec, behind(tensors), torn)]
+    arguments = [json.dumps(value) for value in (spec, behind(tensors), torn)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
-    command = [sys.executable, "-c", KILLED, source, out, *told]
+    command = [sys.executable, "-c", KILLED, source, out, *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, timeout=240, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
 

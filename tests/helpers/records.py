@@ -198,7 +198,7 @@ def _samples(name: str) -> dict[str, Any]:
 def _lineage(name: str) -> dict[str, Any]:
     """Every step behind the evaluation of a variant, as `tasks.lineage.provenance.Lineage.facts` tells it."""
     dense = [("source", "model"), ("tokens", "tokens"), ("evaluate", "evaluation")]
-    made = [
+    pipeline_steps = [
         ("source", "baseline > model"),
         ("tokens", "baseline > tokens"),
         ("evaluate", "baseline"),
@@ -209,7 +209,7 @@ def _lineage(name: str) -> dict[str, Any]:
     ]
     steps = [
         {"place": place, "kind": kind, "key": digest(name, place, "key"), "digest": digest(name, place)}
-        for kind, place in (dense if name == "dense" else made)
+        for kind, place in (dense if name == "dense" else pipeline_steps)
     ]
     return {"steps": steps, "modules": {}, "versions": {}}
 

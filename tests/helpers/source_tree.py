@@ -43,7 +43,7 @@ def graph() -> dict[str, frozenset[str]]:
     `from package import module` depends on the module, not on the package.
     """
     modules = {dotted(file): file for file in FILES + BENCHMARKS}
-    found = {}
+    imported = {}
     for name, file in modules.items():
         used = set()
         for node in ast.walk(tree_of(file)):
@@ -52,8 +52,8 @@ def graph() -> dict[str, frozenset[str]]:
             elif isinstance(node, ast.ImportFrom):
                 inner = {f"{node.module}.{alias.name}" for alias in node.names}
                 used |= inner if inner <= modules.keys() else {*(inner & modules.keys()), node.module}
-        found[name] = frozenset(used & modules.keys() - {name})
-    return found
+        imported[name] = frozenset(used & modules.keys() - {name})
+    return imported
 
 
 def circles(edges: dict[str, frozenset[str]]) -> list[list[str]]:

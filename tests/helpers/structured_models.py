@@ -74,13 +74,13 @@ def some_plan(decoder: Decoder, sites: list[Site], mode: str = "heterogeneous") 
         fewer = site.block % 3 if mode == "heterogeneous" else 1
         if site.family == "query":
             share = site.heads.per_group
-            own = [group for group in range(site.groups) if group % share != fewer % share or share == 1]
+            groups = [group for group in range(site.groups) if group % share != fewer % share or share == 1]
         elif site.family == "attention":
-            own = [group for group in range(site.groups) if group != fewer % site.groups]
+            groups = [group for group in range(site.groups) if group != fewer % site.groups]
         else:
-            own = [group for group in range(site.groups) if group % (3 + fewer) != fewer]
-        kept[site.name] = tuple(own)
-        after -= (site.groups - len(own)) * site.group_size
+            groups = [group for group in range(site.groups) if group % (3 + fewer) != fewer]
+        kept[site.name] = tuple(groups)
+        after -= (site.groups - len(groups)) * site.group_size
     return KeptGroups(mode, kept, before, after)
 
 

@@ -129,7 +129,7 @@ def test_two_epochs_differ_in_order_and_the_same_step_is_the_same_batch():
 
 def test_files_are_packed_with_the_end_token_after_each(text):
     tokenizer = corpus.train_tokenizer(["one two", "three"], 270)
-    ids = corpus.packed(Documents(("one two", "three"), "\n", {}), tokenizer)
+    ids = corpus.pack_documents(Documents(("one two", "three"), "\n", {}), tokenizer)
     expected = [*tokenizer.encode("one two").ids, 0, *tokenizer.encode("three").ids, 0]
     assert ids.tolist() == expected
 

@@ -1,3 +1,5 @@
+import pytest
+
 from tasks.progress import current, progress, reporting
 
 
@@ -10,31 +12,25 @@ class Notes:
         return lambda done: self.seen.append(done)
 
 
-def test_a_core_function_reports_to_the_sink_under_its_label():
+@pytest.mark.parametrize(
+    ("units", "shown"),
+    [
+        pytest.param([(1, 3), (3, 3)], [("blocks", 3), 1, 3], id="one bar under its label"),
+        pytest.param([(2, 2), (1, 5)], [("blocks", 2), 2, ("blocks", 5), 1], id="a new total begins a new bar"),
+        pytest.param(
+            [(2, 2), (2, 2), (1, 2)],
+            [("blocks", 2), 2, ("blocks", 2), 2, ("blocks", 2), 1],
+            id="a call after the last unit begins a new bar",
+        ),
+    ],
+)
+def test_a_core_function_reports_to_the_sink_under_its_label(units, shown):
     notes = Notes()
     with reporting(notes):
         report = progress("blocks")
-        report(1, 3)
-        report(3, 3)
-    assert notes.seen == [("blocks", 3), 1, 3]
-
-
-def test_a_new_total_begins_a_new_bar():
-    notes = Notes()
-    with reporting(notes):
-        report = progress("blocks")
-        report(2, 2)
-        report(1, 5)
-    assert notes.seen == [("blocks", 2), 2, ("blocks", 5), 1]
-
-
-def test_a_call_after_the_last_unit_begins_a_new_bar():
-    notes = Notes()
-    with reporting(notes):
-        report = progress("blocks")
-        for done in (2, 2, 1):
-            report(done, 2)
-    assert notes.seen == [("blocks", 2), 2, ("blocks", 2), 2, ("blocks", 2), 1]
+        for done, total in units:
+            report(done, total)
+    assert notes.seen == shown
 
 
 def test_outside_of_reporting_nothing_is_shown_and_nothing_fails():

@@ -34,14 +34,14 @@ def run(run_benchmark):
 
 
 def test_every_rung_is_made_at_one_budget_and_judged(run):
-    found, folder = run(__main__.app, "--only", "wanda-60", "--seeds", "2", "--name", "tiny")
+    pages, folder = run(__main__.app, "--only", "wanda-60", "--seeds", "2", "--name", "tiny")
     facts = json.loads((folder / "page-ladder-tiny.json").read_text())
     (only,) = facts["ladders"]
     assert [rung["name"] for rung in only["rungs"]] == [*RUNGS]
     runs = [run for rung in only["rungs"] for run in rung["runs"]]
     assert len(runs) == 2 * len(RUNGS) and {run["seed"] for run in runs} == {0, 1}
     assert max(run["zeros"] for run in runs) - min(run["zeros"] for run in runs) < 1e-3
-    text = found["ladder-tiny"]
+    text = pages["ladder-tiny"]
     assert all(title in text for title, _ in RUNGS.values())
     uniform, searched = only["rungs"][0], only["rungs"][-1]
     shares = [
@@ -55,13 +55,13 @@ def test_every_rung_is_made_at_one_budget_and_judged(run):
 
 
 def test_starts_are_one_search_begun_elsewhere(run):
-    found, folder = run(starts.app, "--ladder", "wanda-60", "--seeds", "1")
+    pages, folder = run(starts.app, "--ladder", "wanda-60", "--seeds", "1")
     facts = json.loads((folder / "page-starts.json").read_text())
     assert [*facts["starts"]] == ["informed", "uniform", "random"]
     for (own,) in facts["starts"].values():
         best = [fitness for _, fitness in own["path"]]
         assert best == sorted(best, reverse=True) and own["final"] == best[-1] <= own["begun"]
-    assert "The informed search is where the one from random starts ends" in found["starts"]
+    assert "The informed search is where the one from random starts ends" in pages["starts"]
 
 
 def test_tokens_are_counted_to_the_first_generation_that_is_as_good():
@@ -71,11 +71,11 @@ def test_tokens_are_counted_to_the_first_generation_that_is_as_good():
 
 def test_ladders_differ_in_the_allocation_alone():
     for one in ladders(read_params(PAPERS)["variants"], (0, 1)):
-        made = {
+        recipes = {
             json.dumps({key: value for key, value in entry.recipe.items() if key != "allocation"}, sort_keys=True)
             for entry in one.entries.values()
         }
-        assert len(made) == 1
+        assert len(recipes) == 1
         assert {entry.recipe["propagate"] for entry in one.entries.values()} == {"dense"}
 
 

@@ -19,10 +19,10 @@ RUN = {"peak_bytes": 2.0e9, "seconds": 100.0, "cpu_seconds": 150.0, "disk_bytes"
 
 def test_products_are_counted_in_place_too():
     left, right = torch.randn(3, 5), torch.randn(5, 7)
-    with FlopCounterMode(display=False) as known, Products() as seen:
+    with FlopCounterMode(display=False) as counter, Products() as seen:
         left @ right
         torch.addmm(torch.zeros(3, 7), left, right)
-    assert seen.operations["products of matrices"] == known.get_total_flops() == 2 * 2 * 3 * 5 * 7
+    assert seen.operations["products of matrices"] == counter.get_total_flops() == 2 * 2 * 3 * 5 * 7
     with Products() as seen:
         torch.zeros(3, 7).addmm_(left, right)
         torch.linalg.cholesky_ex(torch.eye(6))

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from benchmarks.common.sections import put_section, sections
-from benchmarks.quality.__main__ import app, chosen, drawing, lines
+from benchmarks.quality.__main__ import app, drawing, lines, select_groups
 from benchmarks.quality.entries import PAPERS, Entry, Group, groups
 from benchmarks.quality.figures import Figures, Results
 from benchmarks.quality.reading import choices, reading, verdict
@@ -46,10 +46,10 @@ def test_the_methods_of_a_group_remove_equal_shares():
 
 
 def test_groups_are_chosen_by_how_their_name_begins():
-    assert [group.name for group in chosen(GROUPS, ["unstructured-5", "2of4"])] == ["unstructured-50", "2of4"]
-    assert chosen(GROUPS, None) == GROUPS
+    assert [group.name for group in select_groups(GROUPS, ["unstructured-5", "2of4"])] == ["unstructured-50", "2of4"]
+    assert select_groups(GROUPS, None) == GROUPS
     with pytest.raises(InputError, match="no group begins with 'nm'; known: unstructured-50, "):
-        chosen(GROUPS, ["nm"])
+        select_groups(GROUPS, ["nm"])
 
 
 @pytest.fixture
@@ -73,15 +73,15 @@ def losses(model: Path, tokens: torch.Tensor) -> torch.Tensor:
     return -logs.gather(2, tokens[:, 1:, None]).squeeze(2).mean(dim=1)
 
 
-def stored(root: Path, kind: str, wanted) -> Path:
-    """The folder of the one artifact of a kind whose manifest is wanted."""
-    found = [
+def stored(root: Path, kind: str, matches) -> Path:
+    """The folder of the one artifact of a kind whose manifest matches."""
+    folders = [
         path.parent
         for path in (root / ".espalier" / "objects").glob("*/manifest.json")
-        if (manifest := json.loads(path.read_text()))["kind"] == kind and wanted(manifest)
+        if (manifest := json.loads(path.read_text()))["kind"] == kind and matches(manifest)
     ]
-    assert len(found) == 1
-    return found[0]
+    assert len(folders) == 1
+    return folders[0]
 
 
 def cells(text: str, title: str) -> list[str]:
@@ -95,21 +95,21 @@ def test_the_table_has_the_figures_that_the_saved_models_give(run, workspace_roo
     tokens = load_file(stored(workspace_root, "tokens", lambda m: "windows" in m["params"]) / "tokens.safetensors")[
         "tokens"
     ]
-    recipes = {entry.title: entry.recipe for entry in chosen(GROUPS, ["unstructured-50"])[0].entries}
+    recipes = {entry.title: entry.recipe for entry in select_groups(GROUPS, ["unstructured-50"])[0].entries}
     models = {
         title: stored(workspace_root, "variant", lambda m, recipe=recipe: m["facts"]["recipe"] == recipe)
         for title, recipe in recipes.items()
     }
     dense = losses(workspace_root / "tiny", tokens)
-    known = {title: losses(model, tokens) for title, model in models.items()}
-    best = min(known, key=lambda title: float(known[title].mean()))
+    losses_of = {title: losses(model, tokens) for title, model in models.items()}
+    best = min(losses_of, key=lambda title: float(losses_of[title].mean()))
     for title, model in models.items():
         _, shown, above_dense, above_reference, _, zeros, _, ledger = cells(text, title)
         assert ("**" in shown) == (title == best)
-        assert float(re.sub("[*≈ ]", "", shown)) == pytest.approx(math.exp(known[title].mean()), rel=1e-3)
-        for cell, other in ((above_dense, dense), (above_reference, known["SparseGPT"])):
+        assert float(re.sub("[*≈ ]", "", shown)) == pytest.approx(math.exp(losses_of[title].mean()), rel=1e-3)
+        for cell, other in ((above_dense, dense), (above_reference, losses_of["SparseGPT"])):
             if title != "SparseGPT" or other is dense:
-                difference = known[title] - other
+                difference = losses_of[title] - other
                 mean, error = map(float, cell.split(" ± "))
                 assert mean == pytest.approx(float(difference.mean()), abs=1.1e-4)
                 assert error == pytest.approx(float(difference.std()) / len(difference) ** 0.5, abs=1.1e-4)
@@ -138,9 +138,9 @@ def test_other_sections_of_the_page_are_left_alone(run, workspace_root: Path):
     page = workspace_root / "pages" / "results.md"
     put_section(page, "ladder-x", "Kept.")
     run("--only", "joint")
-    found = sections(page.read_text())
-    assert [*found] == ["methods", "ladder-x"] and found["ladder-x"] == "Kept."
-    assert "## 50 % unstructured and 4 bits" in found["methods"]
+    texts = sections(page.read_text())
+    assert [*texts] == ["methods", "ladder-x"] and texts["ladder-x"] == "Kept."
+    assert "## 50 % unstructured and 4 bits" in texts["methods"]
 
 
 def test_what_was_pruned_stays_pruned_when_it_is_quantized_afterwards(run, workspace_root: Path):
@@ -178,8 +178,8 @@ def results(**losses: list[float]) -> Results:
 
 
 def test_the_reading_tells_apart_what_the_windows_tell_apart():
-    known = results(sparsegpt=[1.2, 1.4, 1.1, 1.3], wanda=[1.3, 1.5, 1.2, 1.41], magnitude=[1.3, 1.3, 1.2, 1.21])
-    first = reading(known)[0]
+    judged = results(sparsegpt=[1.2, 1.4, 1.1, 1.3], wanda=[1.3, 1.5, 1.2, 1.41], magnitude=[1.3, 1.3, 1.2, 1.21])
+    first = reading(judged)[0]
     assert first == (
         "**50 % unstructured**: the lowest loss is that of sparsegpt, not to be told apart from magnitude "
         "(+0.0025 ± 0.0563); above it wanda (+0.1025 ± 0.0025)."
@@ -196,13 +196,13 @@ def test_a_choice_is_judged_by_its_paired_difference():
 
 
 def test_the_ledger_is_told_on_the_page():
-    known = results(sparsegpt=[1.2, 1.4], wanda=[1.3, 1.5])
-    assert reading(known)[-1] == "**Ledger**: no dead column, no retry and no fallback in any variant."
+    judged = results(sparsegpt=[1.2, 1.4], wanda=[1.3, 1.5])
+    assert reading(judged)[-1] == "**Ledger**: no dead column, no retry and no fallback in any variant."
     figures = {
         name: Figures(one.entry, one.losses, 3.0, 0.1, 0.9, 0.5, 9.0, {"damping_raised": 2} if "wanda" in name else {})
-        for name, one in known.figures.items()
+        for name, one in judged.figures.items()
     }
-    noted = Results(known.dense, known.groups, figures, {})
+    noted = Results(judged.dense, judged.groups, figures, {})
     assert reading(noted)[-1] == "**Ledger**: `damping_raised` in 1 of 2 variants."
 
 

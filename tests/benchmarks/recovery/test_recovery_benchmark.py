@@ -25,8 +25,8 @@ def run(run_benchmark):
     """run(*arguments) in a workspace with a tiny model; returns the section and its figures."""
 
     def start(*arguments: str):
-        found, folder = run_benchmark(__main__.app, "--training", json.dumps(TOY), *arguments)
-        return found["recovery"], json.loads((folder / "page-recovery.json").read_text())
+        sections, folder = run_benchmark(__main__.app, "--training", json.dumps(TOY), *arguments)
+        return sections["recovery"], json.loads((folder / "page-recovery.json").read_text())
 
     return start
 

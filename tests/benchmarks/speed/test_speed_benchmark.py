@@ -53,7 +53,7 @@ def counted(model: nn.Module, tokens: Tensor, needs: str) -> Work:
     def watch(name: str):
         def hook(module: nn.Linear, args: tuple[Tensor, ...]) -> None:
             shapes[name] = tuple(module.weight.shape)
-            if not any(args[0] is known for known in inputs):
+            if not any(args[0] is seen for seen in inputs):
                 inputs.append(args[0])
 
         return hook
@@ -111,10 +111,10 @@ def first_block_losses(workload: Workload, weights: dict[str, Tensor]) -> dict[s
     decoder.load_block(0)
     dense = {name: module.weight.clone() for name, module in decoder.linears(0).items()}
     losses = {}
-    for group, known in collect(decoder, 0, states):
+    for group, statistics in collect(decoder, 0, states):
         for name in group.names:
             change = (weights[f"{name}.weight"].float() - dense[name]).double()
-            losses[name] = float((change @ known.hessian().double() * change).sum())
+            losses[name] = float((change @ statistics.hessian().double() * change).sum())
     return losses
 
 

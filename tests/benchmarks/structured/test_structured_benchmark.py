@@ -26,8 +26,8 @@ def run(tiny_llama, short_workspace: Path, run_benchmark):
     tiny_llama(intermediate_size=64, num_key_value_heads=4).save_pretrained(short_workspace / "tiny")
 
     def start(*arguments: str):
-        found, folder = run_benchmark(__main__.app, "--training", json.dumps(TOY), *arguments)
-        return found["structured"], json.loads((folder / "page-structured.json").read_text())
+        texts, folder = run_benchmark(__main__.app, "--training", json.dumps(TOY), *arguments)
+        return texts["structured"], json.loads((folder / "page-structured.json").read_text())
 
     return start
 
@@ -76,19 +76,19 @@ def figures(*losses: float) -> Figures:
 
 
 def test_a_fusion_is_held_against_the_better_part_of_each_seed():
-    known = {
+    figures_of = {
         Way("fine", 0.2): {0: figures(1.0, 1.2, 1.1), 1: figures(2.0, 2.2, 2.1)},
         Way("coarse", 0.2): {0: figures(1.5, 1.7, 1.6), 1: figures(1.5, 1.7, 1.6)},
         Way("half", 0.2): {0: figures(0.9, 1.11, 1.0), 1: figures(1.6, 1.79, 1.7)},
         # Without both parts there is nothing to hold it against.
         Way("half", 0.5): {0: figures(1.0, 1.0, 1.0)},
     }
-    (found,) = fusions(known)
-    assert [seed["better_part"] for seed in found["seeds"]] == ["fine", "coarse"]
-    assert [seed["verdict"] for seed in found["seeds"]] == ["better", "worse"]
-    assert [seed["mean"] for seed in found["seeds"]] == pytest.approx([-0.29 / 3, 0.29 / 3])
-    assert found["seeds"][1]["above_other_part"] == pytest.approx((1.6 + 1.79 + 1.7 - 6.3) / 3)
-    assert claim(found["seeds"]) == "open" and claim(found["seeds"][:1]) == "better"
+    (fusion,) = fusions(figures_of)
+    assert [seed["better_part"] for seed in fusion["seeds"]] == ["fine", "coarse"]
+    assert [seed["verdict"] for seed in fusion["seeds"]] == ["better", "worse"]
+    assert [seed["mean"] for seed in fusion["seeds"]] == pytest.approx([-0.29 / 3, 0.29 / 3])
+    assert fusion["seeds"][1]["above_other_part"] == pytest.approx((1.6 + 1.79 + 1.7 - 6.3) / 3)
+    assert claim(fusion["seeds"]) == "open" and claim(fusion["seeds"][:1]) == "better"
 
 
 def test_fused_estimates_are_judged_on_the_page(run):
@@ -141,9 +141,9 @@ def test_accuracies_are_told_beside_the_dense_model(run, workspace_root: Path):
     text = sections(page.read_text())["structured-accuracy"]
     assert facts["dense"]["items"] == 5 and "5 items of the evaluation text: 5 tokens" in text
     for way in facts["ways"]:
-        (told,) = way["runs"]
-        assert told["to_dense"]["accuracy"]["difference"] == pytest.approx(
-            told["accuracy"] - facts["dense"]["accuracy"]
+        (answers,) = way["runs"]
+        assert answers["to_dense"]["accuracy"]["difference"] == pytest.approx(
+            answers["accuracy"] - facts["dense"]["accuracy"]
         )
-        assert f"| {100 * told['accuracy']:.1f} |" in text
+        assert f"| {100 * answers['accuracy']:.1f} |" in text
     assert len(facts["ways"]) == 3 and "then LoRA" in text

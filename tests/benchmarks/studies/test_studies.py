@@ -83,18 +83,18 @@ def test_equal_values_are_drawn_too():
 def test_the_error_of_a_difference_covers_windows_and_seeds():
     draw = np.random.default_rng(0)
     first, second = draw.normal(size=(3, 40)) + 0.5, draw.normal(size=(3, 40))
-    found = seed_difference([*map(torch.tensor, first)], [*map(torch.tensor, second)])
+    difference = seed_difference([*map(torch.tensor, first)], [*map(torch.tensor, second)])
     apart = first - second
     of_windows = apart.mean(axis=0).std(ddof=1) / 40**0.5
     of_seeds = apart.mean(axis=1).std(ddof=1) / 3**0.5
-    assert found.mean == pytest.approx(apart.mean())
-    assert found.standard_error == pytest.approx(np.hypot(of_windows, of_seeds))
-    assert (found.low, found.high) == pytest.approx((apart.mean(axis=1).min(), apart.mean(axis=1).max()))
+    assert difference.mean == pytest.approx(apart.mean())
+    assert difference.standard_error == pytest.approx(np.hypot(of_windows, of_seeds))
+    assert (difference.low, difference.high) == pytest.approx((apart.mean(axis=1).min(), apart.mean(axis=1).max()))
 
 
 def test_a_single_seed_leaves_the_error_of_the_windows():
-    found = seed_difference([torch.tensor([1.0, 2.0])], [torch.tensor([0.0, 0.0])])
-    assert found == SeedDifference(1.5, 0.5, 1.5, 1.5) and found.certain
+    difference = seed_difference([torch.tensor([1.0, 2.0])], [torch.tensor([0.0, 0.0])])
+    assert difference == SeedDifference(1.5, 0.5, 1.5, 1.5) and difference.certain
 
 
 @pytest.mark.parametrize(
@@ -274,13 +274,13 @@ def test_sizes_are_numbers_of_calibration_windows(run, workspace_root: Path):
     for method in facts["methods"]:
         assert [one["windows"] for one in method["sizes"]] == [3, 8]
         for one in method["sizes"]:
-            assert len({known["perplexity"] for known in one["runs"]}) == 2
+            assert len({run_figures["perplexity"] for run_figures in one["runs"]}) == 2
             row = next(line for line in text.partition(method["title"])[2].splitlines() if line.startswith("| 3 |"))
             assert row.count("|") == 7
         # As many windows as were drawn are the draw, and as many as the settings say are theirs.
         expected = [plain_perplexity(workspace_root, method["name"], seed) for seed in (0, 1)]
-        assert [known["perplexity"] for known in method["sizes"][-1]["runs"]] == expected
-        few, many = ([known["above_dense"] for known in one["runs"]] for one in method["sizes"])
+        assert [run_figures["perplexity"] for run_figures in method["sizes"][-1]["runs"]] == expected
+        few, many = ([run_figures["above_dense"] for run_figures in one["runs"]] for one in method["sizes"])
         assert method["sizes"][0]["above_largest"]["mean"] == pytest.approx(np.mean(few) - np.mean(many))
     assert "## Wanda" in text and "## SparseGPT" in text and "seeds: 2" in text
 
@@ -335,9 +335,9 @@ def test_fisher_and_hessian_are_compared_on_the_same_windows(run):
     profiles = facts["profiles"]
     names = [*profiles["fisher"][0]]
     for pair in facts["pairs"]:
-        for seed, found in enumerate(pair["rows"][EVERY]):
+        for seed, correlation in enumerate(pair["rows"][EVERY]):
             one, other = ([profiles[pair[side]][seed][name] for name in names] for side in ("first", "second"))
-            assert found == pytest.approx(spearmanr(one, other).statistic)
+            assert correlation == pytest.approx(spearmanr(one, other).statistic)
     assert {"q_proj", "down_proj", EVERY} <= {*facts["pairs"][0]["rows"]}
     assert [way["name"] for way in facts["ways"]] == ["uniform", "fisher", "fisher-sampled", "hutchinson"]
     assert profiles["fisher"][0] != profiles["fisher"][1] and profiles["fisher"] != profiles["fisher-sampled"]
@@ -352,11 +352,11 @@ def test_a_domain_is_another_calibration_text_and_the_same_judge(run, workspace_
     assert [one["name"] for one in facts["texts"]] == names
     assert len({one["draws"][0]["text_digest"] for one in facts["texts"]}) == 5
     for method in facts["methods"]:
-        known = {one["text"]: one["runs"][0]["perplexity"] for one in method["texts"]}
-        assert [*known] == names
-        assert known["own"] == plain_perplexity(workspace_root, method["name"], 0)
+        perplexities = {one["text"]: one["runs"][0]["perplexity"] for one in method["texts"]}
+        assert [*perplexities] == names
+        assert perplexities["own"] == plain_perplexity(workspace_root, method["name"], 0)
         given = f"calibration.text={{name: file, path: '{other}'}}"
-        assert known["file"] == plain_perplexity(workspace_root, method["name"], 0, given)
+        assert perplexities["file"] == plain_perplexity(workspace_root, method["name"], 0, given)
     assert facts["without"]["runs"][0]["perplexity"] == plain_perplexity(workspace_root, "magnitude", None)
     assert "| other words.txt |" in text
     # The name of the caller's file is told, where it lies is not.

@@ -60,9 +60,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session")
 def seed() -> int:
     """Of every random choice."""
-    chosen = int(os.environ.get("CHAOS_SEED") or secrets.randbelow(10**6))
-    print(f"\nseed       {chosen} (repeat with CHAOS_SEED={chosen})")
-    return chosen
+    drawn = int(os.environ.get("CHAOS_SEED") or secrets.randbelow(10**6))
+    print(f"\nseed       {drawn} (repeat with CHAOS_SEED={drawn})")
+    return drawn
 
 
 @pytest.fixture
@@ -78,10 +78,10 @@ def figures(seed: int) -> Callable[..., None]:
 
     def keep(scenario: str, line: str, **facts: Any) -> None:
         print(f"\n{scenario:12} {line}")
-        known = json.loads(file.read_text()) if file.is_file() else {}
-        told = known.get("scenarios", {}) | {scenario: {"line": line, "seed": seed, **facts}}
-        found = {"machine": machine(int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count())), "scenarios": told}
-        file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        written = json.loads(file.read_text()) if file.is_file() else {}
+        scenarios = written.get("scenarios", {}) | {scenario: {"line": line, "seed": seed, **facts}}
+        page = {"machine": machine(int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count())), "scenarios": scenarios}
+        file.write_text(json.dumps(page, indent=1) + "\n", encoding="utf-8")
 
     return keep
 

@@ -67,11 +67,11 @@ class Published:
 
 def published(root: Path) -> dict[str, Published]:
     """Key -> what lies in the store, without asking the store, which would put aside what is altered."""
-    found = {}
+    results = {}
     for path in (root / ".espalier" / "objects").glob("*"):
         run = json.loads((path / RUN).read_text())
-        found[path.name] = Published(path.stat().st_ino, f"{run['pid']} {run['started']} {run['seconds']}")
-    return found
+        results[path.name] = Published(path.stat().st_ino, f"{run['pid']} {run['started']} {run['seconds']}")
+    return results
 
 
 def stored(root: Path) -> int:
@@ -99,14 +99,14 @@ def seconds_of(root: Path, key: str) -> float:
 def labels(root: Path) -> dict[str, str]:
     """Key -> label of every step of the sweep; its first one where several have a key."""
     workspace, _ = expand_sweep(Workspace.open(root), {"sparsities": SPARSITIES})
-    look, found = Look(), {}
+    look, by_key = Look(), {}
     pipeline = open_pipeline(workspace, look)
     for name in (BASELINE, *workspace.settings.variants):
         pipeline.quality(name)
         pipeline.speed(name)
     for lookup in look.lookups:
-        found.setdefault(lookup.call.key, lookup.call.label)
-    return found
+        by_key.setdefault(lookup.call.key, lookup.call.label)
+    return by_key
 
 
 def under_way(root: Path) -> dict[str, float]:
@@ -130,8 +130,8 @@ def tracked(root: Path) -> list[tuple[str, str]]:
     if not database(root).is_file():
         return []
     with closing(sqlite3.connect(database(root))) as connection:
-        made = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'runs'").fetchone()
-        return connection.execute(VARIANT_RUNS).fetchall() if made else []
+        table = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'runs'").fetchone()
+        return connection.execute(VARIANT_RUNS).fetchall() if table else []
 
 
 def left_over(root: Path) -> list[str]:

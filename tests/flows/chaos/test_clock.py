@@ -38,8 +38,8 @@ class Clock:
         self._file.touch()
         self.set(0)
         path = os.pathsep.join([str(folder), environment["PYTHONPATH"]])
-        own = {"CHAOS_CLOCK": str(self._file), "LD_PRELOAD": str(library), "PYTHONPATH": path}
-        self.environment = environment | own
+        variables = {"CHAOS_CLOCK": str(self._file), "LD_PRELOAD": str(library), "PYTHONPATH": path}
+        self.environment = environment | variables
 
     def set(self, seconds: int) -> None:
         """From now on it says so many seconds more than the machine's."""
@@ -77,8 +77,8 @@ def test_a_clock_set_again_and_again_in_a_run_and_once_more_between_runs_costs_n
     root = shipped()
     process = begin(root, *SWEEP, environment=clock.environment)
     for number, jump in enumerate(JUMPS.values(), start=1):
-        wanted = number * len(undisturbed.labels) // (len(JUMPS) + 1)
-        assert wait_until(lambda n=wanted: len(published(root)) >= n or process.poll() is not None, 240, every=0.02)
+        count = number * len(undisturbed.labels) // (len(JUMPS) + 1)
+        assert wait_until(lambda n=count: len(published(root)) >= n or process.poll() is not None, 240, every=0.02)
         clock.set(jump)
     first = finish(process, root)
     assert first.code == 0, first.err
@@ -102,9 +102,9 @@ def test_processes_whose_clocks_differ_take_nothing_from_each_other(
     jump: str, shipped, undisturbed: Undisturbed, checkout, clock: Clock, figures, tmp_path: Path
 ):
     root = shipped()
-    own = {name: value for name, value in checkout.items() if name != "PREFECT_API_URL"}
+    serverless = {name: value for name, value in checkout.items() if name != "PREFECT_API_URL"}
     # With a server of its own, which a process that takes it for dead would stop.
-    first = begin(root, *SWEEP, environment=own)
+    first = begin(root, *SWEEP, environment=serverless)
     assert wait_until(lambda: len(published(root)) >= 3 or first.poll() is not None, 240, every=0.02)
     clock.set(JUMPS[jump])
     aside = tmp_path / "second"

@@ -1,7 +1,5 @@
 """Two to four flows and `dvc repro` at once over one store: every step computed once in all, one run of MLflow each."""
 
-import shutil
-import subprocess
 import time
 from collections import Counter
 from pathlib import Path
@@ -10,7 +8,6 @@ import pytest
 from commands import start
 from faults import SWEEP, digests, left_over, manifests, shown, tracked
 
-ROOT = Path(__file__).resolve().parents[3]
 SET = ("--set", "variants.wanda-50.sparsity=0.6")
 CROWDS = {
     2: [("compare",), ("compare",)],
@@ -21,15 +18,9 @@ CROWDS = {
 
 
 @pytest.fixture
-def repository(shipped, dvc) -> Path:
-    """A workspace under git and DVC: the real dvc.yaml, and copies of what it watches."""
-    root = shipped()
-    shutil.copy(ROOT / "dvc.yaml", root)
-    for package in ("pruning_core", "tasks"):
-        shutil.copytree(ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__"))
-    subprocess.run(["git", "init", "--quiet"], cwd=root, check=True)
-    dvc(root, "init", "--quiet")
-    return root
+def repository(shipped, as_repository) -> Path:
+    """The shipped model's workspace under git and DVC."""
+    return as_repository(shipped())
 
 
 @pytest.mark.parametrize("count", CROWDS)
@@ -61,9 +52,9 @@ def test_flows_and_repro_at_once_compute_every_step_once_and_agree(
     stored = manifests(repository)
     twice = sum(steps.values()) - len(stored)
     assert twice == 0, (steps, len(stored))
-    known = digests(repository)
-    assert all(known[key] == digest for key, digest in undisturbed.digests.items() if key in known)
-    assert len(known.keys() & undisturbed.digests.keys()) > 10
+    stored_digests = digests(repository)
+    assert all(stored_digests[key] == digest for key, digest in undisturbed.digests.items() if key in stored_digests)
+    assert len(stored_digests.keys() & undisturbed.digests.keys()) > 10
     runs = Counter(tracked(repository))
     assert {status for _, status in runs} == {"FINISHED"}
     assert not left_over(repository)

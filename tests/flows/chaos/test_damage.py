@@ -53,8 +53,8 @@ def test_bits_that_change_beneath_the_file_system_are_found_by_verify(
         folder = root / ".espalier" / "objects" / key
         _damage(folder / file, WAYS[0], draw)
         # As if no write had done it: what is remembered of sizes, times and inodes is what is there.
-        known = remembered.of(key) | {"stat": signature(folder)}
-        write_json(remembered.root / f"{key}.json", known)
+        signatures = remembered.of(key) | {"stat": signature(folder)}
+        write_json(remembered.root / f"{key}.json", signatures)
         assert Store(root / ".espalier").check(key)[0], "the damage was to be one that no size or time tells"
     verified = start_warm(root, "verify").wait()
     assert verified.code == 1 and f"{len(damaged)} of" in sentences(verified)[-1]
@@ -70,15 +70,15 @@ def test_bits_that_change_beneath_the_file_system_are_found_by_verify(
 
 def _one_of_every_kind(root: Path, draw: random.Random, manifest_too: bool) -> dict[str, tuple[str, str]]:
     """Kind -> (key, file) of one stored result of each, its largest file or its manifest."""
-    chosen = {}
+    by_kind = {}
     for key, manifest in sorted(manifests(root).items()):
         largest = [max(manifest["sizes"], key=manifest["sizes"].get)] if manifest["sizes"] else []
         files = largest + ["manifest.json"] * manifest_too
         if not files:
             continue
-        chosen.setdefault(manifest["kind"], []).append((key, draw.choice(files)))
-    assert len(chosen) >= 5 + manifest_too
-    return {kind: draw.choice(entries) for kind, entries in chosen.items()}
+        by_kind.setdefault(manifest["kind"], []).append((key, draw.choice(files)))
+    assert len(by_kind) >= 5 + manifest_too
+    return {kind: draw.choice(entries) for kind, entries in by_kind.items()}
 
 
 def _damage(file: Path, way: str, draw: random.Random) -> None:

@@ -38,9 +38,9 @@ def test_a_sweep_that_runs_out_of_disk_says_so_and_goes_on_when_there_is_room(
     said, kept = [], []
     for _ in range(TIMES):
         command = start_warm(root, *SWEEP)
-        wanted = len(published(root)) + draw.randrange(3, 12)
+        count = len(published(root)) + draw.randrange(3, 12)
         deadline = time.monotonic() + 120
-        while len(list((root / ".espalier/objects").glob("*"))) < wanted and time.monotonic() < deadline:
+        while len(list((root / ".espalier/objects").glob("*"))) < count and time.monotonic() < deadline:
             time.sleep(0.01)
         resize(str(shutil.disk_usage(root / ".espalier").used + 20_000))
         full = command.wait()
@@ -83,8 +83,8 @@ def test_a_limit_on_the_size_of_files_is_told_and_the_run_goes_on_without_it(
     kept = len(published(root))
     done = finish(begin(root, *arguments, environment=checkout), root)
     assert done.code == 0, done.err
-    known = digests(root)
-    assert known.items() <= undisturbed.digests.items() and len(known) == kept + 1
+    stored_digests = digests(root)
+    assert stored_digests.items() <= undisturbed.digests.items() and len(stored_digests) == kept + 1
     figures(
         "file-size",
         f"files limited to {size // 2 / 1e6:.1f} MB: one sentence, 0 half results, {kept} of {kept + 1} kept, "

@@ -83,11 +83,11 @@ class Moment:
 @pytest.fixture(scope="module")
 def commands_of(start_warm, checkout) -> Callable[[Path, bool], tuple[int, Callable[[], Finished]]]:
     """begin(root, alone) -> (process id, wait): a sweep under way."""
-    own = {name: value for name, value in checkout.items() if name != "PREFECT_API_URL"}
+    serverless = {name: value for name, value in checkout.items() if name != "PREFECT_API_URL"}
 
     def run(root: Path, alone: bool) -> tuple[int, Callable[[], Finished]]:
         if alone:
-            process = begin(root, *SWEEP, environment=own)
+            process = begin(root, *SWEEP, environment=serverless)
             return process.pid, lambda: finish(process, root)
         command = start_warm(root, *SWEEP)
         return command.pid, command.wait
@@ -128,8 +128,8 @@ def test_a_sweep_killed_again_and_again_ends_with_the_same_bits(
     while True:
         before, begun = published(root), time.monotonic()
         pid, wait = commands_of(root, False)
-        wanted = len(before) + draw.randrange(2, 9)
-        wait_until(lambda n=wanted, p=pid: stored(root) >= n or not psutil.pid_exists(p), 300, every=0.005)
+        count = len(before) + draw.randrange(2, 9)
+        wait_until(lambda n=count, p=pid: stored(root) >= n or not psutil.pid_exists(p), 300, every=0.005)
         time.sleep(draw.random() * undisturbed.step_seconds / len(undisturbed.labels))
         life, now = time.monotonic() - begun, kill(pid, group=False)
         done = wait()
@@ -141,7 +141,8 @@ def test_a_sweep_killed_again_and_again_ends_with_the_same_bits(
     assert digests(root) == undisturbed.digests and not left_over(root)
     figures(
         "kill-chain",
-        f"{len(lives)} kills in a row before one life sufficed, 0 digests differ; work lost in all {sum(lost):.1f} s",
+        f"{len(lives)} kills in a row before a run reached its end, 0 digests differ; "
+        f"work lost in all {sum(lost):.1f} s",
         lives=[round(life, 1) for life in lives],
         lost=round(sum(lost), 2),
     )

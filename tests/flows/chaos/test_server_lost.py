@@ -18,12 +18,12 @@ def test_a_lost_server_is_told_and_the_next_command_goes_on(
     kind: str, shipped, undisturbed: Undisturbed, checkout, draw: random.Random, figures
 ):
     root = shipped()
-    own = {name: value for name, value in checkout.items() if name != "PREFECT_API_URL"}
+    serverless = {name: value for name, value in checkout.items() if name != "PREFECT_API_URL"}
     if kind == "espalier up":
         ui_servers.start(root, ["prefect"])
-    process = begin(root, *SWEEP, environment=own)
-    wanted = draw.randrange(4, len(undisturbed.labels) // 2)
-    assert wait_until(lambda: len(published(root)) >= wanted or process.poll() is not None, 180, every=0.02)
+    process = begin(root, *SWEEP, environment=serverless)
+    count = draw.randrange(4, len(undisturbed.labels) // 2)
+    assert wait_until(lambda: len(published(root)) >= count or process.poll() is not None, 180, every=0.02)
     for server in _servers(root, process.pid, kind):
         server.kill()
     begun = time.monotonic()
@@ -34,7 +34,7 @@ def test_a_lost_server_is_told_and_the_next_command_goes_on(
     assert "Prefect's server stopped answering" in sentence
     before = {undisturbed.labels[key] for key in published(root)}
 
-    done = finish(begin(root, *SWEEP, environment=own), root)
+    done = finish(begin(root, *SWEEP, environment=serverless), root)
     ui_servers.stop(root)
     assert done.code == 0, done.err
     assert "was left by a process that is gone: Crashed" in done.err
@@ -42,9 +42,9 @@ def test_a_lost_server_is_told_and_the_next_command_goes_on(
     assert digests(root) == undisturbed.digests and not left_over(root)
     figures(
         f"server-{kind.rsplit(maxsplit=1)[-1]}",
-        f"killed after {wanted} steps: one sentence {waited:.0f} s later, {len(before)} steps kept, 0 computed again, "
+        f"killed after {count} steps: one sentence {waited:.0f} s later, {len(before)} steps kept, 0 computed again, "
         "0 digests differ after the next command",
-        after=wanted,
+        after=count,
         kept=len(before),
         told_after=round(waited, 1),
     )
@@ -56,6 +56,6 @@ def _servers(root: Path, pid: int, kind: str) -> list[psutil.Process]:
         first = psutil.Process(ui_servers.status(root)["prefect"]["pid"])
         return [first, *first.children(recursive=True)]
     family = psutil.Process(pid).children(recursive=True)
-    found = [process for process in family if SERVER in process.cmdline()]
-    assert found, "the run has no temporary server"
-    return found
+    servers = [process for process in family if SERVER in process.cmdline()]
+    assert servers, "the run has no temporary server"
+    return servers

@@ -112,14 +112,14 @@ def refusals(pipeline: Pipeline, name: str, spec: dict[str, Any]) -> tuple[str |
     return early, refusal(form.check, stored_model(pipeline.model(name)))
 
 
-def compare(pipeline: Pipeline, name: str, wanted: dict[str, str]) -> None:
-    found, told = {}, {}
+def compare(pipeline: Pipeline, name: str, expected: dict[str, str]) -> None:
+    moments, sentences = {}, {}
     for label, spec in FORMS.items():
-        early, late = told[label] = refusals(pipeline, name, spec)
+        early, late = sentences[label] = refusals(pipeline, name, spec)
         assert early is None or early == late, label
         if late:
-            found[label] = EARLY if early else LATE
-    assert found == wanted, told
+            moments[label] = EARLY if early else LATE
+    assert moments == expected, sentences
 
 
 @pytest.fixture(autouse=True)

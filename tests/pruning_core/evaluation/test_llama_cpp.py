@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from gguf_subjects import TEXT, mixed, saved
+from gguf_models import TEXT, mixed, saved
 from quantized_variants import exported, variant
 from tokenizers import Tokenizer
 from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config

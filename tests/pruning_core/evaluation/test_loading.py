@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from gguf_subjects import saved
-from onnx_subjects import needs_onnx
+from gguf_models import saved
+from onnx_graphs import needs_onnx
 from quantized_variants import variant
 from transformers import LlamaConfig
 

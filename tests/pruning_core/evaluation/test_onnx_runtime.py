@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from gguf_subjects import VOCABULARY, mixed, saved
-from onnx_subjects import decoded, needs_onnx, prompts, traced_once
+from gguf_models import VOCABULARY, mixed, saved
+from onnx_graphs import decoded, needs_onnx, prompts, traced_once
 from quantized_variants import exported, variant
 from transformers import (
     Gemma2Config,

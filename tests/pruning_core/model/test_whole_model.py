@@ -6,7 +6,7 @@ import pytest
 import torch
 from architectures import CONFIGS, REAL
 from safetensors.torch import load_file, save_file
-from subjects import reference, saved
+from small_models import reference, saved
 
 from pruning_core.calibration.collect import propagate
 from pruning_core.calibration.hidden_states import HiddenStates

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from recovery_subjects import fits, subject_of, windows_of
 from safetensors.torch import load_file
 from structured_models import DENSE, families_of, label, opened, saved, some_plan, token_windows
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from trainable_models import fits, trainable_model, windows_of
 from transformers import LlamaConfig, PretrainedConfig
 
 from pruning_core.checkpoint.model_files import read_config
@@ -79,16 +79,16 @@ def settings_of(variant: dict, *, sequences: int = 16, length: int = 12, batch: 
 
 
 def planned(config: PretrainedConfig, variant: dict, **settings) -> ResourceEstimate:
-    chosen = settings_of(variant, **settings)
-    return Planner(config, chosen).plan(chosen.recipe("a"))
+    settings_of_variant = settings_of(variant, **settings)
+    return Planner(config, settings_of_variant).plan(settings_of_variant.recipe("a"))
 
 
 def shrinking(config: PretrainedConfig, structured: dict, windows: int, length: int, batch: int) -> StructuredCost:
-    wanted = build_structured(structured)
-    made = narrowed_model(config, wanted, torch.float32)
-    after = Skeleton(made.config, torch.float32).parameters
+    method = build_structured(structured)
+    narrowed = narrowed_model(config, method, torch.float32)
+    after = Skeleton(narrowed.config, torch.float32).parameters
     model = model_shape(config, batch, length, torch.float32)
-    return StructuredCost(model, made, wanted, after, windows, 4.0, 4, "cpu")
+    return StructuredCost(model, narrowed, method, after, windows, 4.0, 4, "cpu")
 
 
 IMPORTANCES = [
@@ -152,7 +152,7 @@ def test_the_work_of_a_recovery_is_that_of_a_real_run(name: str, tiny_llama, tmp
     variant |= MAGNITUDE if fits(spec["name"]) else {}
     chosen = settings_of(variant)
     work = recovery_cost(config, config, chosen.recipe("a"), chosen, 4.0).work()
-    subject = subject_of(tmp_path / "tiny", tmp_path / "checkpoints", masked=fits(spec["name"]))
+    subject = trainable_model(tmp_path / "tiny", tmp_path / "checkpoints", masked=fits(spec["name"]))
 
     def run() -> None:
         for decoder in (subject.teacher, subject.decoder, subject.decoder):
@@ -169,32 +169,32 @@ def test_the_size_of_a_smaller_model_is_told_for_every_architecture(
 ):
     free = {"protect_first": 0, "protect_last": 0} if mode == "heterogeneous" else {}
     spec = {"importance": {"name": "random"}, "families": families_of(config), "mode": mode} | RATIO | free
-    wanted = build_structured(spec)
+    method = build_structured(spec)
     if mode == "uniform" and config.model_type == "bloom":
         with pytest.raises(InputError, match="choose mode heterogeneous"):
-            narrowed_model(config, wanted, torch.float32)
+            narrowed_model(config, method, torch.float32)
         return
-    made = narrowed_model(config, wanted, torch.float32)
+    narrowed = narrowed_model(config, method, torch.float32)
     decoder, sites = opened(saved(config, tmp_path), families_of(config))
-    scores = wanted.importance.score(ScoringInputs(decoder, tuple(sites)))
+    scores = method.importance.score(ScoringInputs(decoder, tuple(sites)))
     inside = sum(parameter.numel() for parameter in decoder.blocks.parameters())
-    plan = wanted.ranking.plan(sites, scores, made.skeleton.parameters, inside)
-    assert Skeleton(made.config, torch.float32).parameters == plan.after
+    plan = method.ranking.plan(sites, scores, narrowed.skeleton.parameters, inside)
+    assert Skeleton(narrowed.config, torch.float32).parameters == plan.after
 
 
 def test_a_smaller_model_is_written_in_the_size_that_was_told(tmp_path: Path):
     directory = saved(SMALL, tmp_path / "dense")
-    found = planned(SMALL, {"structured": {"importance": {"name": "magnitude"}} | RATIO}, sequences=4)
-    wanted = build_structured({"importance": {"name": "magnitude"}} | RATIO)
+    estimate = planned(SMALL, {"structured": {"importance": {"name": "magnitude"}} | RATIO}, sequences=4)
+    method = build_structured({"importance": {"name": "magnitude"}} | RATIO)
     decoder, sites = opened(directory, ["mlp", "attention"])
     parameters = sum(parameter.numel() for parameter in decoder.model.parameters())
     inside = sum(parameter.numel() for parameter in decoder.blocks.parameters())
-    plan = wanted.ranking.plan(sites, wanted.importance.score(ScoringInputs(decoder, tuple(sites))), parameters, inside)
+    plan = method.ranking.plan(sites, method.importance.score(ScoringInputs(decoder, tuple(sites))), parameters, inside)
     (tmp_path / "small").mkdir()
     write_pruned(decoder, sites, plan, tmp_path / "small")
     written = load_file(tmp_path / "small" / "model.safetensors").values()
-    assert found.disk.variant == found.disk.copies == sum(tensor.nbytes for tensor in written)
-    assert found.disk.total == 2 * found.disk.variant
+    assert estimate.disk.variant == estimate.disk.copies == sum(tensor.nbytes for tensor in written)
+    assert estimate.disk.total == 2 * estimate.disk.variant
 
 
 @pytest.mark.slow
@@ -215,27 +215,31 @@ def test_checkpoints_never_take_more_disk_than_was_told(
 
     # Called after every step of writing.
     monkeypatch.setattr(checkpoints, "flush_one", measure)
-    subject = subject_of(tiny_directory, tmp_path / "checkpoints", masked=fits(spec["name"]), checkpoint_every=every)
+    subject = trainable_model(
+        tiny_directory, tmp_path / "checkpoints", masked=fits(spec["name"]), checkpoint_every=every
+    )
     RECOVERIES.build(spec).recover(subject)
-    told = planned(read_config(tiny_directory), variant).disk
-    assert told.checkpoints == most[0] > 0
-    assert told.kept == told.total - told.checkpoints - told.states
+    disk = planned(read_config(tiny_directory), variant).disk
+    assert disk.checkpoints == most[0] > 0
+    assert disk.kept == disk.total - disk.checkpoints - disk.states
 
 
 def test_memory_is_told_by_phases():
     column = {"importance": {"name": "column"}} | RATIO
-    found = planned(LARGE, {"structured": column | {"reconstruction": {}}, "recovery": {"name": "lora", "warmup": 0}})
-    assert list(found.memory) == ["importance", "least squares", "surgery", "validation", "recovery"]
+    estimate = planned(
+        LARGE, {"structured": column | {"reconstruction": {}}, "recovery": {"name": "lora", "warmup": 0}}
+    )
+    assert list(estimate.memory) == ["importance", "least squares", "surgery", "validation", "recovery"]
     assert "least squares" not in planned(LARGE, {"structured": column}).memory
     assert list(planned(LARGE, {"recovery": RECOVERED["rounds"]}).memory) == ["validation", "recovery"]
-    whole = 4 * found.model.parameters
+    whole = 4 * estimate.model.parameters
     taylor = planned(LARGE, {"structured": column | {"importance": {"name": "taylor"}}})
     # Two moments and the gradients of two windows of what groups own, which is all of the blocks but norms.
-    own = 4 * (found.model.parameters - 2 * 32000 * 1024)
+    owned = 4 * (estimate.model.parameters - 2 * 32000 * 1024)
     held = taylor.memory["importance"].ram
-    beside = BASE["cpu"] + GAPS + 2 * 4 * found.model.largest
-    assert held - beside == pytest.approx(whole + 4 * own, rel=0.03)
-    assert found.memory["importance"].ram < held - whole
+    beside = BASE["cpu"] + GAPS + 2 * 4 * estimate.model.largest
+    assert held - beside == pytest.approx(whole + 4 * owned, rel=0.03)
+    assert estimate.memory["importance"].ram < held - whole
 
 
 @pytest.mark.parametrize(
@@ -255,10 +259,10 @@ def test_training_holds_weights_gradients_and_moments(spec: dict, each: int):
         "steps": 3,
         "warmup": 0,
     }
-    found = planned(LARGE, MAGNITUDE | {"recovery": spec | tiny_text})
+    estimate = planned(LARGE, MAGNITUDE | {"recovery": spec | tiny_text})
     # A gradient on its way to those of the micro-batch before, and a tensor on its way into memory.
-    expected = each * found.model.parameters + found.model.weights + 3 * 4 * found.model.largest
-    assert found.memory["recovery"].ram - BASE["cpu"] - GAPS == pytest.approx(expected, rel=0.03)
+    expected = each * estimate.model.parameters + estimate.model.weights + 3 * 4 * estimate.model.largest
+    assert estimate.memory["recovery"].ram - BASE["cpu"] - GAPS == pytest.approx(expected, rel=0.03)
 
 
 def test_what_is_trained_and_how_much_at_once_decide_on_memory():
@@ -292,10 +296,14 @@ def test_what_cannot_work_is_told_before_anything_is_loaded(variant: dict, sente
 
 
 def test_a_recovery_without_a_compression_writes_one_model():
-    found = planned(SMALL, {"recovery": {"name": "sparse_finetune"} | TRAINING})
-    assert not found.disk.compressed and not found.disk.blocks and found.disk.variant == 4 * found.model.parameters
+    estimate = planned(SMALL, {"recovery": {"name": "sparse_finetune"} | TRAINING})
+    assert (
+        not estimate.disk.compressed
+        and not estimate.disk.blocks
+        and estimate.disk.variant == 4 * estimate.model.parameters
+    )
     masked = planned(SMALL, MAGNITUDE | {"recovery": {"name": "sparse_finetune"} | TRAINING})
-    assert masked.disk.compressed == masked.disk.variant > found.disk.variant
+    assert masked.disk.compressed == masked.disk.variant > estimate.disk.variant
     grown = planned(SMALL, {"recovery": RECOVERED["rounds"] | TRAINING})
     assert grown.disk.variant == masked.disk.variant and not grown.disk.compressed
 

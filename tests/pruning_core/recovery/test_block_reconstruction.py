@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from recovery_subjects import SHORT, magnitude_masks, subject_of, weights, windows_of
+from trainable_models import SHORT, magnitude_masks, trainable_model, weights, windows_of
 from transformers import AutoModelForCausalLM, GPTNeoXConfig
 
 from pruning_core.errors import InputError
@@ -36,7 +36,7 @@ def distance(own: torch.Tensor, wanted: torch.Tensor) -> float:
 
 def test_losses_are_the_relative_distance_to_the_dense_outputs(tiny_directory: Path, tmp_path: Path):
     dense = AutoModelForCausalLM.from_pretrained(tiny_directory, dtype=torch.float32).eval()
-    subject = subject_of(tiny_directory, tmp_path / "run")
+    subject = trainable_model(tiny_directory, tmp_path / "run")
     modules = ["model.layers.0.self_attn", "model.layers.0", "model.layers.1.self_attn", "model.layers.1"]
     wanted = seen(dense, subject.validation, modules)
     pruned = seen(subject.decoder.model, subject.validation, modules)
@@ -54,7 +54,7 @@ def test_losses_are_the_relative_distance_to_the_dense_outputs(tiny_directory: P
 
 
 def test_the_parts_of_a_block_may_be_fitted_together(tiny_directory: Path, tmp_path: Path):
-    subject = subject_of(tiny_directory, tmp_path / "run")
+    subject = trainable_model(tiny_directory, tmp_path / "run")
     done = RECOVERIES.build(SPEC | {"parts": "together"}).recover(subject)
     assert list(done.curves) == ["block 0 whole", "block 1 whole"]
     assert all(points[-1]["validation_loss"] < points[0]["validation_loss"] for points in done.curves.values())
@@ -73,7 +73,7 @@ def test_weights_that_can_reach_the_dense_outputs_do(tiny_llama, tmp_path: Path)
             weight = student.model.get_parameter(f"{name}.weight")
             weight += 0.1 * keep * torch.randn(weight.shape, generator=draw)
     subject = replace(
-        subject_of(tmp_path / "model", tmp_path / "run"),
+        trainable_model(tmp_path / "model", tmp_path / "run"),
         **{"decoder": student, "teacher": teacher, "masks": masks, "tokens": windows_of(24)},
     )
     done = RECOVERIES.build(SPEC | {"steps": 100, "batch": 24, "validate_every": 100}).recover(subject)
@@ -83,8 +83,8 @@ def test_weights_that_can_reach_the_dense_outputs_do(tiny_llama, tmp_path: Path)
 
 
 def test_norms_and_embeddings_stay(tiny_directory: Path, tmp_path: Path):
-    before = weights(subject_of(tiny_directory, tmp_path / "none"))
-    subject = subject_of(tiny_directory, tmp_path / "run")
+    before = weights(trainable_model(tiny_directory, tmp_path / "none"))
+    subject = trainable_model(tiny_directory, tmp_path / "run")
     RECOVERIES.build(SPEC).recover(subject)
     fixed = [name for name in before if name.removesuffix(".weight") not in subject.masks]
     assert fixed and all(torch.equal(weights(subject)[name], before[name]) for name in fixed)
@@ -95,7 +95,7 @@ def test_attention_beside_the_mlp_is_found_too(tmp_path: Path):
     config = GPTNeoXConfig(vocab_size=50, **sizes, initializer_range=0.3)
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
-    done = RECOVERIES.build(SPEC).recover(subject_of(tmp_path / "model", tmp_path / "run"))
+    done = RECOVERIES.build(SPEC).recover(trainable_model(tmp_path / "model", tmp_path / "run"))
     assert list(done.curves)[:2] == ["block 0 attention", "block 0 mlp"]
     assert all(points[-1]["validation_loss"] < points[0]["validation_loss"] for points in done.curves.values())
 
@@ -106,6 +106,6 @@ def test_a_dense_model_of_another_shape_is_refused(tiny_llama, tiny_directory: P
         ({"hidden_size": 32}, "16 hidden"),
     ):
         tiny_llama(**settings).save_pretrained(tmp_path / words)
-        subject = subject_of(tiny_directory, tmp_path / "run", teacher=load_whole(tmp_path / words))
+        subject = trainable_model(tiny_directory, tmp_path / "run", teacher=load_whole(tmp_path / words))
         with pytest.raises(InputError, match=words):
             RECOVERIES.build(SPEC).recover(subject)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from recovery_subjects import SHORT, subject_of, weights
+from trainable_models import SHORT, trainable_model, weights
 
 from pruning_core.errors import InputError
 from pruning_core.model.decoder import matrix
@@ -73,7 +73,7 @@ def test_ties_are_broken_by_place_and_never_by_one_too_many():
 def test_a_dense_model_ends_with_the_pattern_in_every_matrix(
     tiny_directory: Path, tmp_path: Path, pattern: dict, sparsity, score: str
 ):
-    subject = subject_of(tiny_directory, tmp_path, masked=False)
+    subject = trainable_model(tiny_directory, tmp_path, masked=False)
     method = RECOVERIES.build(ROUNDS | {"pattern": pattern, "sparsity": sparsity, "score": score})
     done = method.recover(subject)
     checked = PATTERNS.build(pattern)
@@ -84,7 +84,7 @@ def test_a_dense_model_ends_with_the_pattern_in_every_matrix(
 
 
 def test_rounds_begin_where_they_should_and_the_rate_rises_anew_in_each(tiny_directory: Path, tmp_path: Path):
-    subject = subject_of(tiny_directory, tmp_path, masked=False)
+    subject = trainable_model(tiny_directory, tmp_path, masked=False)
     spec = ROUNDS | {"sparsity": 0.8, "steps": 12, "validate_every": 1, "warmup": 1, "learning_rate": 0.01}
     counts = []
 
@@ -104,7 +104,7 @@ def test_rounds_begin_where_they_should_and_the_rate_rises_anew_in_each(tiny_dir
 
 
 def test_the_first_round_removes_the_smallest_weights_of_the_dense_model(tiny_directory: Path, tmp_path: Path):
-    subject = subject_of(tiny_directory, tmp_path, masked=False)
+    subject = trainable_model(tiny_directory, tmp_path, masked=False)
     before = weights(subject)
     done = RECOVERIES.build(ROUNDS | {"rounds": 1, "sparsity": 0.5}).recover(subject)
     for name, keep in done.masks.items():
@@ -113,7 +113,7 @@ def test_the_first_round_removes_the_smallest_weights_of_the_dense_model(tiny_di
 
 
 def test_what_a_round_removes_is_forgotten_by_the_optimizer(tiny_directory: Path, tmp_path: Path, monkeypatch):
-    subject = subject_of(tiny_directory, tmp_path, masked=False)
+    subject = trainable_model(tiny_directory, tmp_path, masked=False)
     seen, project = [], Objective.project
 
     def watched(self, optimizer):
@@ -134,7 +134,7 @@ def test_what_a_round_removes_is_forgotten_by_the_optimizer(tiny_directory: Path
 
 
 def test_input_norms_are_those_of_what_enters_each_matrix(tiny_directory: Path, tmp_path: Path):
-    subject = subject_of(tiny_directory, tmp_path, masked=False)
+    subject = trainable_model(tiny_directory, tmp_path, masked=False)
     modules = subject.matrices()
     caught = {}
     handles = [
@@ -151,14 +151,14 @@ def test_input_norms_are_those_of_what_enters_each_matrix(tiny_directory: Path, 
 
 
 def test_a_model_that_is_pruned_already_is_pruned_further(tiny_directory: Path, tmp_path: Path):
-    subject = subject_of(tiny_directory, tmp_path)
+    subject = trainable_model(tiny_directory, tmp_path)
     done = RECOVERIES.build(ROUNDS | {"sparsity": 0.75, "pattern": ROWS}).recover(subject)
     for name, keep in done.masks.items():
         assert not bool((keep & ~subject.masks[name]).any()) and float(keep.float().mean()) == 0.25
 
 
 def test_zeros_that_do_not_fit_into_the_pattern_are_refused(tiny_directory: Path, tmp_path: Path):
-    subject = subject_of(tiny_directory, tmp_path)
+    subject = trainable_model(tiny_directory, tmp_path)
     with pytest.raises(InputError, match="own zeros do not fit into this pattern"):
         RECOVERIES.build(ROUNDS | {"pattern": N_OF_M | {"n": 3}}).recover(subject)
 
@@ -166,13 +166,13 @@ def test_zeros_that_do_not_fit_into_the_pattern_are_refused(tiny_directory: Path
 def test_a_pattern_that_a_matrix_cannot_have_is_refused_before_anything_is_trained(
     tiny_directory: Path, tmp_path: Path
 ):
-    subject = subject_of(tiny_directory, tmp_path / "run", masked=False)
+    subject = trainable_model(tiny_directory, tmp_path / "run", masked=False)
     with pytest.raises(InputError, match="needs in_features divisible by 5"):
         RECOVERIES.build(ROUNDS | {"pattern": {"name": "n_of_m", "n": 2, "m": 5}}).recover(subject)
     assert not (tmp_path / "run").exists()
 
 
 def test_rounds_without_a_step_are_refused(tiny_directory: Path, tmp_path: Path):
-    subject = subject_of(tiny_directory, tmp_path, masked=False)
+    subject = trainable_model(tiny_directory, tmp_path, masked=False)
     with pytest.raises(InputError, match="7 rounds of 0 steps leave none after the warm-up"):
         RECOVERIES.build(ROUNDS | {"rounds": 7, "sparsity": 0.5}).recover(subject)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from recovery_subjects import EVERY, SHORT, fits, recover, subject_of, weights
 from safetensors.torch import load_file
+from trainable_models import EVERY, SHORT, fits, recover, trainable_model, weights
 from transformers import AutoModelForCausalLM, GPT2Config, MixtralConfig, OPTConfig
 
 from pruning_core.errors import ComputationError, InputError
@@ -54,7 +54,7 @@ def test_a_method_lowers_the_loss_and_no_removed_weight_comes_back(tiny_director
 @pytest.mark.parametrize("name", EVERY)
 def test_what_is_told_as_changed_is_all_that_changed(tiny_directory: Path, tmp_path: Path, name: str):
     spec = EVERY[name] | SHORT
-    before = weights(subject_of(tiny_directory, tmp_path / "none", masked=fits(name)))
+    before = weights(trainable_model(tiny_directory, tmp_path / "none", masked=fits(name)))
     subject, done = recover(tiny_directory, tmp_path / "run", spec)
     after = weights(subject)
     assert before.keys() == after.keys()
@@ -77,7 +77,7 @@ def test_sparse_finetuning_takes_the_steps_of_the_formulas(tiny_directory: Path,
     """Adam with decay, written out, on gradients that are masked and then clipped."""
     settings = {"steps": 3, "batch": 4, "learning_rate": 0.02, "warmup": 1, "clip": 0.1, "weight_decay": 0.2}
     spec = {"name": "sparse_finetune", "micro_batch": 3} | settings
-    subject = subject_of(tiny_directory, tmp_path / "run")
+    subject = trainable_model(tiny_directory, tmp_path / "run")
     method = RECOVERIES.build(spec)
     expected = {name: value.double() for name, value in weights(subject).items()}
     model = AutoModelForCausalLM.from_pretrained(tiny_directory, dtype=torch.float64).eval()
@@ -128,7 +128,7 @@ def test_only_matrices_are_trained_where_that_is_asked(tiny_directory: Path, tmp
 
 
 def test_distillation_adds_the_softened_divergence_to_the_cross_entropy(tiny_directory: Path, tmp_path: Path):
-    subject = subject_of(tiny_directory, tmp_path)
+    subject = trainable_model(tiny_directory, tmp_path)
     settings = RECOVERIES.build({"name": "sparse_finetune", "distillation": 0.7, "temperature": 3.0})
     rows = torch.tensor([1, 4])
     tokens = subject.tokens[rows]
@@ -154,7 +154,7 @@ def last_checkpoint(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def test_a_merged_masked_lora_is_the_model_that_was_trained(tiny_directory: Path, tmp_path: Path):
-    before = weights(subject_of(tiny_directory, tmp_path / "none"))
+    before = weights(trainable_model(tiny_directory, tmp_path / "none"))
     subject, done = recover(tiny_directory, tmp_path / "run", EVERY["masked_lora"] | SHORT | {"alpha": 6.0})
     trained = last_checkpoint(tmp_path / "run")
     for name, keep in subject.masks.items():
@@ -172,7 +172,7 @@ def test_a_merged_masked_lora_is_the_model_that_was_trained(tiny_directory: Path
 
 def test_lora_merges_to_the_weights_plus_the_low_rank_change(tiny_directory: Path, tmp_path: Path):
     spec = EVERY["lora"] | SHORT | {"alpha": 6.0, "modules": ["q_proj", "down_proj"], "keep": "last"}
-    before = weights(subject_of(tiny_directory, tmp_path / "none", masked=False))
+    before = weights(trainable_model(tiny_directory, tmp_path / "none", masked=False))
     subject, done = recover(tiny_directory, tmp_path / "run", spec)
     trained = last_checkpoint(tmp_path / "run")
     assert len(done.changed) == 4
@@ -188,7 +188,7 @@ def test_lora_merges_to_the_weights_plus_the_low_rank_change(tiny_directory: Pat
 def test_the_result_has_the_best_validation_loss_where_that_is_asked(tiny_directory: Path, tmp_path: Path):
     # Text of another kind, on which the model gets worse after a while.
     other = torch.randint(0, 50, (4, 12), generator=torch.Generator().manual_seed(7))
-    subject = replace(subject_of(tiny_directory, tmp_path / "run"), validation=other)
+    subject = replace(trainable_model(tiny_directory, tmp_path / "run"), validation=other)
     done = RECOVERIES.build(EVERY["sparse_finetune"] | SHORT | {"steps": 20, "keep": "best"}).recover(subject)
     losses = [point["validation_loss"] for point in done.curves["model"]]
     assert min(losses) < losses[-1]
@@ -200,7 +200,7 @@ def test_the_result_has_the_best_validation_loss_where_that_is_asked(tiny_direct
 
 def refused(directory: Path, tmp_path: Path, spec: dict, words: str, **settings) -> None:
     with pytest.raises(InputError, match=words):
-        RECOVERIES.build(spec).recover(subject_of(directory, tmp_path / "run", **settings))
+        RECOVERIES.build(spec).recover(trainable_model(directory, tmp_path / "run", **settings))
 
 
 def test_lora_on_a_model_without_the_named_modules_is_told_which_there_are(tmp_path: Path):
@@ -219,7 +219,7 @@ def test_methods_that_cannot_work_on_a_model_say_which_can(tiny_directory: Path,
 
 
 def test_masks_that_are_not_the_models_are_refused(tiny_directory: Path, tmp_path: Path):
-    subject = subject_of(tiny_directory, tmp_path / "run")
+    subject = trainable_model(tiny_directory, tmp_path / "run")
     name, keep = next(iter(subject.masks.items()))
     subject.masks[name] = keep.roll(1, dims=1)
     with pytest.raises(InputError, match=rf"{name} has \d+ weights that its mask removes"):
@@ -257,7 +257,7 @@ def test_a_warm_up_as_long_as_the_run_is_refused(tiny_directory: Path, tmp_path:
 
 
 def test_windows_of_another_vocabulary_are_refused(tiny_directory: Path, tmp_path: Path):
-    subject = subject_of(tiny_directory, tmp_path / "run")
+    subject = trainable_model(tiny_directory, tmp_path / "run")
     subject.tokens[0, 0] = 50
     with pytest.raises(InputError, match="the windows hold token 50"):
         RECOVERIES.build(EVERY["sparse_finetune"] | SHORT).recover(subject)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from subjects import MAGNITUDE, WANDA, saved, subject_of, windows_of
+from small_models import MAGNITUDE, WANDA, saved, sensitivity_inputs, windows_of
 from transformers import GPT2Config, MixtralConfig
 
 from pruning_core.checkpoint.model_files import read_config
@@ -59,9 +59,9 @@ def state_of(decoder: Decoder) -> dict:
 
 @pytest.mark.parametrize("spec", EVERY, ids=str)
 def test_a_profile_is_complete_finite_and_repeatable_and_the_model_is_left_as_it_was(directory: Path, spec: dict):
-    subject, chosen, reports = subject_of(directory, windows_of(4)), SENSITIVITIES.build(spec), []
+    subject, sensitivity, reports = sensitivity_inputs(directory, windows_of(4)), SENSITIVITIES.build(spec), []
     before = state_of(subject.decoder)
-    profile = chosen.measure(subject, lambda done, total: reports.append((done, total)))
+    profile = sensitivity.measure(subject, lambda done, total: reports.append((done, total)))
     after = state_of(subject.decoder)
     weights, were = after.pop("weights"), before.pop("weights")
     assert after == before and all(torch.equal(weights[name], value) for name, value in were.items())
@@ -71,24 +71,24 @@ def test_a_profile_is_complete_finite_and_repeatable_and_the_model_is_left_as_it
         assert all(isinstance(value, float) and 0 <= value < float("inf") for value in values)
     assert (profile.errors is None) == (profile.block_errors is None)
     # A random model may be better without some of its weights.
-    assert any(profile.matrices.values()) or chosen.name == "leave_one_out"
+    assert any(profile.matrices.values()) or sensitivity.name == "leave_one_out"
     assert reports[-1][0] == reports[-1][1] and reports == sorted(reports)
-    assert chosen.measure(subject, ignore_progress) == profile
+    assert sensitivity.measure(subject, ignore_progress) == profile
     # As an artifact keeps it.
     assert Profile.of_facts(json.loads(json.dumps(profile.facts(), allow_nan=False))) == profile
 
 
 @pytest.mark.parametrize("spec", EVERY, ids=str)
 def test_it_looks_at_nothing_but_its_needs(tiny_directory: Path, spec: dict):
-    subject, chosen = subject_of(tiny_directory, windows_of(4)), SENSITIVITIES.build(spec)
-    expected = chosen.measure(subject, ignore_progress)
+    subject, sensitivity = sensitivity_inputs(tiny_directory, windows_of(4)), SENSITIVITIES.build(spec)
+    expected = sensitivity.measure(subject, ignore_progress)
     fields = {"tokens": "windows", "statistics": "statistics", "method": "method"}
-    bare = replace(subject, **{field: None for need, field in fields.items() if need not in chosen.needs})
-    if "weights" in chosen.needs:
+    bare = replace(subject, **{field: None for need, field in fields.items() if need not in sensitivity.needs})
+    if "weights" in sensitivity.needs:
         # Blocks on disk are loaded and given back.
         bare = replace(bare, decoder=Decoder(tiny_directory, read_config(tiny_directory)))
-    assert chosen.measure(bare, ignore_progress) == expected
-    if "weights" in chosen.needs:
+    assert sensitivity.measure(bare, ignore_progress) == expected
+    if "weights" in sensitivity.needs:
         assert all(parameter.is_meta for parameter in bare.decoder.model.parameters())
 
 
@@ -132,16 +132,19 @@ def test_half_samples_agree_where_there_is_no_noise_and_say_nothing_where_all_is
 
 @pytest.mark.parametrize("name", ["fisher", "hutchinson", "leave_one_out"])
 def test_windows_that_the_model_cannot_take_are_refused(tiny_directory: Path, name: str):
-    subject, chosen = subject_of(tiny_directory, windows_of(2)), SENSITIVITIES.build({"name": name})
+    subject, sensitivity = sensitivity_inputs(tiny_directory, windows_of(2)), SENSITIVITIES.build({"name": name})
     with pytest.raises(InputError, match="the model knows 0 to 49"):
-        chosen.measure(replace(subject, windows=torch.full((2, 8), 50)), ignore_progress)
+        sensitivity.measure(replace(subject, windows=torch.full((2, 8), 50)), ignore_progress)
 
 
 @pytest.mark.parametrize("name", ["fisher", "hutchinson"])
 def test_more_sequences_than_there_are_are_refused(tiny_directory: Path, name: str):
-    subject, chosen = subject_of(tiny_directory, windows_of(2)), SENSITIVITIES.build({"name": name, "sequences": 3})
+    subject, sensitivity = (
+        sensitivity_inputs(tiny_directory, windows_of(2)),
+        SENSITIVITIES.build({"name": name, "sequences": 3}),
+    )
     with pytest.raises(InputError, match="sequences is 3, but there are only 2 calibration windows"):
-        chosen.measure(subject, ignore_progress)
+        sensitivity.measure(subject, ignore_progress)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from architectures import CONFIGS
-from subjects import MAGNITUDE, WANDA, own_weight, reference, saved, subject_of, windows_of
+from small_models import MAGNITUDE, WANDA, reference, saved, sensitivity_inputs, transformers_weight, windows_of
 from torch import Tensor, nn
 
 from pruning_core.progress import ignore_progress
@@ -20,18 +20,18 @@ KINDS = {config.model_type: config for config in CONFIGS if config.model_type in
 
 def inputs_of(model: nn.Module, windows: Tensor, names: list[str]) -> dict[str, Tensor]:
     """Matrix -> [tokens, in] that enters it."""
-    found = {}
+    inputs = {}
     for name in names:
         module = model.get_submodule(name)
-        module.register_forward_pre_hook(lambda own, args, name=name: found.update({name: args[0].flatten(0, 1)}))
+        module.register_forward_pre_hook(lambda hooked, args, name=name: inputs.update({name: args[0].flatten(0, 1)}))
     with torch.no_grad():
         model(windows)
-    return found
+    return inputs
 
 
 @pytest.mark.parametrize("multiple", [2.0, 3.5, 5.0])
 def test_outliers_are_counted_over_all_matrices_of_a_block(tiny_directory: Path, multiple: float):
-    subject = subject_of(tiny_directory, windows_of(5))
+    subject = sensitivity_inputs(tiny_directory, windows_of(5))
     profile = SENSITIVITIES.build({"name": "outliers", "multiple": multiple}).measure(subject, ignore_progress)
     model = reference(tiny_directory)
     inputs = inputs_of(model, subject.windows, [matrix.name for matrix in subject.matrices])
@@ -40,7 +40,7 @@ def test_outliers_are_counted_over_all_matrices_of_a_block(tiny_directory: Path,
         scores = []
         for matrix in subject.matrices:
             if matrix.block == block:
-                weight = own_weight(model, matrix.name).detach().double().numpy()
+                weight = transformers_weight(model, matrix.name).detach().double().numpy()
                 norms = [math.sqrt(sum(x * x for x in column)) for column in inputs[matrix.name].double().T.tolist()]
                 scores += [abs(w) * norm for row in weight for w, norm in zip(row, norms, strict=True)]
         mean = sum(scores) / len(scores)
@@ -69,12 +69,12 @@ def slow_inverse_alpha(weight: np.ndarray) -> float:
 
 
 def test_the_spectrum_of_each_matrix_has_the_tail_of_the_slow_computation(tiny_directory: Path):
-    subject = subject_of(tiny_directory, windows_of(2))
+    subject = sensitivity_inputs(tiny_directory, windows_of(2))
     profile = SENSITIVITIES.build({"name": "spectral"}).measure(subject, ignore_progress)
     model = reference(tiny_directory)
     alphas: list[list[float]] = [[], []]
     for matrix in subject.matrices:
-        expected = slow_inverse_alpha(own_weight(model, matrix.name).detach().double().numpy())
+        expected = slow_inverse_alpha(transformers_weight(model, matrix.name).detach().double().numpy())
         assert profile.matrices[matrix.name] == pytest.approx(expected, rel=1e-6)
         alphas[matrix.block].append(1 / expected)
     assert profile.blocks == pytest.approx([1 / (sum(own) / len(own)) for own in alphas])
@@ -94,7 +94,7 @@ def test_a_matrix_without_a_tail_is_not_sensitive(weight: Tensor):
 
 
 def test_a_block_with_a_matrix_without_a_tail_is_as_insensitive(tiny_directory: Path):
-    subject = subject_of(tiny_directory, windows_of(2))
+    subject = sensitivity_inputs(tiny_directory, windows_of(2))
     subject.decoder.linears(1)["model.layers.1.mlp.up_proj"].weight.fill_(0.0)
     profile = SENSITIVITIES.build({"name": "spectral"}).measure(subject, ignore_progress)
     assert profile.blocks[1] == 0.0 < profile.blocks[0]
@@ -116,22 +116,22 @@ def mean_losses(model: nn.Module, windows: Tensor) -> Tensor:
 def test_leaving_one_out_is_the_loss_of_the_model_with_that_matrix_pruned(kind: str, tiny_directory, tmp_path: Path):
     directory = tiny_directory if kind == "llama" else saved(KINDS[kind], tmp_path / "kind")
     windows = windows_of(3)
-    subject = replace(subject_of(directory, windows, MAGNITUDE), statistics=None)
-    found = SENSITIVITIES.build({"name": "leave_one_out"}).increases(subject)
+    subject = replace(sensitivity_inputs(directory, windows, MAGNITUDE), statistics=None)
+    all_increases = SENSITIVITIES.build({"name": "leave_one_out"}).increases(subject)
     model = reference(directory)
     dense = mean_losses(model, windows)
-    for matrix, increases in zip(subject.matrices, found, strict=True):
-        weight = own_weight(model, matrix.name, lambda parameter: parameter.data)
+    for matrix, increases in zip(subject.matrices, all_increases, strict=True):
+        weight = transformers_weight(model, matrix.name, lambda parameter: parameter.data)
         before = weight.clone()
         weight.copy_(half_gone(weight))
         torch.testing.assert_close(increases, mean_losses(model, windows) - dense, rtol=0, atol=5e-6)
         weight.copy_(before)
-    assert found.abs().max() > 1e-3 or kind != "llama"
+    assert all_increases.abs().max() > 1e-3 or kind != "llama"
 
 
 def test_leaving_a_block_out_prunes_all_its_matrices(tiny_directory: Path):
     windows = windows_of(3)
-    subject = subject_of(tiny_directory, windows, MAGNITUDE)
+    subject = sensitivity_inputs(tiny_directory, windows, MAGNITUDE)
     spec = {"name": "leave_one_out", "granularity": "block"}
     profile = SENSITIVITIES.build(spec).measure(subject, ignore_progress)
     dense = mean_losses(reference(tiny_directory), windows)
@@ -139,7 +139,7 @@ def test_leaving_a_block_out_prunes_all_its_matrices(tiny_directory: Path):
         model = reference(tiny_directory)
         for matrix in subject.matrices:
             if matrix.block == block:
-                weight = own_weight(model, matrix.name, lambda parameter: parameter.data)
+                weight = transformers_weight(model, matrix.name, lambda parameter: parameter.data)
                 weight.copy_(half_gone(weight))
         increases = mean_losses(model, windows) - dense
         assert profile.blocks[block] == pytest.approx(max(float(increases.mean()), 0.0), abs=5e-6)
@@ -152,11 +152,11 @@ def test_leaving_a_block_out_prunes_all_its_matrices(tiny_directory: Path):
 
 def test_leaving_one_out_prunes_with_the_methods_own_statistics(tiny_directory: Path):
     windows = windows_of(4)
-    subject = subject_of(tiny_directory, windows, WANDA)
-    found = SENSITIVITIES.build({"name": "leave_one_out"}).increases(subject)
+    subject = sensitivity_inputs(tiny_directory, windows, WANDA)
+    all_increases = SENSITIVITIES.build({"name": "leave_one_out"}).increases(subject)
     inputs = inputs_of(reference(tiny_directory), windows, [matrix.name for matrix in subject.matrices])
     dense = mean_losses(reference(tiny_directory), windows)
-    for matrix, increases in zip(subject.matrices, found, strict=True):
+    for matrix, increases in zip(subject.matrices, all_increases, strict=True):
         model = reference(tiny_directory)
         weight = model.get_submodule(matrix.name).weight.data
         score = weight.abs() * inputs[matrix.name].norm(dim=0)

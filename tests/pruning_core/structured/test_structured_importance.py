@@ -35,7 +35,7 @@ GPT2 = GPT2Config(vocab_size=50, n_positions=32, n_embd=16, n_layer=3, n_head=4)
 NAMES = IMPORTANCES.names()
 
 
-def subject_of(config, path: Path, families=("mlp", "attention"), count: int = 6) -> ScoringInputs:
+def scoring_inputs(config, path: Path, families=("mlp", "attention"), count: int = 6) -> ScoringInputs:
     decoder = load_whole(saved(config, path))
     sites = tuple(sites_of(decoder.blocks, decoder.block_prefix, families))
     return ScoringInputs(decoder, sites, token_windows(count), batch=2)
@@ -43,7 +43,7 @@ def subject_of(config, path: Path, families=("mlp", "attention"), count: int = 6
 
 @pytest.fixture(params=[LLAMA, GPT2], ids=label)
 def subject(request, tmp_path: Path) -> ScoringInputs:
-    return subject_of(request.param, tmp_path)
+    return scoring_inputs(request.param, tmp_path)
 
 
 def owned(site: Site, group: int, tensors: dict) -> torch.Tensor:
@@ -76,7 +76,7 @@ def window_slopes(subject: ScoringInputs) -> list[dict]:
 @pytest.mark.parametrize("config", DENSE, ids=label)
 @pytest.mark.parametrize("name", NAMES)
 def test_every_importance_scores_every_group_of_every_architecture(config, name: str, tmp_path: Path):
-    subject = subject_of(config, tmp_path, families_of(config), count=3)
+    subject = scoring_inputs(config, tmp_path, families_of(config), count=3)
     before = {key: value.clone() for key, value in weights(subject).items()}
     spec = {"name": name} | ({"probes": 3, "probe_tokens": 20} if name == "hybrid" else {})
     scores = IMPORTANCES.build(spec).score(subject)
@@ -114,7 +114,7 @@ def test_magnitude_is_the_norm_of_all_that_a_group_owns(subject: ScoringInputs):
 
 
 def test_row_and_column_are_weights_times_the_norms_of_their_inputs(tmp_path: Path):
-    subject = subject_of(LLAMA, tmp_path, ["mlp"])
+    subject = scoring_inputs(LLAMA, tmp_path, ["mlp"])
     model, site = subject.decoder.model, subject.sites[1]
     seen = {}
     mlp = model.model.layers[1].mlp
@@ -151,7 +151,7 @@ def test_fine_and_coarse_are_their_sums_over_windows_and_weights(subject: Scorin
 @pytest.mark.parametrize("order", ["vectorize", "first", "second", "mixed"])
 @pytest.mark.parametrize("grouping", ["sum", "mean", "max", "prod", "first", "last"])
 def test_taylor_is_llm_pruners_formula_row_by_row(tmp_path: Path, order: str, grouping: str):
-    subject = subject_of(LLAMA, tmp_path, ["attention"], count=4)
+    subject = scoring_inputs(LLAMA, tmp_path, ["attention"], count=4)
     slopes, own = window_slopes(subject), weights(subject)
     found = IMPORTANCES.build({"name": "taylor", "order": order, "grouping": grouping}).score(subject)
     for site in subject.sites:
@@ -190,7 +190,7 @@ def test_the_spread_of_batches_is_that_of_all_tokens():
 
 
 def test_fluctuation_is_the_standardised_variance_times_the_squared_column(tmp_path: Path):
-    subject = subject_of(LLAMA, tmp_path)
+    subject = scoring_inputs(LLAMA, tmp_path)
     block, seen = subject.decoder.model.model.layers[2], {}
     block.mlp.down_proj.register_forward_pre_hook(lambda _, args: seen.__setitem__("mlp", args[0]))
     block.self_attn.o_proj.register_forward_pre_hook(lambda _, args: seen.__setitem__("attention", args[0]))

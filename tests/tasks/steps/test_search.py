@@ -46,26 +46,20 @@ SEARCH = {
     "population": 8,
     "top": 20,
 }
+OBS = {
+    "saliency": {"name": "obs"},
+    "compensation": {"name": "sweep", "block": 8},
+    "propagate": "dense",
+}
 VARIANTS = {
-    "swept": {
-        "saliency": {"name": "obs"},
-        "pattern": {"name": "unstructured"},
-        "sparsity": 0.6,
-        "compensation": {"name": "sweep", "block": 8},
-        "propagate": "dense",
-    },
+    "swept": OBS | {"pattern": {"name": "unstructured"}, "sparsity": 0.6},
     "masked": {
         "saliency": {"name": "wanda"},
         "pattern": {"name": "unstructured", "scope": "row"},
         "sparsity": 0.6,
         "propagate": "dense",
     },
-    "groups": {
-        "saliency": {"name": "obs"},
-        "pattern": {"name": "n_of_m", "n": 2, "m": 8},
-        "compensation": {"name": "sweep", "block": 8},
-        "propagate": "dense",
-    },
+    "groups": OBS | {"pattern": {"name": "n_of_m", "n": 2, "m": 8}},
     "weights": {
         "saliency": {"name": "magnitude"},
         "pattern": {"name": "unstructured", "scope": "matrix"},

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from gguf import GGMLQuantizationType, GGUFReader, quants
-from gguf_subjects import TEXT, piece_tokenizer, saved
+from gguf_models import TEXT, piece_tokenizer, saved
 from quantized_variants import coded, exported, variant
 from transformers import GPT2Config, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from gguf_subjects import saved
+from gguf_models import saved
 from killed_writes import behind, interrupted, killed
 from quantized_variants import exported, variant
 from safetensors.torch import load_file, save_file

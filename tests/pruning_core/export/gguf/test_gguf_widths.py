@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from gguf import GGUFReader
-from gguf_subjects import mixed, saved
+from gguf_models import mixed, saved
 from quantized_variants import exported, variant
 from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 

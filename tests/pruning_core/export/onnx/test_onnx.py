@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from gguf_subjects import saved
+from gguf_models import saved
 from killed_writes import behind, interrupted, killed
-from onnx_subjects import needs_onnx, traced_once
+from onnx_graphs import needs_onnx, traced_once
 from quantized_variants import coded, exported, variant
 from transformers import GPT2Config, LlamaConfig
 

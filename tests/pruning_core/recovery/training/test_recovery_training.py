@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from recovery_subjects import EVERY, LONGER, SHORT, recover, subject_of, weights
 from safetensors.torch import load_file
+from trainable_models import EVERY, LONGER, SHORT, recover, trainable_model, weights
 
 from pruning_core.errors import ComputationError, InputError
 from pruning_core.recovery import RECOVERIES
@@ -116,7 +116,7 @@ def test_the_cadence_of_checkpoints_changes_no_bit(tiny_directory: Path, tmp_pat
 RUN = """
 import sys
 from pathlib import Path
-from recovery_subjects import LONGER, recover
+from trainable_models import LONGER, recover
 
 def tell(done, total):
     print(done, flush=True)
@@ -172,7 +172,7 @@ def test_a_checkpoint_is_whole_or_absent(tiny_directory: Path, tmp_path: Path, m
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_state(tiny_directory: Path, tmp_path: Path):
     spec = EVERY["sparse_finetune"] | SHORT | {"validate_every": 100, "clip": None}
-    subject = subject_of(tiny_directory, tmp_path / "run", checkpoint_every=1)
+    subject = trainable_model(tiny_directory, tmp_path / "run", checkpoint_every=1)
     method = RECOVERIES.build(spec)
     kept = {}
 
@@ -183,7 +183,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_state(tiny_direc
             with torch.no_grad():
                 subject.decoder.model.get_input_embeddings().weight.fill_(math.nan)
 
-    ruined = subject_of(tiny_directory, tmp_path / "run", checkpoint_every=1, progress=ruin)
+    ruined = trainable_model(tiny_directory, tmp_path / "run", checkpoint_every=1, progress=ruin)
     object.__setattr__(ruined, "decoder", subject.decoder)
     with pytest.raises(
         ComputationError, match=r"the loss of step 4 is nan; lower learning_rate. The state after step 2"

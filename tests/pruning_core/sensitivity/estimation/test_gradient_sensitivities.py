@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from architectures import CONFIGS
-from subjects import own_weight, reference, saved, subject_of, windows_of
+from small_models import reference, saved, sensitivity_inputs, transformers_weight, windows_of
 from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import MixtralConfig
@@ -34,14 +34,16 @@ def explicit_squares(directory: Path, windows: Tensor, names: list[str]) -> Tens
     for window in windows:
         model.zero_grad(set_to_none=False)
         loss(model, window).backward()
-        columns.append([own_weight(model, name, lambda p: p.grad).double().square().sum().item() for name in names])
+        columns.append(
+            [transformers_weight(model, name, lambda p: p.grad).double().square().sum().item() for name in names]
+        )
     return torch.tensor(columns, dtype=torch.float64).T
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.model_type)
 def test_fisher_is_the_squared_gradient_of_each_sequence(config, tmp_path: Path):
     windows = windows_of(2)
-    subject = subject_of(saved(config, tmp_path), windows)
+    subject = sensitivity_inputs(saved(config, tmp_path), windows)
     found = SENSITIVITIES.build({"name": "fisher"}).traces(subject)
     expected = explicit_squares(tmp_path, windows, [matrix.name for matrix in subject.matrices])
     torch.testing.assert_close(found, expected, rtol=2e-3, atol=1e-12)
@@ -49,19 +51,19 @@ def test_fisher_is_the_squared_gradient_of_each_sequence(config, tmp_path: Path)
 
 def test_fisher_is_not_the_square_of_the_mean_gradient(tiny_directory: Path):
     windows = windows_of(6)
-    subject = subject_of(tiny_directory, windows)
+    subject = sensitivity_inputs(tiny_directory, windows)
     profile = SENSITIVITIES.build({"name": "fisher", "normalise": "sum"}).measure(subject, ignore_progress)
     model = reference(tiny_directory)
     torch.stack([loss(model, window) for window in windows]).mean().backward()
     names = [matrix.name for matrix in subject.matrices]
-    of_mean = {name: own_weight(model, name, lambda p: p.grad).square().sum().item() for name in names}
+    of_mean = {name: transformers_weight(model, name, lambda p: p.grad).square().sum().item() for name in names}
     assert all(profile.matrices[name] > 1.5 * of_mean[name] for name in names)
 
 
 def test_sampled_labels_give_the_fisher_of_the_models_own_predictions(tiny_directory: Path):
     # One prediction, so that the expectation over its labels is a sum over the vocabulary.
     window = windows_of(1, length=2)[0]
-    subject = subject_of(tiny_directory, window.repeat(150, 1))
+    subject = sensitivity_inputs(tiny_directory, window.repeat(150, 1))
     samples = SENSITIVITIES.build({"name": "fisher", "labels": "sampled"}).traces(subject)
     model = reference(tiny_directory)
     logits = model(window[None]).logits[0, 0]
@@ -69,7 +71,7 @@ def test_sampled_labels_give_the_fisher_of_the_models_own_predictions(tiny_direc
     for label, share in enumerate(logits.softmax(-1).tolist()):
         model.zero_grad()
         F.cross_entropy(logits, torch.tensor(label)).backward(retain_graph=True)
-        gradients = [own_weight(model, matrix.name, lambda p: p.grad) for matrix in subject.matrices]
+        gradients = [transformers_weight(model, matrix.name, lambda p: p.grad) for matrix in subject.matrices]
         expected += share * torch.stack([gradient.double().square().sum() for gradient in gradients])
     errors = samples.std(dim=1) / len(subject.windows) ** 0.5
     assert ((samples.mean(dim=1) - expected).abs() <= 4 * errors + 1e-12).all()
@@ -87,7 +89,7 @@ def toy(tiny_llama, tmp_path: Path) -> Path:
 def exact_hessian(directory: Path, windows: Tensor, names: list[str]) -> tuple[Tensor, list[int]]:
     """The Hessian of the mean loss by the weights of all matrices, flattened one after another, and their sizes."""
     model = reference(directory, "eager").requires_grad_(False)
-    parts = [own_weight(model, name) for name in names]
+    parts = [transformers_weight(model, name) for name in names]
     sizes = [part.numel() for part in parts]
 
     def mean_loss(flat: Tensor) -> Tensor:
@@ -104,7 +106,7 @@ def exact_hessian(directory: Path, windows: Tensor, names: list[str]) -> tuple[T
 @pytest.mark.parametrize("route", ROUTES)
 def test_hutchinson_probes_are_products_with_the_exact_hessian_and_their_mean_is_its_trace(toy: Path, route: str):
     windows = windows_of(2, length=8)
-    subject = subject_of(toy, windows)
+    subject = sensitivity_inputs(toy, windows)
     names = [matrix.name for matrix in subject.matrices]
     hessian, sizes = exact_hessian(toy, windows, names)
     weights = weights_of(subject.decoder, subject.matrices)
@@ -142,7 +144,7 @@ def probe_deviations(hessian: Tensor, sizes: list[int]) -> Tensor:
 def test_both_routes_agree_for_every_architecture(config, tmp_path: Path, monkeypatch):
     # So short a step that no router changes its choice and no ReLU its side.
     monkeypatch.setattr(curvature, "STEP", 2e-5)
-    subject = subject_of(saved(config, tmp_path), windows_of(1), dtype=torch.float64)
+    subject = sensitivity_inputs(saved(config, tmp_path), windows_of(1), dtype=torch.float64)
     weights = weights_of(subject.decoder, subject.matrices)
     signs = probe(weights, torch.Generator().manual_seed(0))
     shifted, exact = (route(subject.decoder, subject.windows, weights, signs) for route in ROUTES.values())
@@ -152,8 +154,8 @@ def test_both_routes_agree_for_every_architecture(config, tmp_path: Path, monkey
 
 def test_the_route_is_exact_where_a_shift_could_change_the_choice_of_experts(tiny_directory: Path, mixture_directory):
     spec = {"name": "hutchinson", "min_probes": 2, "max_probes": 2}
-    mixture = subject_of(mixture_directory(MixtralConfig, num_local_experts=4), windows_of(1))
-    plain = subject_of(tiny_directory, windows_of(1))
+    mixture = sensitivity_inputs(mixture_directory(MixtralConfig, num_local_experts=4), windows_of(1))
+    plain = sensitivity_inputs(tiny_directory, windows_of(1))
     for subject, route in ((mixture, "double_backward"), (plain, "differences")):
         automatic, chosen = (
             SENSITIVITIES.build(spec | {"route": route}).measure(subject, ignore_progress) for route in ("auto", route)
@@ -162,7 +164,7 @@ def test_the_route_is_exact_where_a_shift_could_change_the_choice_of_experts(tin
 
 
 def test_probes_are_drawn_until_the_errors_are_small_enough(tiny_directory: Path):
-    subject = subject_of(tiny_directory, windows_of(2))
+    subject = sensitivity_inputs(tiny_directory, windows_of(2))
 
     def measured(**settings) -> dict:
         spec = {"name": "hutchinson", "min_probes": 3, "max_probes": 6} | settings
@@ -178,7 +180,7 @@ def test_probes_are_drawn_until_the_errors_are_small_enough(tiny_directory: Path
 
 
 def test_negative_traces_become_zero_and_are_counted(toy: Path):
-    subject = subject_of(toy, windows_of(2, length=8))
+    subject = sensitivity_inputs(toy, windows_of(2, length=8))
     spec = {"name": "hutchinson", "min_probes": 4, "max_probes": 4, "normalise": "sum"}
     means = SENSITIVITIES.build(spec).traces(subject).mean(dim=(1, 2))
     profile = SENSITIVITIES.build(spec).measure(subject, ignore_progress)
@@ -187,7 +189,7 @@ def test_negative_traces_become_zero_and_are_counted(toy: Path):
 
 
 def test_the_published_estimate_is_one_probe_over_all_parameters_on_one_window(tiny_directory: Path):
-    subject = subject_of(tiny_directory, windows_of(3))
+    subject = sensitivity_inputs(tiny_directory, windows_of(3))
     profile = SENSITIVITIES.build({"name": "hutchinson", "form": "mixgpt_code", "seed": 5}).measure(
         subject, ignore_progress
     )
@@ -207,7 +209,7 @@ def test_the_published_estimate_is_one_probe_over_all_parameters_on_one_window(t
 
 
 def test_half_precision_is_refused_where_gradients_are_compared(tiny_directory: Path):
-    subject = subject_of(tiny_directory, windows_of(2), dtype=torch.bfloat16)
+    subject = sensitivity_inputs(tiny_directory, windows_of(2), dtype=torch.bfloat16)
     for spec in ({"name": "hutchinson"}, {"name": "hutchinson", "form": "mixgpt_code"}):
         with pytest.raises(InputError, match=r"gradients in float32; set compute\.dtype to float32"):
             SENSITIVITIES.build(spec).measure(subject, ignore_progress)
@@ -225,7 +227,7 @@ def test_an_operation_without_a_second_derivative_is_told_with_the_way_out(tiny_
                 raise NotImplementedError("the derivative for 'once' is not implemented")
             return gradient
 
-    subject = subject_of(tiny_directory, windows_of(2))
+    subject = sensitivity_inputs(tiny_directory, windows_of(2))
     subject.decoder.blocks[0].register_forward_hook(lambda module, args, out: Once.apply(out))
     spec = {"name": "hutchinson", "min_probes": 1, "max_probes": 1}
     assert SENSITIVITIES.build(spec).measure(subject, ignore_progress).details["probes"] == 1

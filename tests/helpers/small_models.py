@@ -1,4 +1,4 @@
-"""Small models with all that a sensitivity may look at."""
+"""Small models in folders, and the inputs of a sensitivity made from them."""
 
 from pathlib import Path
 
@@ -46,7 +46,9 @@ def at_first_block(directory: Path) -> tuple[Decoder, HiddenStates]:
     return decoder, states
 
 
-def subject_of(directory: Path, windows: Tensor, method: dict | None = None, dtype=torch.float32) -> SensitivityInputs:
+def sensitivity_inputs(
+    directory: Path, windows: Tensor, method: dict | None = None, dtype=torch.float32
+) -> SensitivityInputs:
     """Everything that any sensitivity asks for, from a model directory."""
     decoder = load_whole(directory, dtype=dtype)
     method = build_method(WANDA if method is None else method)
@@ -56,19 +58,19 @@ def subject_of(directory: Path, windows: Tensor, method: dict | None = None, dty
 def statistics_of(decoder: Decoder, windows: Tensor):
     """Those of the dense model on all windows."""
     states = HiddenStates.at_entry(decoder, windows, len(windows))
-    known = [collect(decoder, index, states) for index in range(len(decoder))]
-    return lambda index: known[index]
+    statistics = [collect(decoder, index, states) for index in range(len(decoder))]
+    return lambda index: statistics[index]
 
 
-def own_weight(model: nn.Module, name: str, of=lambda parameter: parameter) -> Tensor:
+def transformers_weight(model: nn.Module, name: str, of=lambda parameter: parameter) -> Tensor:
     """The part of transformers' own model that is matrix `name`, experts being fused there.
 
     of: what to take of a parameter: itself, or its gradient.
     """
-    known = dict(model.named_parameters())
-    if f"{name}.weight" in known:
-        return of(known[f"{name}.weight"])
+    parameters = dict(model.named_parameters())
+    if f"{name}.weight" in parameters:
+        return of(parameters[f"{name}.weight"])
     layer, expert, matrix = name.rsplit(".", 2)
     if matrix == "down_proj":
-        return of(known[f"{layer}.down_proj"])[int(expert)]
-    return of(known[f"{layer}.gate_up_proj"])[int(expert)].chunk(2)[("gate_proj", "up_proj").index(matrix)]
+        return of(parameters[f"{layer}.down_proj"])[int(expert)]
+    return of(parameters[f"{layer}.gate_up_proj"])[int(expert)].chunk(2)[("gate_proj", "up_proj").index(matrix)]

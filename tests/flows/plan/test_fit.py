@@ -7,9 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 from plan_commands import command
-from transformers import LlamaConfig
 
 from flows.actions.dvc_stage import run_stage
 from flows.plan import fit
@@ -26,28 +24,17 @@ SIZES = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 3
 
 
 @pytest.fixture
-def large(tmp_path: Path, monkeypatch) -> Path:
-    """A workspace whose model of 7 billion parameters is a config.json and nothing else."""
-    LlamaConfig(**SIZES, dtype="float16").save_pretrained(tmp_path / "model")
-    params = {
-        "model": "model",
-        "calibration": {"text": {"name": "stdlib"}, "sequences": 64, "length": 2048},
-        "evaluation": {"text": {"name": "stdlib"}, "length": 2048},
-        "variants": {"sparsegpt-50": SPARSEGPT},
-    }
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(free_resources, "free_memory", lambda: 100_000_000_000)
-    monkeypatch.setattr(free_resources, "free_disk", lambda folder: 10**12)
-    return tmp_path
+def large(without_weights) -> Path:
+    """A workspace with the config of 7 billion parameters."""
+    return without_weights(SIZES, 2048, {"sparsegpt-50": SPARSEGPT})
 
 
 def test_a_plan_needs_no_weights(large: Path, monkeypatch, capsys):
     assert command("plan", "sparsegpt-50", "--json", "--rate", "1e12", monkeypatch=monkeypatch) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["refused"] is None and found["rate"] == 1e12
-    assert found["ram"]["peak"] > 5e9 and found["disk"]["variant"] > 13e9
-    assert found["seconds"]["total"] > found["flops"]["products"] / 1e12
+    estimate = json.loads(capsys.readouterr().out)
+    assert estimate["refused"] is None and estimate["rate"] == 1e12
+    assert estimate["ram"]["peak"] > 5e9 and estimate["disk"]["variant"] > 13e9
+    assert estimate["seconds"]["total"] > estimate["flops"]["products"] / 1e12
     assert command("plan", "sparsegpt-50", "--rate", "1e12", monkeypatch=monkeypatch) == 0
     shown = capsys.readouterr().out
     assert "32 blocks" in shown and "then evaluate" in shown and "linear layers" in shown
@@ -56,10 +43,10 @@ def test_a_plan_needs_no_weights(large: Path, monkeypatch, capsys):
 def test_a_run_that_does_not_fit_into_memory_is_refused_with_what_would_help(large: Path, monkeypatch, capsys):
     monkeypatch.setattr(free_resources, "free_memory", lambda: 4_000_000_000)
     assert command("plan", "sparsegpt-50", "--rate", "1e12", monkeypatch=monkeypatch) == 2
-    told = capsys.readouterr().err
-    assert "of memory" in told and "4.0 GB are there" in told
+    error = capsys.readouterr().err
+    assert "of memory" in error and "4.0 GB are there" in error
     for way in ("calibration.sequences than 64", "compute.states: mapped", "propagate: blockwise"):
-        assert way in told
+        assert way in error
     # Before anything is loaded: there is nothing that could be.
     with pytest.raises(InputError, match=r"4\.0 GB are there"):
         run_stage("prune", "sparsegpt-50", None)

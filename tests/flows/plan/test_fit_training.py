@@ -4,9 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-import yaml
 from plan_commands import command
-from transformers import LlamaConfig
 
 from flows.actions.dvc_stage import run_stage
 from flows.plan.advice import advice
@@ -32,20 +30,9 @@ VARIANTS = {
 
 
 @pytest.fixture
-def large(tmp_path: Path, monkeypatch) -> Path:
-    """A workspace whose model of 0.1 billion parameters is a config.json and nothing else."""
-    LlamaConfig(**SIZES, dtype="float16").save_pretrained(tmp_path / "model")
-    params = {
-        "model": "model",
-        "calibration": {"text": {"name": "stdlib"}, "sequences": 64, "length": 512},
-        "evaluation": {"text": {"name": "stdlib"}, "length": 512},
-        "variants": VARIANTS,
-    }
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(free_resources, "free_memory", lambda: 100_000_000_000)
-    monkeypatch.setattr(free_resources, "free_disk", lambda folder: 10**12)
-    return tmp_path
+def large(without_weights) -> Path:
+    """A workspace with the config of 0.1 billion parameters."""
+    return without_weights(SIZES, 512, VARIANTS)
 
 
 @pytest.mark.parametrize(
@@ -57,11 +44,11 @@ def large(tmp_path: Path, monkeypatch) -> Path:
 )
 def test_a_plan_shows_all_phases_and_kinds_of_work(large: Path, monkeypatch, capsys, variant: str, phases: list[str]):
     assert command("plan", variant, "--json", "--rate", "1e12", monkeypatch=monkeypatch) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["ram"].keys() == {*phases, "peak"} and found["refused"] is None
-    assert found["seconds"]["total"] > found["flops"]["products"] / 1e12 > 0
-    assert (found["flops"]["least_squares"] > 0) == (variant == "lora")
-    assert found["disk"]["checkpoints"] > 0
+    estimate = json.loads(capsys.readouterr().out)
+    assert estimate["ram"].keys() == {*phases, "peak"} and estimate["refused"] is None
+    assert estimate["seconds"]["total"] > estimate["flops"]["products"] / 1e12 > 0
+    assert (estimate["flops"]["least_squares"] > 0) == (variant == "lora")
+    assert estimate["disk"]["checkpoints"] > 0
     assert command("plan", variant, "--rate", "1e12", monkeypatch=monkeypatch) == 0
     shown = capsys.readouterr().out
     for word in ("least squares", "checkpoints", "compressed"):
@@ -87,8 +74,8 @@ def test_a_plan_shows_all_phases_and_kinds_of_work(large: Path, monkeypatch, cap
 def test_the_advice_is_of_the_phase_that_does_not_fit(large: Path, variant: str, phase: str, ways: list[str]):
     workspace = Workspace.open()
     plan = _planner(workspace).plan(workspace.settings.recipe(variant))
-    told = advice(workspace.settings, plan, phase)
-    assert all(way in told for way in ways)
+    text = advice(workspace.settings, plan, phase)
+    assert all(way in text for way in ways)
 
 
 def test_a_recovery_that_does_not_fit_is_refused_before_anything_is_loaded(large: Path, monkeypatch, capsys):

@@ -1,7 +1,7 @@
-"""Engines that take known times, one that takes known memory, and one that fails; each in the process that measures."""
+"""Engines that take fixed times, one that takes known memory, and one that fails; each in the process that measures."""
 
 
-def known(path, load, trust_remote_code):
+def fixed_rates(path, load, trust_remote_code):
     """Batch b: prefill in b seconds, decoding in 2 b."""
     return {batch: ([float(batch)] * load.repeats, [2.0 * batch] * load.repeats) for batch in load.batches}
 
@@ -10,7 +10,7 @@ def filling(path, load, trust_remote_code):
     """The same, with 100 MB that are given back."""
     held = b"1" * 100_000_000
     del held
-    return known(path, load, trust_remote_code)
+    return fixed_rates(path, load, trust_remote_code)
 
 
 def failing(path, load, trust_remote_code):

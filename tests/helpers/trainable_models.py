@@ -47,8 +47,8 @@ def magnitude_masks(decoder: WholeDecoder, sparsity: float = 0.5) -> dict[str, T
     return masks
 
 
-def subject_of(directory: Path, checkpoints: Path, *, masked: bool = True, **settings) -> TrainableModel:
-    """A subject of the model in `directory`: pruned to half by magnitude, with the dense model as its teacher."""
+def trainable_model(directory: Path, checkpoints: Path, *, masked: bool = True, **settings) -> TrainableModel:
+    """The model in `directory`, pruned to half by magnitude, with the dense model as its teacher."""
     decoder = load_whole(directory)
     masks = magnitude_masks(decoder) if masked else {}
     given = {"teacher": load_whole(directory), "checkpoint_every": 2} | settings
@@ -61,8 +61,8 @@ def fits(name: str) -> bool:
 
 
 def recover(directory: Path, checkpoints: Path, spec: dict, **settings) -> tuple[TrainableModel, Recovered]:
-    """Run a method on a subject that suits it."""
-    subject = subject_of(directory, checkpoints, masked=fits(spec["name"]), **settings)
+    """Run a method on a model that suits it."""
+    subject = trainable_model(directory, checkpoints, masked=fits(spec["name"]), **settings)
     return subject, RECOVERIES.build(spec).recover(subject)
 
 

@@ -16,15 +16,15 @@ SWEEP = ("sweep", "--methods", "sparsegpt-50,magnitude-50", "--patterns", "2:4,3
 NEEDED = {"dask": "prefect_dask", "ray": "prefect_ray"}
 
 
-def digests(found: list[dict[str, Any]]) -> dict[str, str]:
-    return {record["name"]: record["model"]["digest"] for record in found}
+def digests(records: list[dict[str, Any]]) -> dict[str, str]:
+    return {record["name"]: record["model"]["digest"] for record in records}
 
 
-def steps(found: list[dict[str, Any]]) -> list[tuple[str, str]]:
+def steps(records: list[dict[str, Any]]) -> list[tuple[str, str]]:
     """Every step of the variants with its state, in an order of its own; speeds are measured by this process."""
     return sorted(
         (step["label"], step["state"])
-        for record in found[1:]
+        for record in records[1:]
         for step in record["steps"]
         if not step["label"].endswith(" speed")
     )
@@ -87,20 +87,20 @@ def test_two_workers_reach_the_digests_of_one_process(espalier, make_own, alone,
     root = make_own()
     done = espalier(root, "compare", "--json", "--set", f"compute.variants={{name: {name}, count: 2}}")
     assert done.code == 0, done
-    found = json.loads(done.out)["records"]
-    assert set(digests(found)) == {"dense", "sparsegpt-50", "magnitude-50", "own-50"}
-    assert digests(found) == digests(alone)
-    assert steps(found) == steps(alone)
+    records = json.loads(done.out)["records"]
+    assert set(digests(records)) == {"dense", "sparsegpt-50", "magnitude-50", "own-50"}
+    assert digests(records) == digests(alone)
+    assert steps(records) == steps(alone)
 
 
 @pytest.mark.parametrize("name", ["threads", pytest.param("processes", marks=LONG)])
 def test_a_variant_that_fails_on_a_worker_is_told_and_stops_no_other(espalier, make_workspace, name: str):
     root = make_workspace()
     done = espalier(root, *SWEEP, "--set", f"compute.variants={{name: {name}, count: 2}}")
-    found = json.loads(done.out)
-    assert done.code == 1 and set(found["failed"]) == {"sparsegpt-3of5", "magnitude-3of5"}
-    assert all("divisible by 5" in why for why in found["failed"].values())
-    assert set(digests(found["records"])) == {"dense", "sparsegpt-2of4", "magnitude-2of4"}
+    result = json.loads(done.out)
+    assert done.code == 1 and set(result["failed"]) == {"sparsegpt-3of5", "magnitude-3of5"}
+    assert all("divisible by 5" in why for why in result["failed"].values())
+    assert set(digests(result["records"])) == {"dense", "sparsegpt-2of4", "magnitude-2of4"}
 
 
 def test_a_comparison_that_cannot_be_whole_ends_with_the_reason(espalier, make_workspace):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from subjects import at_first_block
+from small_models import at_first_block
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from pruning_core.calibration.collect import collect
