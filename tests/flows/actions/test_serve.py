@@ -19,6 +19,7 @@ from commands import BIN, Command
 from flows.servers import ui_servers
 from tasks.machine.process_identity import VARIABLE
 from tasks.orchestration import prefect_settings
+from tasks.store.locks import is_locked
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -107,6 +108,8 @@ def test_a_run_starts_by_itself_is_killed_goes_on_where_it_was_and_stops_with_ev
     decision = root / ".espalier" / "decisions" / "1.json"
     wait_until(decision.is_file, "a decision", serving)
     wait_until(lambda: "nothing new" in serving.err.read_text(), "a third run", serving)
+    # Serving goes on, and garbage can be collected between two runs.
+    wait_until(lambda: not is_locked(root / ".espalier" / "use.lock"), "a pause between two runs", serving)
     second = serve("--every", "5")
     refused = second.wait(SECONDS)
     assert refused.code == 2 and f"process {serving.pid}" in refused.err

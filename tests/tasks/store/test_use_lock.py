@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pruning_core.errors import InputError
+from tasks.lineage.gc import Item, remove
 from tasks.store.locks import is_locked
 from tasks.store.store import Store
 from tasks.store.use_lock import UseLock
@@ -23,6 +24,23 @@ made = {"params": {}, "inputs": {}}
 Store(Path(sys.argv[1])).get_or_compute("step", "key", made, lambda out: (out / "x").write_text("1") and {})
 print("found", flush=True)
 time.sleep(600)
+"""
+
+
+STAYS = """
+import sys
+import time
+from pathlib import Path
+from tasks.store.store import Store
+
+store, made = Store(Path(sys.argv[1])), {"params": {}, "inputs": {}}
+for number in range(3):
+    key = f"key{number}"
+    found = store.get_or_compute("step", key, made, lambda out: (out / "x").write_text("1") and {})
+    time.sleep(0.1)
+    assert (found.path / "x").read_text() == "1", key
+for number in range(3):
+    assert store.check(f"key{number}")[0], number
 """
 
 
@@ -86,6 +104,31 @@ def test_who_wants_to_use_a_store_waits_while_it_is_collected(root: Path, start)
     assert user.stdout.readline() == "found\n"
 
 
+def test_nothing_that_a_process_found_or_made_goes_while_another_collects_all_that_it_can(tmp_path: Path, start):
+    users, removed, refused = [start(STAYS, tmp_path) for _ in range(2)], 0, 0
+    store, begun = Store(tmp_path), 2
+    while users:
+        try:
+            with store.use.alone():
+                keys = [path.name for path in store.objects.glob("*")]
+                remove(store, [Item("objects", key, "step", 0, 0.0) for key in keys])
+                removed += len(keys)
+        except InputError:
+            refused += 1
+        for user in [user for user in users if user.poll() is not None]:
+            assert user.returncode == 0, user.stderr.read()
+            users.remove(user)
+            if begun < 8:
+                # Others begin at any instant of a collection.
+                users.append(start(STAYS, tmp_path))
+                begun += 1
+        time.sleep(0.01)
+    assert refused
+    with store.use.alone():
+        left = len(list(store.objects.glob("*")))
+    assert removed or left == 3
+
+
 def test_a_block_is_left_again_and_keeps_the_store_while_any_thread_is_in_one(root: Path):
     store, inside, leave = Store(root), threading.Event(), threading.Event()
 
@@ -108,9 +151,10 @@ def test_a_block_is_left_again_and_keeps_the_store_while_any_thread_is_in_one(ro
 
 
 def test_a_forked_child_keeps_what_its_killed_parent_found(root: Path, start):
-    parent = start(USE.replace("time.sleep(600)", "import os; print(os.fork(), flush=True); time.sleep(600)"), root)
+    fork = "import os\nchild = os.fork()\nprint(child, flush=True) if child else None\ntime.sleep(600)"
+    parent = start(USE.replace("time.sleep(600)", fork), root)
     assert parent.stdout.readline() == "found\n"
-    child = max(int(parent.stdout.readline()) for _ in range(2))
+    child = int(parent.stdout.readline())
     try:
         parent.kill()
         parent.wait()
