@@ -202,6 +202,7 @@ def check_cron(text: str) -> str:
     except CronSimError as error:
         name = str(error).removeprefix("Bad ")
         raise ValueError(
-            f"has a bad {name}; write {CRON_FIELDS[name]}, ranges such as 1-5 and steps such as */2, as in 0 3 * * 1-5"
+            f"has a bad {name.replace('-of-', ' of the ')}; write {CRON_FIELDS[name]}, ranges such as 1-5 and steps "
+            "such as */2, as in 0 3 * * 1-5"
         ) from None
     return text
