@@ -60,7 +60,7 @@ def test_nothing_is_made_of_an_input_that_was_altered_since_it_was_found(context
         alter()
     else:
         work = double.function
-        altering = dataclasses.replace(double, function=lambda *given: [work(*given), alter()][0])
+        altering = dataclasses.replace(double, function=lambda *given, **named: [work(*given, **named), alter()][0])
         monkeypatch.setattr(step_module, "module_digests", lambda names: {})
     with pytest.raises(
         ComputationError, match=r"number .*altered during the run \(file n.txt was changed\); run the same"
