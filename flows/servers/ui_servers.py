@@ -7,6 +7,7 @@ again: process, start time, port and log.
 import json
 import os
 import socket
+import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable
@@ -23,6 +24,8 @@ from tasks.tracking import connection, run_index
 
 HOST = "127.0.0.1"
 # Prefect migrates a new database first: half a minute on a busy machine.
+PORTS_LOCK = Path(tempfile.gettempdir()) / f"espalier-ports-{os.getuid()}.lock"
+"""One for all folders of a user on this machine."""
 START_SECONDS = 180.0
 HEALTH_SECONDS = 3.0
 
@@ -90,6 +93,15 @@ def start(workspace: Path, names: Iterable[str] = tuple(SERVICES)) -> dict[str, 
         if "mlflow" in new:
             # Made here, under the lock: a server and a flow that make the database at once break it.
             connection.prepare(workspace)
+        if new:
+            _start_new(workspace, new)
+    return {name: facts for name, facts in status(workspace).items() if name in names}
+
+
+def _start_new(workspace: Path, new: list[str]) -> None:
+    # A port that is free when it is looked for has to stay free until the server listens there: of two folders that
+    # start servers at once, one would take the other's server for its own, and have none.
+    with locked(PORTS_LOCK):
         started = {name: _launch(workspace, name) for name in new}
         for name, process in started.items():
             healthy = wait_until(lambda n=name, p=process: not p.alive() or _healthy(n, p), START_SECONDS)
@@ -97,7 +109,6 @@ def start(workspace: Path, names: Iterable[str] = tuple(SERVICES)) -> dict[str, 
                 for other in started:
                     _stop(workspace, other)
                 raise ComputationError(f"the {name} server did not start; its log is {_log(workspace, name)}")
-    return {name: facts for name, facts in status(workspace).items() if name in names}
 
 
 def status(workspace: Path) -> dict[str, dict[str, Any]]:

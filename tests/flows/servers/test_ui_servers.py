@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
@@ -63,6 +64,19 @@ def test_started_servers_answer_and_a_second_start_keeps_them(workspace, running
     assert all(facts["healthy"] for facts in running.values())
     assert ui_servers.start(workspace) == running
     assert ui_servers.status(workspace) == running
+
+
+@pytest.mark.slow
+def test_two_folders_that_start_servers_at_once_get_one_each(tmp_path):
+    folders = [tmp_path / "one", tmp_path / "other"]
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            states = [state["mlflow"] for state in pool.map(lambda one: ui_servers.start(one, ["mlflow"]), folders)]
+        assert all(state["healthy"] for state in states) and states[0]["port"] != states[1]["port"]
+        assert [ui_servers.status(one)["mlflow"] for one in folders] == states
+    finally:
+        for one in folders:
+            ui_servers.stop(one)
 
 
 @pytest.mark.slow
