@@ -1,6 +1,6 @@
 # make demo   set up, compress the shipped model to several variants, compare them
-# make check  set up; lint, types and the unit tests of the core, in a minute and a half
-# make test   set up, run the tests of every day, in less than ten minutes
+# make check  set up; lint, types and the unit tests of the core
+# make test   set up, run the tests of every day
 # make test-all    the long ones too: the tutorials, what asks the same in another way, the extras, chaos; an hour
 # make test-extras install the extra onnx, test what needs it (EXTRAS="onnx gguf" builds llama.cpp too: ten minutes more)
 # make types       set up, check the types of the core and the engine
