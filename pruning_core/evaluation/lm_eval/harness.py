@@ -2,7 +2,6 @@
 
 import copy
 import hashlib
-import importlib.metadata
 import json
 import math
 from collections.abc import Sequence
@@ -43,11 +42,6 @@ class Answers:
     items: tuple[Item, ...]
     truncated: int
     protocol: dict[str, Any]
-
-
-def harness_version() -> str:
-    """Of lm-evaluation-harness."""
-    return importlib.metadata.version("lm_eval")
 
 
 class Examinee(HFLM):  # type: ignore[misc]  # the harness has no types

@@ -85,7 +85,7 @@ def test_a_flow_finds_the_address_of_the_running_prefect_server(workspace, runni
     assert address == running["prefect"]["url"] + "/api"
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(f"{address}/admin/version", timeout=10) as answer:
-        assert json.loads(answer.read()) == "3.8.8"
+        assert json.loads(answer.read()) == "3.9.1"
 
 
 @pytest.mark.slow
